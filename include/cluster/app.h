@@ -1,0 +1,62 @@
+// An app: a component of the platform with a mode, hooks, and perhaps a program under management.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "cluster/election.h"
+#include "cluster/member.h"
+#include "cluster/options.h"
+
+namespace cluster {
+
+enum class Role {
+  standby,  ///< not active
+  active,   ///< leads (singleton) or serves (spread): on_active has begun, on_passive has not ended
+};
+
+/// From Platform::add_app(); lives as long as its platform. Hooks are set before Platform::run(); each runs on the app's
+/// strand, one at a time and in order: on_start, then pairs of on_active and on_passive, at last on_stop. A hook's
+/// stop_token is stopped when its timeout passes, when the node loses what entitled it (on_active), or when the platform stops
+/// by force: return soon then. An on_active that throws fails the promotion: what was done is undone, the lead is given up with a
+/// cooldown. What other hooks throw is logged.
+class App {
+ public:
+  using Hook = std::function<void(std::stop_token)>;
+
+  ~App();
+  App(const App&) = delete;
+  App& operator=(const App&) = delete;
+
+  /// Once, before the app may become active on this node.
+  void on_start(Hook hook);
+  /// This node leads (singleton) or serves (spread) now; the backend is ready.
+  void on_active(Hook hook);
+  /// It no longer does. On a graceful change the lease is held until this returns; after a lost session another may lead already.
+  void on_passive(Hook hook);
+  /// Once, at the end, after the last on_passive.
+  void on_stop(Hook hook);
+  /// Another leader, or none, was seen.
+  void on_leader_change(std::function<void(const LeaderChange&)> hook);
+  /// A node with this app came or went (left or expired).
+  void on_member_join(std::function<void(const Member&)> hook);
+  void on_member_leave(std::function<void(const Member&)> hook);
+
+  const std::string& name() const noexcept;
+  Role role() const;
+  /// The app's fencing token, see Election::epoch(). 0 for spread apps.
+  std::uint64_t epoch() const;
+  /// Throws Error{invalid_argument} for an app that is no singleton.
+  Election& election();
+
+ private:
+  friend class Platform;
+  struct Core;
+  explicit App(std::unique_ptr<Core> core);
+  std::unique_ptr<Core> core_;
+};
+
+}  // namespace cluster
