@@ -1,0 +1,139 @@
+// JetStream's API over a Connection: streams, publishing with an expected sequence, reading, ordered consumers.
+// Asynchronous and on the loop; each call answers once, within its timeout.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nats/connection.h"
+
+namespace cluster::nats {
+
+struct StreamConfig {
+  std::string name{};
+  std::string description{};
+  std::vector<std::string> subjects{};
+  int replicas = 1;
+  bool file_storage = true;
+  std::int64_t max_msgs_per_subject = -1;
+  std::int64_t max_bytes = -1;
+  std::int32_t max_msg_size = -1;
+  std::chrono::nanoseconds max_age{0};        ///< 0: for ever
+  std::chrono::nanoseconds duplicate_window{0};  ///< 0: the server's default
+  bool allow_rollup = false;
+  bool allow_direct = false;
+  bool deny_delete = false;
+  bool deny_purge = false;
+  bool discard_new = false;
+};
+
+struct StreamState {
+  StreamConfig config{};
+  std::uint64_t messages = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t first_seq = 0;
+  std::uint64_t last_seq = 0;
+  std::string leader{};  ///< server that leads it, empty outside a cluster
+  std::vector<std::string> peers{};  ///< the other servers with a replica
+};
+
+struct PubAck {
+  std::string stream{};
+  std::uint64_t sequence = 0;
+  bool duplicate = false;
+};
+
+struct StoredMessage {
+  std::string subject{};
+  std::uint64_t sequence = 0;
+  std::int64_t time_ns = 0;  ///< wall time of storing, since 1970
+  std::string data{};
+  std::vector<Header> headers{};
+  std::uint64_t pending = 0;  ///< of a consumer: how many more wait behind this one
+
+  std::string_view header(std::string_view name) const {
+    for (const auto& [key, value] : headers)
+      if (key == name) return value;
+    return {};
+  }
+};
+
+struct AccountInfo {
+  std::int64_t max_memory = 0, max_storage = 0;
+  int streams = 0;
+};
+
+struct Expect {
+  std::optional<std::uint64_t> last_sequence{};          ///< of the stream; 0: it is empty
+  std::optional<std::uint64_t> last_subject_sequence{};  ///< of the subject; 0: nothing there yet
+};
+
+/// Errors, besides those of Connection::request: unavailable (JetStream is not enabled for the account, or has no leader now: says
+/// which), wrong_revision (an expectation failed; nothing was stored), not_found (no such stream or message), permission_denied,
+/// invalid_argument and incompatible (the server's refusal, with its text). After timeout and unavailable a publish may or may not have been stored.
+class JetStream {
+ public:
+  explicit JetStream(Connection& connection, Duration timeout = std::chrono::seconds(5));
+
+  Connection& connection() const noexcept { return connection_; }
+  void account(Callback<AccountInfo> done);
+  /// Makes the stream, or leaves one alone that has the same configuration already.
+  void create_stream(const StreamConfig& config, Callback<StreamState> done);
+  void update_stream(const StreamConfig& config, Callback<StreamState> done);
+  void stream(const std::string& name, Callback<StreamState> done);
+  void delete_stream(const std::string& name, Completion done);
+  void streams(Callback<std::vector<std::string>> done);  ///< names of all, paged through
+
+  void publish(Message message, Expect expect, Callback<PubAck> done);
+  void publish(Message message, Expect expect, Duration timeout, Callback<PubAck> done);
+  /// The last message of a subject, from the stream's leader: never stale.
+  void last_message(const std::string& stream, const std::string& subject, Callback<StoredMessage> done);
+  void message(const std::string& stream, std::uint64_t sequence, Callback<StoredMessage> done);
+
+  /// Sends a request to `$JS.API.<what>` and hands over the parsed-for-errors JSON text of the answer.
+  void api(const std::string& what, const std::string& body, Callback<std::string> done);
+
+  Duration timeout() const noexcept { return timeout_; }
+
+ private:
+  Connection& connection_;
+  Duration timeout_;
+};
+
+/// Where an ordered consumer begins.
+struct StartAt {
+  enum class Kind { all, last_per_subject, new_only, sequence } kind = Kind::all;
+  std::uint64_t sequence = 0;  ///< with Kind::sequence: the first one wanted
+};
+
+/// Reads a stream in order, without acknowledgements, each message once, for as long as it lives: an ephemeral push consumer that is
+/// made anew after a gap, a missed heartbeat, or a reconnect, and then resumes behind what was delivered last.
+class OrderedConsumer {
+ public:
+  struct Handlers {
+    std::function<void(StoredMessage)> message{};
+    /// Once: all that was stored when it began has been delivered.
+    std::function<void()> caught_up{};
+    /// The stream's last sequence is lower than one that was delivered: the store has lost what it had acknowledged. The consumer goes on from the stream's end.
+    std::function<void(std::uint64_t delivered, std::uint64_t last)> rewound{};
+    /// Creating the consumer failed; it is tried again, with backoff to one second.
+    std::function<void(const Error&)> trouble{};
+  };
+  OrderedConsumer(JetStream& jetstream, std::string stream, std::vector<std::string> filters, StartAt start,
+                  Handlers handlers);
+  ~OrderedConsumer();
+  OrderedConsumer(const OrderedConsumer&) = delete;
+  OrderedConsumer& operator=(const OrderedConsumer&) = delete;
+
+  std::uint64_t last_sequence() const noexcept;  ///< delivered last; 0: none
+
+ private:
+  struct Core;
+  std::shared_ptr<Core> core_;
+};
+
+}  // namespace cluster::nats
