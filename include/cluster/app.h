@@ -18,11 +18,12 @@ enum class Role {
   active,   ///< leads (singleton) or serves (spread): on_active has begun, on_passive has not ended
 };
 
-/// From Platform::add_app(); lives as long as its platform. Hooks are set before Platform::run(); each runs on the app's
-/// strand, one at a time and in order: on_start, then pairs of on_active and on_passive, at last on_stop. A hook's
-/// stop_token is stopped when its timeout passes, when the node loses what entitled it (on_active), or when the platform stops
-/// by force: return soon then. An on_active that throws fails the promotion: what was done is undone, the lead is given up with a
-/// cooldown. What other hooks throw is logged.
+/// From Platform::add_app(); lives as long as its platform. Hooks are set before Platform::run();
+/// each runs on the app's strand, one at a time and in order: on_start, then pairs of on_active and
+/// on_passive, at last on_stop. A hook's stop_token is stopped when its timeout passes, when the
+/// node loses what entitled it (on_active), or when the platform stops by force: return soon then.
+/// An on_active that throws fails the promotion: what was done is undone, the lead is given up with
+/// a cooldown. What other hooks throw is logged.
 class App {
  public:
   using Hook = std::function<void(std::stop_token)>;
@@ -35,7 +36,8 @@ class App {
   void on_start(Hook hook);
   /// This node leads (singleton) or serves (spread) now; the backend is ready.
   void on_active(Hook hook);
-  /// It no longer does. On a graceful change the lease is held until this returns; after a lost session another may lead already.
+  /// It no longer does. On a graceful change the lease is held until this returns; after a lost
+  /// session another may lead already.
   void on_passive(Hook hook);
   /// Once, at the end, after the last on_passive.
   void on_stop(Hook hook);

@@ -29,28 +29,40 @@ using Ready = std::variant<ReadyDelay, ReadyTcp, ReadyHttp>;
 
 /// What happens when the process ends although nobody asked it to.
 enum class Restart {
-  always,      ///< start it again, with backoff; after max_restarts within restart_window the app gives up its lead
-  on_failure,  ///< as always, but an exit with status 0 gives the lead up at once, without a cooldown
-  never,       ///< the app gives up its lead at once
+  /// Start it again, with backoff; after max_restarts within restart_window the app gives up its
+  /// lead
+  always,
+  /// As always, but an exit with status 0 gives the lead up at once, without a cooldown
+  on_failure,
+  never,  ///< the app gives up its lead at once
 };
 
-/// A program that runs as a child of the node, in a process group of its own. It sees the environment of the node,
-/// `environment`, and CPP_CLUSTER_PLATFORM, CPP_CLUSTER_APP, CPP_CLUSTER_NODE, CPP_CLUSTER_ROLE and CPP_CLUSTER_EPOCH.
+/// A program that runs as a child of the node, in a process group of its own. It sees the
+/// environment of the node, `environment`, and CPP_CLUSTER_PLATFORM, CPP_CLUSTER_APP,
+/// CPP_CLUSTER_NODE, CPP_CLUSTER_ROLE and CPP_CLUSTER_EPOCH.
 struct Process {
-  std::vector<std::string> command{};                 ///< program and arguments; looked up in PATH
-  std::string folder{};                               ///< working folder; empty: the node's
-  std::map<std::string, std::string> environment{};   ///< added to the node's environment
-  std::string user{};                                 ///< run as this user (needs root); empty: the node's
-  std::string log_file{};                             ///< its output is appended here; empty: the node's output
-  Ready ready{ReadyDelay{}};                          ///< when it counts as started, and what health checks ask
-  std::chrono::milliseconds ready_timeout{30'000};    ///< not ready by then: the start has failed
-  std::chrono::milliseconds health_interval{2'000};   ///< between health checks once it is ready; 0: only its exit counts
-  int health_failures = 3;                            ///< so many failed checks in a row count as an exit
-  std::chrono::milliseconds stop_timeout{10'000};     ///< after SIGTERM, before SIGKILL to its whole group
+  std::vector<std::string> command{};                ///< program and arguments; looked up in PATH
+  std::string folder{};                              ///< working folder; empty: the node's
+  std::map<std::string, std::string> environment{};  ///< added to the node's environment
+  /// Run as this user (needs root); empty: the node's
+  std::string user{};
+  /// Its output is appended here; empty: the node's output
+  std::string log_file{};
+  /// When it counts as started, and what health checks ask
+  Ready ready{ReadyDelay{}};
+  std::chrono::milliseconds ready_timeout{30'000};  ///< not ready by then: the start has failed
+  /// Between health checks once it is ready; 0: only its exit counts
+  std::chrono::milliseconds health_interval{2'000};
+  /// So many failed checks in a row count as an exit
+  int health_failures = 3;
+  /// After SIGTERM, before SIGKILL to its whole group
+  std::chrono::milliseconds stop_timeout{10'000};
   Restart restart = Restart::always;
-  std::chrono::milliseconds backoff_min{200};         ///< before the first restart; doubles each time
+  /// Before the first restart; doubles each time
+  std::chrono::milliseconds backoff_min{200};
   std::chrono::milliseconds backoff_max{10'000};
-  int max_restarts = 5;                               ///< within restart_window; more: backend_failed
+  /// Within restart_window; more: backend_failed
+  int max_restarts = 5;
   std::chrono::milliseconds restart_window{60'000};
 };
 

@@ -22,26 +22,31 @@ struct LeaderChange {
   std::optional<Leader> leader{};
 };
 
-/// The election of one singleton app. From App::election(); lives as long as its platform. All methods may be
-/// called from any thread; those that block say so.
+/// The election of one singleton app. From App::election(); lives as long as its platform. All
+/// methods may be called from any thread; those that block say so.
 class Election {
  public:
-  /// True while this node leads *now*: its lease stands and its session's limits have not passed, by the clock at the
-  /// time of the call. Becomes false before any other node can lead. Does not block.
+  /// True while this node leads *now*: its lease stands and its session's limits have not passed,
+  /// by the clock at the time of the call. Becomes false before any other node can lead. Does not
+  /// block.
   bool is_leader() const;
   /// Who leads, as far as this node has seen; empty when nobody does.
   std::optional<Leader> leader() const;
-  /// The fencing token: the epoch of this node's lead while is_leader(), else the newest epoch seen. Hand it to what must
-  /// refuse late writers. 0 before the first election.
+  /// The fencing token: the epoch of this node's lead while is_leader(), else the newest epoch
+  /// seen. Hand it to what must refuse late writers. 0 before the first election.
   std::uint64_t epoch() const;
-  /// Blocks until this node's promotion is complete (on_active has returned) or `timeout` has passed; tells which.
-  /// Throws Error{shutting_down} when the platform stops meanwhile. Not from the loop or from hooks of this app.
+  /// Blocks until this node's promotion is complete (on_active has returned) or `timeout` has
+  /// passed; tells which. Throws Error{shutting_down} when the platform stops meanwhile. Not from
+  /// the loop or from hooks of this app.
   bool wait_for_leadership(std::chrono::milliseconds timeout);
-  /// Gives the lead up: demotes in order, releases the lease, and blocks until that is done. With `target`, only that node
-  /// may take it until session_timeout has passed. Throws Error{not_leader}, Error{node_not_found} for a target that
-  /// is not live, Error{timeout}. Not from the loop or from hooks of this app.
-  void step_down(const std::string& target = {}, std::chrono::milliseconds timeout = std::chrono::seconds(60));
-  /// Calls `fn` on the app's strand whenever another leader, or none, is seen. Before Platform::run() only.
+  /// Gives the lead up: demotes in order, releases the lease, and blocks until that is done. With
+  /// `target`, only that node may take it until session_timeout has passed. Throws
+  /// Error{not_leader}, Error{node_not_found} for a target that is not live, Error{timeout}. Not
+  /// from the loop or from hooks of this app.
+  void step_down(const std::string& target = {},
+                 std::chrono::milliseconds timeout = std::chrono::seconds(60));
+  /// Calls `fn` on the app's strand whenever another leader, or none, is seen. Before
+  /// Platform::run() only.
   void on_leader_change(std::function<void(const LeaderChange&)> fn);
 
  private:

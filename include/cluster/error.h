@@ -8,11 +8,12 @@ namespace cluster {
 
 /// What went wrong, for programs to branch on. The text for people is in Error::what().
 enum class Errc {
-  not_leader = 1,        ///< this node does not lead the app
-  no_leader,             ///< nobody leads the app at the moment
-  lock_held,             ///< somebody else holds the lock
-  lock_lost,             ///< the lock's session ended
-  timeout,               ///< the time limit passed; whether the operation took effect may be unknown
+  not_leader = 1,  ///< this node does not lead the app
+  no_leader,       ///< nobody leads the app at the moment
+  lock_held,       ///< somebody else holds the lock
+  lock_lost,       ///< the lock's session ended
+  /// The time limit passed; whether the operation took effect may be unknown
+  timeout,
   app_not_found,         ///< no app of that name on this platform
   node_not_found,        ///< no node of that name on this platform
   node_already_present,  ///< another process uses this node name
@@ -20,22 +21,24 @@ enum class Errc {
   no_responders,         ///< nobody listens on that subject
   shutting_down,         ///< the platform is stopping
   invalid_argument,      ///< an option or argument is not acceptable
-  incompatible,          ///< a record, a server or a peer of a version that this one can't work with
-  corrupt,               ///< bytes that are not what they should be
-  unavailable,           ///< NATS or JetStream can't be reached or does not answer
-  permission_denied,     ///< the NATS user may not use a subject, or the system refused an operation
-  wrong_revision,        ///< a compare-and-set found another revision than expected
-  not_found,             ///< no such key, stream or file
-  system,                ///< the operating system refused; the message has its reason
-  backend_failed,        ///< the program under management could not be started or kept running
+  /// A record, a server or a peer of a version that this one can't work with
+  incompatible,
+  corrupt,      ///< bytes that are not what they should be
+  unavailable,  ///< NATS or JetStream can't be reached or does not answer
+  /// The NATS user may not use a subject, or the system refused an operation
+  permission_denied,
+  wrong_revision,  ///< a compare-and-set found another revision than expected
+  not_found,       ///< no such key, stream or file
+  system,          ///< the operating system refused; the message has its reason
+  backend_failed,  ///< the program under management could not be started or kept running
 };
 
 /// The category of Errc; its name is "cluster".
 const std::error_category& error_category() noexcept;
 std::error_code make_error_code(Errc code) noexcept;
 
-/// The exception that all of cpp-cluster throws. Its message says what was tried, on what, what came
-/// back, and what to do next.
+/// The exception that all of cpp-cluster throws. Its message says what was tried, on what, what
+/// came back, and what to do next.
 class Error : public std::system_error {
  public:
   Error(Errc code, const std::string& message)

@@ -22,11 +22,11 @@ struct Member {
   MemberState state = MemberState::live;
   Labels labels{};
   std::string host{};
-  std::string version{};          ///< of cpp-cluster
+  std::string version{};  ///< of cpp-cluster
   std::vector<std::string> apps{};
   double load = 0;
-  std::string ended_by{};         ///< who ended the session and why; empty while it lives
-  std::string started{};          ///< wall time of the session's start, RFC 3339, for people
+  std::string ended_by{};  ///< who ended the session and why; empty while it lives
+  std::string started{};   ///< wall time of the session's start, RFC 3339, for people
 };
 
 }  // namespace cluster

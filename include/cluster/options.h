@@ -1,5 +1,6 @@
-// Options of a platform and of an app. Plain structs for designated initialisers; checked all at once by Platform's
-// constructor and add_app(), which throw Error{invalid_argument} with every fault and its path.
+// Options of a platform and of an app. Plain structs for designated initialisers; checked all at
+// once by Platform's constructor and add_app(), which throw Error{invalid_argument} with every
+// fault and its path.
 #pragma once
 
 #include <chrono>
@@ -15,28 +16,33 @@ namespace cluster {
 
 using Labels = std::map<std::string, std::string>;
 
-/// How connections to NATS are encrypted and who proves what. Used when `enabled`, or when a URL begins with tls://.
+/// How connections to NATS are encrypted and who proves what. Used when `enabled`, or when a URL
+/// begins with tls://.
 struct Tls {
   bool enabled = false;
   std::string ca_file{};    ///< PEM; empty: the system's authorities
   std::string cert_file{};  ///< PEM, for mutual TLS, together with key_file
   std::string key_file{};
-  std::string server_name{};    ///< expected in the server's certificate; empty: the URL's host
+  std::string server_name{};       ///< expected in the server's certificate; empty: the URL's host
   bool skip_verification = false;  ///< accept any certificate; for tests only
 };
 
 /// A nats-server that the node starts and ends with itself.
 struct EmbeddedNats {
-  std::string folder{};               ///< JetStream's files and the server's log; empty: `<node folder>/nats`
-  std::string host = "127.0.0.1";     ///< address that clients connect to
-  int port = 4222;                    ///< 0: one that is free
-  std::string server_name{};          ///< unique in its NATS cluster; empty: the node's name
-  std::string cluster_name{};         ///< of the NATS cluster; empty: the platform's name
-  std::string cluster_host = "0.0.0.0";  ///< address that other servers connect to; used with `routes`
-  int cluster_port = 6222;            ///< used with `routes`
-  std::vector<std::string> routes{};  ///< nats://host:port of every server of the cluster; empty: one server alone
-  bool sync_always = true;            ///< JetStream syncs each write to disk before it acknowledges it
-  std::string binary{};               ///< nats-server to run; empty: the one in PATH
+  /// JetStream's files and the server's log; empty: `<node folder>/nats`
+  std::string folder{};
+  std::string host = "127.0.0.1";  ///< address that clients connect to
+  int port = 4222;                 ///< 0: one that is free
+  std::string server_name{};       ///< unique in its NATS cluster; empty: the node's name
+  std::string cluster_name{};      ///< of the NATS cluster; empty: the platform's name
+  /// Address that other servers connect to; used with `routes`
+  std::string cluster_host = "0.0.0.0";
+  int cluster_port = 6222;  ///< used with `routes`
+  /// Nats://host:port of every server of the cluster; empty: one server alone
+  std::vector<std::string> routes{};
+  /// JetStream syncs each write to disk before it acknowledges it
+  bool sync_always = true;
+  std::string binary{};  ///< nats-server to run; empty: the one in PATH
 };
 
 /// How to reach NATS. At most one of creds_file, nkey_seed_file, user and token.
@@ -50,18 +56,23 @@ struct Nats {
   Tls tls{};
   /// Given: started before connecting; `servers` may then be empty.
   std::vector<EmbeddedNats> embedded{};  // none or one
-  std::chrono::milliseconds start_timeout{60'000};  ///< how long run() waits for NATS at start; 0: for ever
+  /// How long run() waits for NATS at start; 0: for ever
+  std::chrono::milliseconds start_timeout{60'000};
   int replicas = 0;  ///< of our streams: 1 to 5; 0: 3 on a NATS cluster of three or more, else 1
 };
 
-/// Time limits; docs/protocols.md says what each is for. All nodes of a platform must have the same.
+/// Time limits; docs/protocols.md says what each is for. All nodes of a platform must have the
+/// same.
 struct Timing {
   std::chrono::milliseconds session_timeout{700};  ///< 200 ms to 60 s
   std::chrono::milliseconds lease_ttl{15'000};     ///< at least 10 × session_timeout
   std::chrono::milliseconds stop_margin{100};      ///< at most session_timeout / 4
-  double drift = 0.02;                             ///< how much two clocks' rates may differ: 0.001 to 0.2
-  std::chrono::milliseconds hook_timeout{30'000};  ///< after it a hook's stop_token is stopped, and the node goes on without it
-  std::chrono::milliseconds cooldown{5'000};       ///< after a failed promotion, doubling up to 16 times that
+  /// How much two clocks' rates may differ: 0.001 to 0.2
+  double drift = 0.02;
+  /// After it a hook's stop_token is stopped, and the node goes on without it
+  std::chrono::milliseconds hook_timeout{30'000};
+  /// After a failed promotion, doubling up to 16 times that
+  std::chrono::milliseconds cooldown{5'000};
 };
 
 struct PlatformOptions {
@@ -69,12 +80,19 @@ struct PlatformOptions {
   std::string node{};      ///< `[A-Za-z0-9][A-Za-z0-9-]{0,62}`; empty: the host's short name
   std::string nats_url{};  ///< short for nats.servers; several are separated by commas
   Nats nats{};
-  Labels labels{};         ///< `zone` is known to the choice of voters; others are for placement and for people
-  std::string folder{};    ///< what the node keeps on disk; empty: $STATE_DIRECTORY, or ~/.local/state/cpp-cluster/<name>/<node>
-  std::string http{"127.0.0.1:8080"};  ///< where /health, /ready and /status are served; empty: nowhere; port 0: a free one
+  /// `zone` is known to the choice of voters; others are for placement and for people
+  Labels labels{};
+  /// What the node keeps on disk; empty: $STATE_DIRECTORY, or
+  /// ~/.local/state/cpp-cluster/<name>/<node>
+  std::string folder{};
+  /// Where /health, /ready and /status are served; empty: nowhere; port 0: a free one
+  std::string http{"127.0.0.1:8080"};
   Timing timing{};
-  std::function<double()> load{};   ///< carried in the node's record, asked every lease_ttl / 5; empty: the machine's 1-minute load average
-  std::string guardian{};  ///< the guardian program; empty: the installed one, or one beside this program
+  /// Carried in the node's record, asked every lease_ttl / 5; empty: the machine's 1-minute load
+  /// average
+  std::function<double()> load{};
+  /// The guardian program; empty: the installed one, or one beside this program
+  std::string guardian{};
 };
 
 /// One node at a time leads; the others stand by.
@@ -86,7 +104,7 @@ using Mode = std::variant<Singleton, Spread>;
 struct AppOptions {
   std::string name{};  ///< `[a-z][a-z0-9-]{0,31}`, unique on the platform
   Mode mode{Singleton{}};
-  Backend backend{};   ///< started after promotion, before on_active; stopped after on_passive
+  Backend backend{};  ///< started after promotion, before on_active; stopped after on_passive
   std::chrono::milliseconds hook_timeout{0};  ///< 0: the platform's
 };
 

@@ -30,15 +30,17 @@ class Platform {
   /// Before run(). Throws Error{invalid_argument} with all faults, also for a name that is taken.
   App& add_app(AppOptions options);
 
-  /// Runs this node on the calling thread until SIGINT, SIGTERM or stop(), then stops in order: active apps are
-  /// demoted and their leases released, the session is left. Throws Error{unavailable} when NATS can't be reached within
-  /// nats.start_timeout, Error{node_already_present} when another process uses the node's name, and others that say
+  /// Runs this node on the calling thread until SIGINT, SIGTERM or stop(), then stops in order:
+  /// active apps are demoted and their leases released, the session is left. Throws
+  /// Error{unavailable} when NATS can't be reached within nats.start_timeout,
+  /// Error{node_already_present} when another process uses the node's name, and others that say
   /// what to do. Once per Platform.
   void run();
   /// Asks run() to stop in order; from any thread, or a hook; returns at once. Idempotent.
   void stop();
 
-  /// Calls `fn`, on a strand of the platform, for each node that joins, leaves or dies. Before run().
+  /// Calls `fn`, on a strand of the platform, for each node that joins, leaves or dies. Before
+  /// run().
   void on_member_join(std::function<void(const Member&)> fn);
   void on_member_leave(std::function<void(const Member&)> fn);
 
@@ -46,8 +48,8 @@ class Platform {
   std::vector<Member> members() const;
   const std::string& name() const noexcept;
   const std::string& node() const noexcept;
-  /// What GET /status answers: a JSON document (docs/configuration.md). Any thread but the loop's; throws Error{timeout}
-  /// when the loop does not answer within a second.
+  /// What GET /status answers: a JSON document (docs/configuration.md). Any thread but the loop's;
+  /// throws Error{timeout} when the loop does not answer within a second.
   std::string status_json() const;
   /// Where HTTP is served, as host:port; empty before it is, or when it is off. Any thread.
   std::string http_address() const;

@@ -1,5 +1,5 @@
-// Assertions that stay on in release builds: a broken invariant ends the process, because going on would
-// put somebody's data at risk.
+// Assertions that stay on in release builds: a broken invariant ends the process, because going on
+// would put somebody's data at risk.
 #pragma once
 
 namespace cluster {

@@ -25,7 +25,8 @@ spdlog::level::level_enum to_spdlog(Level level) {
 
 std::shared_ptr<spdlog::logger>& logger() {
   static auto instance = [] {
-    auto made = std::make_shared<spdlog::logger>("cluster", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto made = std::make_shared<spdlog::logger>("cluster",
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
     made->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
     made->set_level(spdlog::level::info);
     made->flush_on(spdlog::level::info);
@@ -37,7 +38,8 @@ std::shared_ptr<spdlog::logger>& logger() {
 void append_value(std::string& out, std::string_view value) {
   bool plain = !value.empty();
   for (char c : value)
-    if (c == ' ' || c == '"' || c == '=' || c == '\\' || static_cast<unsigned char>(c) < 0x20) plain = false;
+    if (c == ' ' || c == '"' || c == '=' || c == '\\' || static_cast<unsigned char>(c) < 0x20)
+      plain = false;
   if (plain) {
     out += value;
     return;
@@ -76,11 +78,15 @@ void configure(Level level, const std::string& file) {
 }
 
 Level level_from(std::string_view name) {
-  for (auto [text, level] : {std::pair<std::string_view, Level>{"trace", Level::trace}, {"debug", Level::debug},
-                             {"info", Level::info}, {"warn", Level::warn}, {"error", Level::error}, {"off", Level::off}})
+  for (auto [text, level] : {std::pair<std::string_view, Level>{"trace", Level::trace},
+                             {"debug", Level::debug},
+                             {"info", Level::info},
+                             {"warn", Level::warn},
+                             {"error", Level::error},
+                             {"off", Level::off}})
     if (name == text) return level;
-  throw Error(Errc::invalid_argument,
-              "log level \"" + std::string(name) + "\": known are trace, debug, info, warn, error, off");
+  throw Error(Errc::invalid_argument, "log level \"" + std::string(name) +
+                                          "\": known are trace, debug, info, warn, error, off");
 }
 
 bool enabled(Level level) noexcept { return logger()->should_log(to_spdlog(level)); }

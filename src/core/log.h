@@ -10,7 +10,8 @@ namespace cluster::log {
 
 enum class Level { trace, debug, info, warn, error, off };
 
-/// One `key=value` of a line. Values with blanks, quotes or control characters are quoted and escaped.
+/// One `key=value` of a line. Values with blanks, quotes or control characters are quoted and
+/// escaped.
 struct Field {
   std::string_view key;
   std::string value;
@@ -35,10 +36,18 @@ bool enabled(Level level) noexcept;
 
 /// From any thread. Never throws: a line that can't be written is lost.
 void write(Level level, std::string_view event, Fields fields) noexcept;
-inline void debug(std::string_view event, Fields fields = {}) noexcept { write(Level::debug, event, fields); }
-inline void info(std::string_view event, Fields fields = {}) noexcept { write(Level::info, event, fields); }
-inline void warn(std::string_view event, Fields fields = {}) noexcept { write(Level::warn, event, fields); }
-inline void error(std::string_view event, Fields fields = {}) noexcept { write(Level::error, event, fields); }
+inline void debug(std::string_view event, Fields fields = {}) noexcept {
+  write(Level::debug, event, fields);
+}
+inline void info(std::string_view event, Fields fields = {}) noexcept {
+  write(Level::info, event, fields);
+}
+inline void warn(std::string_view event, Fields fields = {}) noexcept {
+  write(Level::warn, event, fields);
+}
+inline void error(std::string_view event, Fields fields = {}) noexcept {
+  write(Level::error, event, fields);
+}
 
 /// What a line looks like behind time and level; for tests and other sinks.
 std::string format(std::string_view event, Fields fields);

@@ -198,7 +198,8 @@ LoopSource Loop::every(Duration period, Task task) {
             to_usec((BootClock::now() + period).time_since_epoch()), 1,
             [](sd_event_source* source, uint64_t, void* self) {
               auto* s = static_cast<LoopSource::State*>(self);
-              sd_event_source_set_time(source, to_usec((BootClock::now() + s->period).time_since_epoch()));
+              sd_event_source_set_time(source,
+                                       to_usec((BootClock::now() + s->period).time_since_epoch()));
               sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
               s->call(0);
               return 0;
@@ -228,7 +229,8 @@ LoopSource Loop::on_fd(int fd, unsigned events, std::function<void(unsigned)> ta
 LoopSource Loop::on_exit(int pidfd, Task task) {
   // A pidfd is readable once its process has ended, and stays so: one call is enough.
   auto source = on_fd(pidfd, EPOLLIN, [task = std::move(task)](unsigned) { task(); });
-  check(sd_event_source_set_enabled(source.state_->source, SD_EVENT_ONESHOT), "sd_event_source_set_enabled");
+  check(sd_event_source_set_enabled(source.state_->source, SD_EVENT_ONESHOT),
+        "sd_event_source_set_enabled");
   return source;
 }
 

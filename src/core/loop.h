@@ -18,8 +18,8 @@ struct sd_event_source;
 
 namespace cluster {
 
-/// What the loop calls back for: a timer, a descriptor, a process. Destroying it ends the calls; it may
-/// be destroyed from within its own callback. Only on the loop's thread.
+/// What the loop calls back for: a timer, a descriptor, a process. Destroying it ends the calls; it
+/// may be destroyed from within its own callback. Only on the loop's thread.
 class LoopSource {
  public:
   LoopSource() noexcept;
@@ -46,29 +46,35 @@ class Loop {
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
 
-  /// Runs on the calling thread until stop(). An exception out of a callback ends run() and is rethrown.
+  /// Runs on the calling thread until stop(). An exception out of a callback ends run() and is
+  /// rethrown.
   void run();
-  /// Handles what is ready, waiting at most `limit` for the first event. For tests and blocking tools.
+  /// Handles what is ready, waiting at most `limit` for the first event. For tests and blocking
+  /// tools.
   void run_once(Duration limit);
   /// Runs until `done()` is true or `limit` has passed; tells which.
   bool run_until(const std::function<bool()>& done, Duration limit);
   /// Ends run() after the callback that is under way. From any thread.
   void stop();
 
-  /// Queues a task for the loop's thread, in order; from any thread, never blocks. Tasks posted together
-  /// run before the timers that are due at that time: what has arrived is read before time is judged.
+  /// Queues a task for the loop's thread, in order; from any thread, never blocks. Tasks posted
+  /// together run before the timers that are due at that time: what has arrived is read before time
+  /// is judged.
   void post(Task task);
   /// True on the thread that runs the loop (or before anybody runs it).
   bool in_loop() const noexcept;
 
   /// Calls `task` once at `when`. Keep the source; dropping it cancels.
   [[nodiscard]] LoopSource at(Time when, Task task);
-  [[nodiscard]] LoopSource after(Duration delay, Task task) { return at(BootClock::now() + delay, std::move(task)); }
+  [[nodiscard]] LoopSource after(Duration delay, Task task) {
+    return at(BootClock::now() + delay, std::move(task));
+  }
   /// Calls `task` every `period`, first after one period. Late calls are not made up for.
   [[nodiscard]] LoopSource every(Duration period, Task task);
   /// Calls `task` with the ready epoll events (EPOLLIN, …) of `fd`, which stays the caller's.
   [[nodiscard]] LoopSource on_fd(int fd, unsigned events, std::function<void(unsigned)> task);
-  /// Calls `task` once when the process behind `pidfd` has ended; does not reap it. `pidfd` stays the caller's.
+  /// Calls `task` once when the process behind `pidfd` has ended; does not reap it. `pidfd` stays
+  /// the caller's.
   [[nodiscard]] LoopSource on_exit(int pidfd, Task task);
   /// Calls `task` for each arrival of the signal, which is blocked in the calling thread (block it
   /// in main before other threads start).

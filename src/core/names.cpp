@@ -15,7 +15,8 @@ std::string label_fault(std::string_view name) {
   if (name.size() > 32) return "it has more than 32 characters";
   if (!lower(name[0])) return "it must begin with a letter from a to z";
   for (char c : name)
-    if (!lower(c) && !digit(c) && c != '-') return std::string("it has '") + c + "'; allowed are a to z, 0 to 9 and '-'";
+    if (!lower(c) && !digit(c) && c != '-')
+      return std::string("it has '") + c + "'; allowed are a to z, 0 to 9 and '-'";
   return {};
 }
 
@@ -33,7 +34,8 @@ std::string node_name_fault(std::string_view name) {
   if (name.size() > 63) return "it has more than 63 characters";
   if (!alnum(name[0])) return "it must begin with a letter or a digit";
   for (char c : name)
-    if (!alnum(c) && c != '-') return std::string("it has '") + c + "'; allowed are letters, digits and '-'";
+    if (!alnum(c) && c != '-')
+      return std::string("it has '") + c + "'; allowed are letters, digits and '-'";
   return {};
 }
 

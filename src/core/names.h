@@ -13,7 +13,8 @@ std::string app_name_fault(std::string_view name);
 /// Why `name` can't name a node: `[A-Za-z0-9][A-Za-z0-9-]{0,62}`; empty when it can.
 std::string node_name_fault(std::string_view name);
 
-/// The one of `known` that is nearest to `word` by edit distance, when it is near enough to be meant; else empty.
+/// The one of `known` that is nearest to `word` by edit distance, when it is near enough to be
+/// meant; else empty.
 template <typename Names>
 std::string nearest_name(std::string_view word, const Names& known);
 

@@ -14,8 +14,10 @@ namespace cluster {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : content_(std::move(value)) {}      // NOLINT(google-explicit-constructor): a value is a result
-  Result(Error error) : content_(std::move(error)) {}  // NOLINT(google-explicit-constructor): so is an error
+  Result(T value)
+      : content_(std::move(value)) {}  // NOLINT(google-explicit-constructor): a value is a result
+  Result(Error error)
+      : content_(std::move(error)) {}  // NOLINT(google-explicit-constructor): so is an error
 
   bool ok() const noexcept { return content_.index() == 0; }
   explicit operator bool() const noexcept { return ok(); }

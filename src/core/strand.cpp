@@ -8,8 +8,8 @@ namespace cluster {
 struct Strand::Queue {
   std::shared_ptr<StrandPool::State> pool;
   std::size_t limit = 0;
-  std::deque<Task> tasks;   // under the pool's mutex
-  bool scheduled = false;   // in the pool's ready list, or running
+  std::deque<Task> tasks;  // under the pool's mutex
+  bool scheduled = false;  // in the pool's ready list, or running
   std::atomic<std::thread::id> runner{};
 };
 
@@ -41,7 +41,8 @@ struct StrandPool::State {
     while (true) {
       if (ready.empty() && !stopping) {
         ++idle;
-        bool woken = wake.wait_for(lock, std::chrono::seconds(idle_seconds), [&] { return stopping || !ready.empty(); });
+        bool woken = wake.wait_for(lock, std::chrono::seconds(idle_seconds),
+                                   [&] { return stopping || !ready.empty(); });
         --idle;
         if (!woken) break;
       }
@@ -78,7 +79,9 @@ bool Strand::post(Task task) {
 
 bool Strand::in_strand() const { return queue_->runner.load() == std::this_thread::get_id(); }
 
-StrandPool::StrandPool(int idle_seconds) : state_(std::make_shared<State>()) { state_->idle_seconds = idle_seconds; }
+StrandPool::StrandPool(int idle_seconds) : state_(std::make_shared<State>()) {
+  state_->idle_seconds = idle_seconds;
+}
 
 StrandPool::~StrandPool() {
   std::unique_lock lock(state_->mutex);

@@ -1,5 +1,6 @@
-// Where users' code runs: tasks of one strand run one at a time and in order, on a thread of a pool that grows
-// with the strands that are busy and shrinks when they rest. So a thousand idle apps cost no thread.
+// Where users' code runs: tasks of one strand run one at a time and in order, on a thread of a pool
+// that grows with the strands that are busy and shrinks when they rest. So a thousand idle apps
+// cost no thread.
 #pragma once
 
 #include <condition_variable>
@@ -22,7 +23,8 @@ class Strand {
   using Task = std::function<void()>;
   ~Strand() = default;
 
-  /// Queues a task; false, and nothing queued, when `limit` tasks already wait. A task must not throw.
+  /// Queues a task; false, and nothing queued, when `limit` tasks already wait. A task must not
+  /// throw.
   bool post(Task task);
   /// True on the thread that runs one of this strand's tasks.
   bool in_strand() const;

@@ -1,5 +1,6 @@
-// A connection to NATS for code on one Loop: RAII over libnats, all calls and callbacks on the loop's thread,
-// nothing blocks. Not for JetStream, which jetstream.h builds on requests of this connection.
+// A connection to NATS for code on one Loop: RAII over libnats, all calls and callbacks on the
+// loop's thread, nothing blocks. Not for JetStream, which jetstream.h builds on requests of this
+// connection.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +17,12 @@
 namespace cluster::nats {
 
 struct ConnectOptions {
-  Nats nats{};       ///< servers and credentials
+  Nats nats{};         ///< servers and credentials
   std::string name{};  ///< shown by the server
-  std::chrono::milliseconds reconnect_wait{50};  ///< between rounds of attempts, plus up to as much jitter; for ever
-  std::chrono::milliseconds ping_interval{1'000};  ///< two unanswered pings: the connection counts as lost
+  /// Between rounds of attempts, plus up to as much jitter; for ever
+  std::chrono::milliseconds reconnect_wait{50};
+  /// Two unanswered pings: the connection counts as lost
+  std::chrono::milliseconds ping_interval{1'000};
 };
 
 enum class ConnectionState { connecting, connected, reconnecting, closed };
@@ -29,7 +32,7 @@ struct ServerInfo {
   std::string server_id{};
   std::string server_name{};
   std::string version{};
-  std::string cluster{};        ///< name of the NATS cluster, empty for one alone
+  std::string cluster{};         ///< name of the NATS cluster, empty for one alone
   std::int64_t max_payload = 0;  ///< bytes
   bool jetstream = false;
 };
@@ -53,8 +56,8 @@ class Connection {
  public:
   using MessageHandler = std::function<void(Message)>;
 
-  /// Starts to connect on a thread of its own and goes on trying until connected or destroyed. Throws
-  /// Error{invalid_argument} for URLs and credential files that can't be used.
+  /// Starts to connect on a thread of its own and goes on trying until connected or destroyed.
+  /// Throws Error{invalid_argument} for URLs and credential files that can't be used.
   Connection(Loop& loop, ConnectOptions options);
   /// Unsubscribes and closes; callbacks of requests under way are dropped.
   ~Connection();
@@ -63,27 +66,33 @@ class Connection {
 
   Loop& loop() const noexcept;
   ConnectionState state() const noexcept;
-  /// Called on each change of state, with why (empty when connected). Several may be added; they stay for the connection's life.
+  /// Called on each change of state, with why (empty when connected). Several may be added; they
+  /// stay for the connection's life.
   void on_state(std::function<void(ConnectionState, const std::string& why)> fn);
-  /// Asynchronous errors: slow consumers (with the subject), permission violations (Errc::permission_denied, naming the subject).
+  /// Asynchronous errors: slow consumers (with the subject), permission violations
+  /// (Errc::permission_denied, naming the subject).
   void on_error(std::function<void(const Error&)> fn);
   /// Of the server connected to now, or last.
   ServerInfo server() const;
-  /// A subject under which only this connection listens, for consumers' deliveries: unique at each call.
+  /// A subject under which only this connection listens, for consumers' deliveries: unique at each
+  /// call.
   std::string new_inbox();
 
-  /// Sends at once, or drops the message while not connected (core NATS promises no more); tells which.
-  /// Throws Error{invalid_argument} for a message over the server's max_payload.
+  /// Sends at once, or drops the message while not connected (core NATS promises no more); tells
+  /// which. Throws Error{invalid_argument} for a message over the server's max_payload.
   bool publish(const Message& message);
-  /// Calls `done` once, later, with the answer or an Error: unavailable (not connected now, or lost before the answer: the outcome is
-  /// unknown), no_responders, timeout, permission_denied, invalid_argument (over max_payload).
+  /// Calls `done` once, later, with the answer or an Error: unavailable (not connected now, or lost
+  /// before the answer: the outcome is unknown), no_responders, timeout, permission_denied,
+  /// invalid_argument (over max_payload).
   void request(Message message, Duration timeout, Callback<Message> done);
-  /// Subscribes; after a reconnect too. `queue` empty: every subscriber gets each message. Messages of one connection arrive in the order
-  /// in which the server sent them, across its subscriptions. More than `pending_limit` messages that the loop has not taken: the newest are
-  /// dropped and on_error tells.
+  /// Subscribes; after a reconnect too. `queue` empty: every subscriber gets each message. Messages
+  /// of one connection arrive in the order in which the server sent them, across its subscriptions.
+  /// More than `pending_limit` messages that the loop has not taken: the newest are dropped and
+  /// on_error tells.
   [[nodiscard]] Subscription subscribe(const std::string& subject, MessageHandler handler,
                                        const std::string& queue = {}, int pending_limit = 65'536);
-  /// Round trip to the server and back; also proof that all that was sent before has been processed by it.
+  /// Round trip to the server and back; also proof that all that was sent before has been processed
+  /// by it.
   void flush(Duration timeout, Completion done);
 
  private:
@@ -91,8 +100,8 @@ class Connection {
   std::shared_ptr<Core> core_;
 };
 
-/// Runs `start(callback)` and the loop until the callback has come; for tests and commands, where the calling thread
-/// owns the loop. Error{timeout} after `limit`.
+/// Runs `start(callback)` and the loop until the callback has come; for tests and commands, where
+/// the calling thread owns the loop. Error{timeout} after `limit`.
 template <typename T, typename Start>
 Result<T> await(Loop& loop, Duration limit, Start start) {
   auto answer = std::make_shared<std::optional<Result<T>>>();

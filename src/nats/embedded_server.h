@@ -1,4 +1,5 @@
-// nats-server processes with JetStream that live and die with this one: for `dev`, `run` with nats.embedded, and tests.
+// nats-server processes with JetStream that live and die with this one: for `dev`, `run` with
+// nats.embedded, and tests.
 #pragma once
 
 #include <functional>
@@ -14,23 +15,25 @@
 
 namespace cluster::nats {
 
-/// One server. Started by the constructor; ended (SIGTERM, then SIGKILL after 10 s) by the destructor; killed by the kernel
-/// when this process dies (a server that is to be ended before the loop's thread ends must be destroyed first).
+/// One server. Started by the constructor; ended (SIGTERM, then SIGKILL after 10 s) by the
+/// destructor; killed by the kernel when this process dies (a server that is to be ended before the
+/// loop's thread ends must be destroyed first).
 class EmbeddedServer {
  public:
-  /// Writes its configuration below `options.folder` and starts it. Blocks for the exec only. Throws Error{not_found} when there is no
-  /// nats-server, Error{incompatible} when it is older than 2.10 (with both versions and what to install), Error{system}.
+  /// Writes its configuration below `options.folder` and starts it. Blocks for the exec only.
+  /// Throws Error{not_found} when there is no nats-server, Error{incompatible} when it is older
+  /// than 2.10 (with both versions and what to install), Error{system}.
   explicit EmbeddedServer(EmbeddedNats options);
   ~EmbeddedServer();
   EmbeddedServer(const EmbeddedServer&) = delete;
   EmbeddedServer& operator=(const EmbeddedServer&) = delete;
 
-  /// Blocks until clients are served and JetStream is ready (in a cluster: has its leader), or throws: Error{timeout} or
-  /// Error{backend_failed} with the log's last lines.
+  /// Blocks until clients are served and JetStream is ready (in a cluster: has its leader), or
+  /// throws: Error{timeout} or Error{backend_failed} with the log's last lines.
   void wait_ready(std::chrono::milliseconds timeout);
   /// Is it running? With `why_not` the log's last lines.
   bool running(std::string* why_not = nullptr) const;
-  std::string url() const;       ///< nats://host:port
+  std::string url() const;  ///< nats://host:port
   pid_t pid() const noexcept;
   const EmbeddedNats& options() const noexcept;
   /// For tests of faults: SIGKILL, and start again with the same files and ports.
@@ -42,7 +45,10 @@ class EmbeddedServer {
   std::unique_ptr<Core> core_;
 };
 
-/// `count` servers on loopback with free ports, one cluster if more than one, below `folder`; blocks until ready.
-std::vector<std::unique_ptr<EmbeddedServer>> start_local_servers(int count, const std::string& folder, bool sync_always);
+/// `count` servers on loopback with free ports, one cluster if more than one, below `folder`;
+/// blocks until ready.
+std::vector<std::unique_ptr<EmbeddedServer>> start_local_servers(int count,
+                                                                 const std::string& folder,
+                                                                 bool sync_always);
 
 }  // namespace cluster::nats

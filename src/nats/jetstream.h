@@ -1,5 +1,5 @@
-// JetStream's API over a Connection: streams, publishing with an expected sequence, reading, ordered consumers.
-// Asynchronous and on the loop; each call answers once, within its timeout.
+// JetStream's API over a Connection: streams, publishing with an expected sequence, reading,
+// ordered consumers. Asynchronous and on the loop; each call answers once, within its timeout.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct StreamConfig {
   std::int64_t max_msgs_per_subject = -1;
   std::int64_t max_bytes = -1;
   std::int32_t max_msg_size = -1;
-  std::chrono::nanoseconds max_age{0};        ///< 0: for ever
+  std::chrono::nanoseconds max_age{0};           ///< 0: for ever
   std::chrono::nanoseconds duplicate_window{0};  ///< 0: the server's default
   bool allow_rollup = false;
   bool allow_direct = false;
@@ -37,7 +37,7 @@ struct StreamState {
   std::uint64_t bytes = 0;
   std::uint64_t first_seq = 0;
   std::uint64_t last_seq = 0;
-  std::string leader{};  ///< server that leads it, empty outside a cluster
+  std::string leader{};              ///< server that leads it, empty outside a cluster
   std::vector<std::string> peers{};  ///< the other servers with a replica
 };
 
@@ -72,9 +72,11 @@ struct Expect {
   std::optional<std::uint64_t> last_subject_sequence{};  ///< of the subject; 0: nothing there yet
 };
 
-/// Errors, besides those of Connection::request: unavailable (JetStream is not enabled for the account, or has no leader now: says
-/// which), wrong_revision (an expectation failed; nothing was stored), not_found (no such stream or message), permission_denied,
-/// invalid_argument and incompatible (the server's refusal, with its text). After timeout and unavailable a publish may or may not have been stored.
+/// Errors, besides those of Connection::request: unavailable (JetStream is not enabled for the
+/// account, or has no leader now: says which), wrong_revision (an expectation failed; nothing was
+/// stored), not_found (no such stream or message), permission_denied, invalid_argument and
+/// incompatible (the server's refusal, with its text). After timeout and unavailable a publish may
+/// or may not have been stored.
 class JetStream {
  public:
   explicit JetStream(Connection& connection, Duration timeout = std::chrono::seconds(5));
@@ -91,10 +93,12 @@ class JetStream {
   void publish(Message message, Expect expect, Callback<PubAck> done);
   void publish(Message message, Expect expect, Duration timeout, Callback<PubAck> done);
   /// The last message of a subject, from the stream's leader: never stale.
-  void last_message(const std::string& stream, const std::string& subject, Callback<StoredMessage> done);
+  void last_message(const std::string& stream, const std::string& subject,
+                    Callback<StoredMessage> done);
   void message(const std::string& stream, std::uint64_t sequence, Callback<StoredMessage> done);
 
-  /// Sends a request to `$JS.API.<what>` and hands over the parsed-for-errors JSON text of the answer.
+  /// Sends a request to `$JS.API.<what>` and hands over the parsed-for-errors JSON text of the
+  /// answer.
   void api(const std::string& what, const std::string& body, Callback<std::string> done);
 
   Duration timeout() const noexcept { return timeout_; }
@@ -110,21 +114,23 @@ struct StartAt {
   std::uint64_t sequence = 0;  ///< with Kind::sequence: the first one wanted
 };
 
-/// Reads a stream in order, without acknowledgements, each message once, for as long as it lives: an ephemeral push consumer that is
-/// made anew after a gap, a missed heartbeat, or a reconnect, and then resumes behind what was delivered last.
+/// Reads a stream in order, without acknowledgements, each message once, for as long as it lives:
+/// an ephemeral push consumer that is made anew after a gap, a missed heartbeat, or a reconnect,
+/// and then resumes behind what was delivered last.
 class OrderedConsumer {
  public:
   struct Handlers {
     std::function<void(StoredMessage)> message{};
     /// Once: all that was stored when it began has been delivered.
     std::function<void()> caught_up{};
-    /// The stream's last sequence is lower than one that was delivered: the store has lost what it had acknowledged. The consumer goes on from the stream's end.
+    /// The stream's last sequence is lower than one that was delivered: the store has lost what it
+    /// had acknowledged. The consumer goes on from the stream's end.
     std::function<void(std::uint64_t delivered, std::uint64_t last)> rewound{};
     /// Creating the consumer failed; it is tried again, with backoff to one second.
     std::function<void(const Error&)> trouble{};
   };
-  OrderedConsumer(JetStream& jetstream, std::string stream, std::vector<std::string> filters, StartAt start,
-                  Handlers handlers);
+  OrderedConsumer(JetStream& jetstream, std::string stream, std::vector<std::string> filters,
+                  StartAt start, Handlers handlers);
   ~OrderedConsumer();
   OrderedConsumer(const OrderedConsumer&) = delete;
   OrderedConsumer& operator=(const OrderedConsumer&) = delete;

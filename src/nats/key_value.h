@@ -1,4 +1,5 @@
-// A JetStream key-value bucket, on the wire as every NATS client has it (stream KV_<bucket>, subjects $KV.<bucket>.<key>).
+// A JetStream key-value bucket, on the wire as every NATS client has it (stream KV_<bucket>,
+// subjects $KV.<bucket>.<key>).
 #pragma once
 
 #include <cstdint>
@@ -28,24 +29,27 @@ struct KvEntry {
   std::int64_t time_ns = 0;  ///< wall time, since 1970
 };
 
-/// Follows keys until destroyed: first the newest entry of each, then each change as it comes, also across reconnects.
+/// Follows keys until destroyed: first the newest entry of each, then each change as it comes, also
+/// across reconnects.
 class KvWatch {
  public:
   struct Handlers {
     std::function<void(KvEntry)> entry{};
     std::function<void()> caught_up{};  ///< once: the first entries are complete
-    std::function<void(std::uint64_t delivered, std::uint64_t last)> rewound{};  ///< as OrderedConsumer's
+    /// As OrderedConsumer's
+    std::function<void(std::uint64_t delivered, std::uint64_t last)> rewound{};
     std::function<void(const Error&)> trouble{};
   };
 
  private:
   friend class KeyValue;
-  KvWatch(JetStream& jetstream, const std::string& bucket, const std::string& keys, Handlers handlers);
+  KvWatch(JetStream& jetstream, const std::string& bucket, const std::string& keys,
+          Handlers handlers);
   std::unique_ptr<OrderedConsumer> consumer_;
 };
 
-/// Calls answer as JetStream's do; `update` and `create` fail with wrong_revision. Keys: `[-/_=.a-zA-Z0-9]+`, not beginning or
-/// ending with a dot; others are Error{invalid_argument}.
+/// Calls answer as JetStream's do; `update` and `create` fail with wrong_revision. Keys:
+/// `[-/_=.a-zA-Z0-9]+`, not beginning or ending with a dot; others are Error{invalid_argument}.
 class KeyValue {
  public:
   KeyValue(JetStream& jetstream, std::string bucket);
@@ -57,7 +61,8 @@ class KeyValue {
   void get(const std::string& key, Callback<KvEntry> done);
   void put(const std::string& key, std::string value, Callback<std::uint64_t> done);
   /// Stores if the key's revision is `revision`; 0: if it was never written.
-  void update(const std::string& key, std::string value, std::uint64_t revision, Callback<std::uint64_t> done);
+  void update(const std::string& key, std::string value, std::uint64_t revision,
+              Callback<std::uint64_t> done);
   void update(const std::string& key, std::string value, std::uint64_t revision, Duration timeout,
               Callback<std::uint64_t> done);
   void remove(const std::string& key, Callback<std::uint64_t> done);

@@ -13,9 +13,10 @@ using Header = std::pair<std::string, std::string>;
 struct Message {
   std::string subject{};
   std::string data{};
-  std::string reply{};           ///< where an answer goes; empty: none is wanted
+  std::string reply{};  ///< where an answer goes; empty: none is wanted
   std::vector<Header> headers{};
-  int status = 0;                ///< of a message the server made itself (100, 404, 408, 503, …); else 0
+  /// Of a message the server made itself (100, 404, 408, 503, …); else 0
+  int status = 0;
 
   /// The first value of that header, compared as written; empty when there is none.
   std::string_view header(std::string_view name) const {

@@ -11,8 +11,8 @@
 namespace cluster::nats {
 
 struct ServiceConfig {
-  std::string name{};         ///< [A-Za-z0-9_-]+
-  std::string version{};      ///< semantic version
+  std::string name{};     ///< [A-Za-z0-9_-]+
+  std::string version{};  ///< semantic version
   std::string description{};
   std::map<std::string, std::string> metadata{};
 };
@@ -21,7 +21,8 @@ struct ServiceConfig {
 class Responder {
  public:
   void reply(std::string data, std::vector<Header> headers = {});
-  void fail(int code, const std::string& description);  ///< headers Nats-Service-Error-Code and Nats-Service-Error
+  /// Headers Nats-Service-Error-Code and Nats-Service-Error
+  void fail(int code, const std::string& description);
 
  private:
   friend class MicroService;
@@ -38,8 +39,10 @@ class MicroService {
   MicroService(const MicroService&) = delete;
   MicroService& operator=(const MicroService&) = delete;
 
-  /// Serves `subject`. `queue` empty: every instance gets each request; the default queue group of micro-services is "q".
-  void add_endpoint(const std::string& name, const std::string& subject, Handler handler, const std::string& queue = "q",
+  /// Serves `subject`. `queue` empty: every instance gets each request; the default queue group of
+  /// micro-services is "q".
+  void add_endpoint(const std::string& name, const std::string& subject, Handler handler,
+                    const std::string& queue = "q",
                     std::map<std::string, std::string> metadata = {});
   const std::string& id() const noexcept;
 

@@ -13,7 +13,8 @@ TEST(Names, AppAndPlatformNamesAreDnsLabels) {
   EXPECT_EQ(app_name_fault("data-base-2"), "");
   EXPECT_EQ(app_name_fault(std::string(32, 'a')), "");
   EXPECT_NE(app_name_fault(std::string(33, 'a')), "");
-  for (auto bad : {"", "A", "1a", "a_b", "_x", "-a", "a.b", "a b", "ä"}) EXPECT_NE(app_name_fault(bad), "") << bad;
+  for (auto bad : {"", "A", "1a", "a_b", "_x", "-a", "a.b", "a b", "ä"})
+    EXPECT_NE(app_name_fault(bad), "") << bad;
 }
 
 TEST(Names, NodeNamesMayHaveCapitals) {
