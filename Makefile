@@ -1,0 +1,60 @@
+# The few commands that people and CI type. What they do is in scripts/ and in CMake.
+
+# On a system that scripts/setup does not know, install what it names and run make with SETUP=true.
+SETUP ?= scripts/setup
+PREFIX ?= /usr/local
+SEEDS ?= 100000
+DESTDIR ?=
+BUILD := build/release
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+
+.PHONY: help demo check build bench format install sim clean
+
+help:
+	@echo 'make demo               build, start a cluster, kill its leader twice and see it go on'
+	@echo 'make check              every test and every check, with and without sanitizers'
+	@echo 'make build              the library, the programs, the tests'
+	@echo 'make bench              measure, each figure beside a reference'
+	@echo 'make sim SEEDS=1000000  the simulator with many seeds'
+	@echo 'make format             lay out the code with clang-format'
+	@echo 'make install PREFIX=DIR install what make build has built (default $(PREFIX))'
+	@echo 'make clean              remove what was built'
+
+.PHONY: setup configure
+setup:
+	@$(SETUP)
+
+# A configured build folder looks after itself: ninja runs CMake again when a CMake file has changed.
+$(BUILD)/build.ninja: | setup
+	@cmake --preset release
+
+configure: setup $(BUILD)/build.ninja
+
+build: configure
+	@cmake --build --preset release
+
+demo: configure
+	@cmake --build --preset release --target demo_programs
+	@scripts/demo $(BUILD)
+
+check:
+	@SETUP='$(SETUP)' scripts/check
+
+bench: configure
+	@cmake --build --preset release
+	@scripts/bench $(BUILD)
+
+sim: configure
+	@cmake --build --preset release --target sim_tests
+	@CLUSTER_SIM_SEEDS=$(SEEDS) $(BUILD)/tests/sim_tests
+
+format:
+	@$(SETUP) --check
+	@scripts/format
+
+install:
+	@test -f $(BUILD)/build.ninja || { echo 'nothing is built yet: run make build first' >&2; exit 1; }
+	@DESTDIR='$(DESTDIR)' cmake --install $(BUILD) --prefix '$(PREFIX)'
+
+clean:
+	rm -rf build
