@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   std::uint64_t seeds = 1000;
   std::uint64_t from = 1;
   std::uint64_t replay = 0;
+  auto mutation = coord::Mutation::none;
   unsigned jobs = std::thread::hardware_concurrency();
   for (int i = 1; i + 1 < argc; i += 2) {
     std::string flag = argv[i];
@@ -24,9 +25,10 @@ int main(int argc, char** argv) {
     if (flag == "--seeds") seeds = value;
     else if (flag == "--from") from = value;
     else if (flag == "--replay") replay = value;
+    else if (flag == "--mutant") mutation = static_cast<coord::Mutation>(value);
     else if (flag == "--jobs") jobs = static_cast<unsigned>(value);
     else {
-      std::fprintf(stderr, "usage: cluster-sim [--seeds N] [--from SEED] [--jobs N] | --replay SEED\n");
+      std::fprintf(stderr, "usage: cluster-sim [--seeds N] [--from SEED] [--jobs N] [--mutant NUMBER] | --replay SEED\n");
       return 2;
     }
   }
@@ -38,6 +40,7 @@ int main(int argc, char** argv) {
     }
   };
   if (replay) {
+    coord::active_mutation = mutation;
     auto outcome = run(replay, true);
     std::printf("%sseed %llu: %s\n", outcome.trace.c_str(), static_cast<unsigned long long>(replay),
                 outcome.violation.empty() ? "all invariants held" : outcome.violation.c_str());
@@ -52,6 +55,7 @@ int main(int argc, char** argv) {
   std::vector<std::thread> workers;
   for (unsigned w = 0; w < jobs; ++w) {
     workers.emplace_back([&] {
+      coord::active_mutation = mutation;
       for (std::uint64_t seed = next++; seed < from + seeds; seed = next++) {
         auto outcome = run(seed, false);
         steps += outcome.steps;

@@ -169,7 +169,7 @@ void World::write(int from, Bucket b, std::optional<WriteId> id, Revision expect
     schedule(now_ + kWriteTimeout, {from, node.incarnation, Outcome{*id, WriteOutcome::unknown, 0}});
   }
   if (is_cut(from, kStore)) return;
-  schedule(now_ + delay(), {from, 0, StoreWrite{b, id, expected, shared}});
+  schedule(now_ + delay(), {from, 0, StoreWrite{b, id, expected, shared, nodes_[static_cast<std::size_t>(from)].incarnation}});
 }
 
 void World::apply(int from, StoreWrite& write) {
@@ -231,7 +231,7 @@ void World::apply(int from, StoreWrite& write) {
   if (is_cut(kStore, from) || (weather_.answer_lost > 0 && random_.chance(weather_.answer_lost))) return;
   auto& node = nodes_[static_cast<std::size_t>(from)];
   if (node.process)
-    schedule(now_ + delay(), {from, node.incarnation, Outcome{*write.id, outcome, outcome == WriteOutcome::stored ? latest.first : 0}});
+    schedule(now_ + delay(), {from, write.incarnation, Outcome{*write.id, outcome, outcome == WriteOutcome::stored ? latest.first : 0}});
 }
 
 void World::begin_watch(int index, Bucket b) {

@@ -137,6 +137,7 @@ class World {
     std::optional<coord::WriteId> id;  // none: a guardian's
     Revision expected;
     std::shared_ptr<const StoreValue> value;
+    std::uint64_t incarnation = 0;  // whose answer it is
     bool late_already = false;
   };
   struct Outcome {
