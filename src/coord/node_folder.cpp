@@ -1,7 +1,6 @@
 #include "coord/node_folder.h"
 
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -9,8 +8,10 @@
 #include <thread>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cluster/clock.h"
@@ -28,6 +29,16 @@ std::string read_file(const std::string& path) {
   std::string text;
   std::getline(file, text);
   return text;
+}
+
+// A process that has ended but was not reaped yet does not count.
+bool running(pid_t pid) {
+  int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+  if (fd < 0) return false;
+  pollfd poll{fd, POLLIN, 0};
+  bool ended = ::poll(&poll, 1, 0) == 1;
+  ::close(fd);
+  return !ended;
 }
 
 std::string random_part(const std::string& folder) {
@@ -63,7 +74,7 @@ NodeFolder::NodeFolder(const std::string& path, std::chrono::milliseconds patien
       if (errno != EWOULDBLOCK) fail("node folder: lock of \"" + lock_path + "\"");
       std::string owner = read_file(lock_path);
       int pid = std::atoi(owner.c_str());
-      if (pid > 0 && ::kill(pid, 0) == 0)
+      if (pid > 0 && running(pid))
         throw Error(Errc::node_already_present, "node folder \"" + path_ + "\" is in use by process " + owner +
                                                     " on this host: stop that one, or give this node another name or folder");
       if (!told) log::info("waiting_for_guardian", {{"folder", path_}, {"why", "it still cleans up after the node's last process"}});
