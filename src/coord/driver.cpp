@@ -188,9 +188,15 @@ void Driver::subscribe() {
 void Driver::follow() {
   nats::KvWatch::Handlers members;
   members.entry = [this](nats::KvEntry entry) {
-    if (entry.operation != nats::KvEntry::Operation::put)
-      return trouble(Error(Errc::corrupt, "the record of node \"" + entry.key + "\" in bucket \"" + members_.bucket() +
-                                              "\" was deleted by somebody: records are never deleted; the node will lose its session"));
+    if (entry.operation != nats::KvEntry::Operation::put) {
+      trouble(Error(Errc::corrupt, "the record of node \"" + entry.key + "\" in bucket \"" + members_.bucket() +
+                                       "\" was deleted by somebody: that ends its session"));
+      SessionRecord gone;
+      gone.node = entry.key;
+      gone.state = SessionState::expired;
+      gone.ended_by = "its record was deleted";
+      return run([&](Coordination& c, Actions& a) { c.on_member(entry.revision, gone, BootClock::now(), a); });
+    }
     auto record = session_record_from(entry.key, entry.value);
     if (!record) return trouble(record.error());
     run([&](Coordination& c, Actions& a) { c.on_member(entry.revision, record.value(), BootClock::now(), a); });
@@ -202,9 +208,16 @@ void Driver::follow() {
 
   nats::KvWatch::Handlers leases;
   leases.entry = [this](nats::KvEntry entry) {
-    if (entry.operation != nats::KvEntry::Operation::put)
-      return trouble(Error(Errc::corrupt, "the lease of app \"" + entry.key + "\" in bucket \"" + leases_.bucket() +
-                                              "\" was deleted by somebody: its epoch is lost with it; leases are never deleted"));
+    if (entry.operation != nats::KvEntry::Operation::put) {
+      trouble(Error(Errc::corrupt, "the lease of app \"" + entry.key + "\" in bucket \"" + leases_.bucket() +
+                                       "\" was deleted by somebody: it counts as released, with the newest epoch that this node has seen"));
+      const auto& apps = options_.coordination.apps;
+      if (std::find(apps.begin(), apps.end(), entry.key) == apps.end()) return;
+      LeaseRecord gone;
+      gone.app = entry.key;
+      gone.epoch = coordination_->lease(entry.key).epoch();
+      return run([&](Coordination& c, Actions& a) { c.on_lease(entry.revision, gone, BootClock::now(), a); });
+    }
     auto record = lease_record_from(entry.key, entry.value);
     if (!record) return trouble(record.error());
     run([&](Coordination& c, Actions& a) { c.on_lease(entry.revision, record.value(), BootClock::now(), a); });

@@ -1,0 +1,149 @@
+// The guardian program of a node: a small process of its own that holds what the node runs to the session's limits, and
+// cleans up after the node's death (docs/protocols.md, "The guardian"). Started by the node, never by hand.
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include <unistd.h>
+
+#include "cluster/error.h"
+#include "coord/guardian.h"
+#include "coord/records_json.h"
+#include "core/log.h"
+#include "core/loop.h"
+#include "core/process_scan.h"
+#include "nats/key_value.h"
+
+namespace cluster::coord {
+namespace {
+
+constexpr int kMemoryFd = 3;  // 4 is the folder's lock: held as long as this process lives
+constexpr int kNodeFd = 5;
+constexpr int kJobFd = 6;
+constexpr Duration kRetry = std::chrono::milliseconds(100);
+
+std::string read_job() {
+  std::string text(static_cast<std::size_t>(::lseek(kJobFd, 0, SEEK_END)), '\0');
+  if (::pread(kJobFd, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
+    throw Error(Errc::corrupt, "guardian: descriptor 6 holds no job: this program is started by a node, not by hand");
+  ::close(kJobFd);
+  return text;
+}
+
+class GuardianProgram {
+ public:
+  GuardianProgram()
+      : memory_(kMemoryFd),
+        job_(guardian_job_from(read_job())),
+        connection_(loop_, options_of(job_)),
+        jetstream_(connection_, std::chrono::seconds(1)),
+        members_(jetstream_, job_.platform + "_members") {}
+
+  void run() {
+    node_exit_ = loop_.on_exit(kNodeFd, [this] { node_ended(); });
+    watch_limit();
+    loop_.run();
+  }
+
+ private:
+  static nats::ConnectOptions options_of(const GuardianJob& job) {
+    nats::ConnectOptions options;
+    options.nats = job.nats;
+    options.name = "guardian of " + job.platform + "/" + job.node;
+    options.ping_interval = std::chrono::seconds(10);
+    return options;
+  }
+
+  // Kills what runs once the limit is near, and looks again when the limit that is known now would come.
+  void watch_limit() {
+    auto& state = memory_.state();
+    Time limit{Duration(state.limit_ns.load())};
+    Time act_at = limit - Duration(state.margin_ns.load()) / 2;
+    Time now = BootClock::now();
+    if (now < act_at) {
+      told_ = false;
+      limit_timer_ = loop_.at(act_at, [this] { watch_limit(); });
+      return;
+    }
+    int killed = memory_.kill_groups();
+    if (killed > 0 && !told_) {
+      told_ = true;
+      log::warn("guardian_stops_by_force", {{"node", job_.node}, {"groups", killed},
+                                            {"why", "the session's limit has passed and the node has not stopped them"}});
+    }
+    limit_timer_ = loop_.after(std::chrono::milliseconds(20), [this] { watch_limit(); });
+  }
+
+  void node_ended() {
+    limit_timer_.reset();
+    int killed = memory_.kill_groups();
+    give_up_at_ = BootClock::now() + job_.give_up;
+    // Processes that have left their group are found by their environment. It takes milliseconds: after the
+    // groups, and before others may start.
+    auto strays = end_marked_processes(job_.marker, std::chrono::seconds(1));
+    log::info("guardian_cleans_up", {{"node", job_.node}, {"groups", killed}, {"strays", strays.size()}});
+    if (memory_.state().left.load()) return loop_.stop();
+    write_left();
+  }
+
+  void write_left() {
+    if (BootClock::now() >= give_up_at_) {
+      log::error("guardian_gives_up", {{"node", job_.node}, {"session", memory_.session()},
+                                       {"means", "the others end the session by its timeouts"}});
+      return loop_.stop();
+    }
+    members_.get(job_.node, [this](Result<nats::KvEntry> entry) {
+      if (!entry) {
+        if (entry.error().errc() == Errc::not_found) return loop_.stop();
+        return again();
+      }
+      auto record = session_record_from(job_.node, entry.value().value);
+      if (!record) {
+        log::error("guardian_gives_up", {{"node", job_.node}, {"why", record.error().what()}});
+        return loop_.stop();
+      }
+      if (!record.value().live() || record.value().session != memory_.session()) return loop_.stop();  // settled
+      SessionRecord left = record.value();
+      left.state = SessionState::left;
+      left.ended_by = job_.node + ": guardian: the process has ended";
+      // Whatever comes of it, the record is read again: only what stands there settles it.
+      members_.update(job_.node, to_json(left), entry.value().revision, std::chrono::seconds(1),
+                      [this](Result<std::uint64_t> stored) {
+                        if (stored) return loop_.stop();
+                        again();
+                      });
+    });
+  }
+
+  void again() {
+    retry_ = loop_.after(kRetry, [this] { write_left(); });
+  }
+
+  Loop loop_;
+  GuardianMemory memory_;
+  GuardianJob job_;
+  nats::Connection connection_;
+  nats::JetStream jetstream_;
+  nats::KeyValue members_;
+  LoopSource node_exit_;
+  LoopSource limit_timer_;
+  LoopSource retry_;
+  Time give_up_at_{};
+  bool told_ = false;
+};
+
+}  // namespace
+}  // namespace cluster::coord
+
+int main() {
+  // The guardian goes when its node goes, not before.
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGQUIT}) std::signal(signal, SIG_IGN);
+  try {
+    cluster::coord::GuardianProgram().run();
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "cpp-cluster-guardian: %s\n", e.what());
+    return 1;
+  }
+}
