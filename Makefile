@@ -45,8 +45,8 @@ bench: configure
 	@scripts/bench $(BUILD)
 
 sim: configure
-	@cmake --build --preset release --target sim_tests
-	@CLUSTER_SIM_SEEDS=$(SEEDS) $(BUILD)/tests/sim_tests
+	@cmake --build --preset release --target cluster-sim
+	@$(BUILD)/tests/cluster-sim --seeds $(SEEDS)
 
 format:
 	@$(SETUP) --check

@@ -10,10 +10,10 @@ namespace cluster {
 namespace {
 
 TEST(Strand, TasksOfAStrandRunInOrderAndOneAtATime) {
-  StrandPool pool;
-  auto strand = pool.strand();
   std::vector<int> order;  // only one task at a time touches it: TSan would tell
   std::promise<void> done;
+  StrandPool pool;
+  auto strand = pool.strand();
   for (int i = 0; i < 500; ++i) ASSERT_TRUE(strand->post([&, i] { order.push_back(i); }));
   ASSERT_TRUE(strand->post([&] { done.set_value(); }));
   done.get_future().wait();
@@ -22,11 +22,11 @@ TEST(Strand, TasksOfAStrandRunInOrderAndOneAtATime) {
 }
 
 TEST(Strand, ABlockedStrandDoesNotHoldUpAnother) {
+  std::promise<void> release;  // what tasks touch outlives the pool, whose end waits for them
+  std::promise<void> ran;
   StrandPool pool;
   auto blocked = pool.strand();
   auto other = pool.strand();
-  std::promise<void> release;
-  std::promise<void> ran;
   blocked->post([&] { release.get_future().wait(); });
   other->post([&] { ran.set_value(); });
   ran.get_future().wait();
@@ -34,10 +34,10 @@ TEST(Strand, ABlockedStrandDoesNotHoldUpAnother) {
 }
 
 TEST(Strand, AFullQueueRefusesFurtherTasks) {
-  StrandPool pool;
-  auto strand = pool.strand(2);
   std::promise<void> started;
   std::promise<void> release;
+  StrandPool pool;
+  auto strand = pool.strand(2);
   strand->post([&] {
     started.set_value();
     release.get_future().wait();
