@@ -81,8 +81,17 @@ class GuardianProgram {
     give_up_at_ = BootClock::now() + job_.give_up;
     // Processes that have left their group are found by their environment. It takes milliseconds: after the
     // groups, and before others may start.
-    auto strays = end_marked_processes(job_.marker, std::chrono::seconds(1));
-    log::info("guardian_cleans_up", {{"node", job_.node}, {"groups", killed}, {"strays", strays.size()}});
+    std::size_t strays = 0;
+    try {
+      auto found = end_marked({instance_mark(job_.marker)}, std::chrono::seconds(1));
+      strays = found.ended.size();
+      if (!found.remaining.empty())
+        log::error("guardian_cannot_end", {{"node", job_.node}, {"pid", found.remaining.front().pid},
+                                           {"command", found.remaining.front().command}, {"count", found.remaining.size()}});
+    } catch (const Error& error) {
+      log::error("guardian_cannot_end", {{"node", job_.node}, {"why", error.what()}});
+    }
+    log::info("guardian_cleans_up", {{"node", job_.node}, {"groups", killed}, {"strays", strays}});
     if (memory_.state().left.load()) return loop_.stop();
     write_left();
   }

@@ -1,0 +1,140 @@
+#include "platform/transition.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace cluster {
+
+const char* to_text(Step step) {
+  switch (step) {
+    case Step::backend: return "backend";
+    case Step::hook: return "hook";
+  }
+  return "unknown";
+}
+
+std::optional<Step> Transition::current() const {
+  if (!waiting_ || up_ == 0) return std::nullopt;
+  return plan_[up_ - 1].step;
+}
+
+void Transition::promote(Time now, Output& out) {
+  CLUSTER_CHECK(phase_ == Phase::standby && !stuck());
+  phase_ = Phase::promoting;
+  failure_.reset();
+  breaking_off_ = false;
+  begin_up(0, now, out);
+}
+
+void Transition::begin_up(std::size_t index, Time now, Output& out) {
+  if (index == plan_.size()) {
+    phase_ = Phase::active;
+    waiting_ = false;
+    limit_ = Time::max();
+    out.active = true;
+    return;
+  }
+  up_ = index + 1;
+  waiting_ = true;
+  limit_ = now + plan_[index].up_limit;
+  out.commands.push_back({Command::Kind::up, plan_[index].step, ++ticket_});
+}
+
+void Transition::begin_down(Time now, Output& out) {
+  if (up_ == 0) {
+    phase_ = Phase::standby;
+    waiting_ = false;
+    limit_ = Time::max();
+    out.standby = true;
+    out.failure = failure_;
+    return;
+  }
+  const auto& plan = plan_[up_ - 1];
+  waiting_ = true;
+  limit_ = now + plan.down_limit;
+  out.commands.push_back({Command::Kind::down, plan.step, ++ticket_});
+}
+
+void Transition::kill_hard(Output& out) {
+  for (std::size_t i = 0; i < up_; ++i)
+    if (plan_[i].hard) out.commands.push_back({Command::Kind::kill, plan_[i].step, 0});
+}
+
+void Transition::turn_down(Time now, Output& out) {
+  if (phase_ == Phase::promoting && waiting_) {
+    // The step that is going up is asked to break off; it goes down once it has answered.
+    if (!breaking_off_) {
+      breaking_off_ = true;
+      out.commands.push_back({Command::Kind::cancel, plan_[up_ - 1].step, ticket_});
+    }
+    return;
+  }
+  phase_ = Phase::demoting;
+  begin_down(now, out);
+}
+
+void Transition::demote(bool forced, Time now, Output& out) {
+  if (phase_ == Phase::standby) return;
+  if (forced) kill_hard(out);
+  if (phase_ != Phase::demoting) turn_down(now, out);
+}
+
+void Transition::fail(const std::string& why, Time now, Output& out) {
+  if (phase_ == Phase::standby || phase_ == Phase::demoting) return;
+  if (!failure_) failure_ = why;
+  turn_down(now, out);
+}
+
+void Transition::finished(std::uint64_t ticket, const std::optional<std::string>& error, Time now, Output& out) {
+  if (std::erase(stuck_, ticket) > 0) return;
+  if (!waiting_ || ticket != ticket_) return;
+  waiting_ = false;
+  if (phase_ == Phase::promoting) {
+    if (error && !breaking_off_ && !failure_) failure_ = std::string(to_text(plan_[up_ - 1].step)) + ": " + *error;
+    if (error || breaking_off_) {
+      phase_ = Phase::demoting;
+      begin_down(now, out);
+    } else {
+      begin_up(up_, now, out);
+    }
+  } else if (phase_ == Phase::demoting) {
+    // A step that could not be undone in good order has said so; what follows is undone all the same.
+    --up_;
+    begin_down(now, out);
+  }
+}
+
+void Transition::tick(Time now, Output& out) {
+  if (!waiting_ || now < limit_) return;
+  const auto& plan = plan_[up_ - 1];
+  if (phase_ == Phase::promoting) {
+    if (!breaking_off_) out.commands.push_back({Command::Kind::cancel, plan.step, ticket_});
+    breaking_off_ = true;
+    if (!failure_) failure_ = std::string(to_text(plan.step)) + ": not done within its time limit";
+    if (plan.hard) {
+      // Its answer comes for certain once it is killed.
+      out.commands.push_back({Command::Kind::kill, plan.step, 0});
+      limit_ = now + plan.down_limit;
+      return;
+    }
+    stuck_.push_back(ticket_);
+    waiting_ = false;
+    phase_ = Phase::demoting;
+    begin_down(now, out);
+    return;
+  }
+  if (plan.hard) {
+    // Others may start once this is down: it is never given up, only killed again.
+    out.commands.push_back({Command::Kind::kill, plan.step, 0});
+    limit_ = now + plan.down_limit;
+    return;
+  }
+  stuck_.push_back(ticket_);
+  waiting_ = false;
+  if (!failure_) failure_ = std::string(to_text(plan.step)) + ": not undone within its time limit";
+  --up_;
+  begin_down(now, out);
+}
+
+}  // namespace cluster
