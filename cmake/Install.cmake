@@ -76,7 +76,7 @@ endif()
 
 # What make demo needs, and no more.
 add_custom_target(demo_programs)
-foreach(program cpp-cluster cpp-cluster-guardian notes)
+foreach(program cpp-cluster cpp-cluster-guardian notes demo)
   if(TARGET ${program})
     add_dependencies(demo_programs ${program})
   endif()

@@ -1,0 +1,327 @@
+// make demo: three nodes around examples/notes and a client that writes to it; the leader's process
+// is killed, then another leader's machine "loses power". Prints what happened when. scripts/demo
+// runs it.
+
+#include <algorithm>
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include <unistd.h>
+
+#include "demo/history.h"
+#include "demo/processes.h"
+#include "demo/writer.h"
+#include "nats/embedded_server.h"
+
+namespace demo {
+namespace {
+
+using cluster::BootClock;
+using cluster::Duration;
+using cluster::Time;
+using namespace std::chrono_literals;
+
+const std::string kPlatform = "demo";
+const std::string kApp = "notes";
+
+/// A person has had enough.
+struct Interrupted {};
+
+/// Something did not happen. The text says what, and what to read.
+struct Failed {
+  std::string text;
+};
+
+bool colours() {
+  static const bool on = isatty(STDOUT_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr;
+  return on;
+}
+std::string bold(const std::string& text) {
+  return colours() ? "\033[1m" + text + "\033[0m" : text;
+}
+
+__attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::vprintf(format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stdout);
+  std::fflush(stdout);
+}
+
+double milliseconds(Duration span) {
+  return std::chrono::duration<double, std::milli>(span).count();
+}
+
+class Demo {
+ public:
+  Demo(std::string programs, std::string folder)
+      : programs_(std::move(programs)), folder_(std::move(folder)) {
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+      signals_.push_back(loop_.on_signal(signal, [this] { interrupted_ = true; }));
+  }
+
+  ~Demo() { stop_nodes(); }
+  Demo(const Demo&) = delete;
+  Demo& operator=(const Demo&) = delete;
+
+  void run() {
+    start();
+    const std::string first = leader();
+    say("\n%s", bold("1. kill -9 of the leader's process on " + first).c_str());
+    fail_over(first, false);
+    bring_back(first);
+    const std::string second = leader();
+    say("\n%s",
+        bold("2. " + second + " loses power: node, guardian and notes die at once").c_str());
+    fail_over(second, true);
+    finish();
+  }
+
+ private:
+  void start();
+  void start_node(const std::string& node);
+  void fail_over(const std::string& victim, bool power);
+  void bring_back(const std::string& node);
+  void finish();
+  void stop_nodes() noexcept;
+
+  std::string leader() const;
+  /// Every node is live, and the leader's session is watched by all others.
+  bool whole() const;
+  template <typename Condition>
+  void wait_for(const std::string& what, Duration limit, Condition condition);
+  /// A time once it has come; `find` returns it or nothing.
+  template <typename Find>
+  Time time_of(const std::string& what, Find find);
+  static void row(Time killed, Time when, const std::string& what, const std::string& detail);
+
+  const std::string programs_;
+  const std::string folder_;
+  cluster::Loop loop_;
+  std::vector<cluster::LoopSource> signals_;
+  bool interrupted_ = false;
+  ReservedPort port_;
+  std::vector<std::unique_ptr<cluster::nats::EmbeddedServer>> servers_;
+  std::map<std::string, std::unique_ptr<Program>> nodes_;
+  std::optional<History> history_;
+  std::optional<Writer> writer_;
+};
+
+template <typename Condition>
+void Demo::wait_for(const std::string& what, Duration limit, Condition condition) {
+  std::string ended;
+  const bool met = loop_.run_until(
+      [&] {
+        for (auto& [node, program] : nodes_) {
+          std::string how;
+          if (!program->running(&how)) ended = node + " " + how + ": read " + program->log_file();
+        }
+        return interrupted_ || !ended.empty() || condition();
+      },
+      limit);
+  if (interrupted_) throw Interrupted{};
+  if (!ended.empty()) throw Failed{ended};
+  if (!met)
+    throw Failed{what + " did not happen within " +
+                 std::to_string(std::chrono::duration_cast<std::chrono::seconds>(limit).count()) +
+                 " s: read " + folder_ + "/node-*.log"};
+}
+
+template <typename Find>
+Time Demo::time_of(const std::string& what, Find find) {
+  std::optional<Time> found;
+  wait_for(what, 60s, [&] { return (found = find()).has_value(); });
+  return *found;
+}
+
+void Demo::start() {
+  const Time began = BootClock::now();
+  servers_ = cluster::nats::start_local_servers(1, folder_ + "/nats", false);
+  history_.emplace(loop_, servers_.front()->url(), kPlatform);
+  for (const char* node : {"node-1", "node-2", "node-3"}) start_node(node);
+  writer_.emplace(port_.port(), [this](FirstAnswer answer) { history_->answered(answer); });
+  wait_for("a first leader and its backend", 60s,
+           [&] { return whole() && !history_->answers().empty(); });
+  say("Three nodes run on an embedded NATS server, %.1f s after the start. %s leads:",
+      milliseconds(BootClock::now() - began) / 1000, leader().c_str());
+  say("it runs the program under management, %s,", bold("examples/notes").c_str());
+  say("on http://127.0.0.1:%d, and a client writes notes through it all the time.", port_.port());
+}
+
+void Demo::start_node(const std::string& node) {
+  const std::string file = folder_ + "/" + node + ".yaml";
+  const std::string port = std::to_string(port_.port());
+  std::ofstream(file) << "platform: " << kPlatform << "\n"
+                      << "node: " << node << "\n"
+                      << "nats:\n  url: " << servers_.front()->url() << "\n"
+                      << "folder: " << folder_ << "/" << node << "\n"
+                      << "http: \"\"\n"
+                      << "apps:\n  " << kApp << ":\n    mode: singleton\n    process:\n"
+                      << "      command: [" << programs_ << "/examples/notes, --port, \"" << port
+                      << "\"]\n"
+                      << "      ready:\n        http: http://127.0.0.1:" << port << "/healthz\n";
+  const std::string log = folder_ + "/" + node + ".log";
+  nodes_[node] = std::make_unique<Program>(
+      std::vector<std::string>{CPP_CLUSTER_PROGRAM, "run", "--config", file}, log);
+  history_->follow_log(node, log);
+}
+
+std::string Demo::leader() const {
+  const auto* lease = history_->lease(kApp);
+  return lease != nullptr && lease->held ? lease->holder : "";
+}
+
+bool Demo::whole() const {
+  const auto* led = history_->session(leader());
+  if (led == nullptr || !led->live()) return false;
+  return std::all_of(nodes_.begin(), nodes_.end(), [&](const auto& node) {
+    const auto* session = history_->session(node.first);
+    if (session == nullptr || !session->live()) return false;
+    const cluster::coord::SessionId id{session->node, session->session};
+    return node.first == led->node ||
+           std::find(led->voters.begin(), led->voters.end(), id) != led->voters.end();
+  });
+}
+
+void Demo::row(Time killed, Time when, const std::string& what, const std::string& detail) {
+  say("   %8.1f ms  %-15s %s", milliseconds(when - killed), what.c_str(), detail.c_str());
+}
+
+void Demo::fail_over(const std::string& victim, bool power) {
+  const std::string session = history_->session(victim)->session;
+  const std::uint64_t epoch = history_->lease(kApp)->epoch;
+  Program& node = *nodes_.at(victim);
+  auto below = descendants(node.pid());
+  // The guardian first: it must not have time to act for the dead node.
+  std::stable_partition(below.begin(), below.end(), [](const Seen& process) {
+    return process.name.starts_with("cpp-cluster-gua");
+  });
+  const bool has_guardian = !below.empty() && below.front().name.starts_with("cpp-cluster-gua");
+  if (!has_guardian) throw Failed{victim + " has no guardian: read " + node.log_file()};
+
+  const Time killed = BootClock::now();
+  node.kill_hard(power ? below : std::vector<Seen>{});
+  nodes_.erase(victim);
+  row(killed, killed, "killed", victim);
+
+  std::string detail;
+  const Time ended = time_of("the end of " + victim + "'s session", [&]() -> std::optional<Time> {
+    for (const auto& [time, record] : history_->sessions())
+      if (record.node == victim && record.session == session && !record.live()) {
+        const bool left = record.state == cluster::coord::SessionState::left;
+        detail = (left ? "left, by " : "expired, by ") + record.ended_by;
+        return time;
+      }
+    return std::nullopt;
+  });
+  row(killed, ended, "session ended", detail);
+
+  std::string next;
+  const Time taken = time_of("another leader", [&]() -> std::optional<Time> {
+    for (const auto& [time, record] : history_->leases())
+      if (record.app == kApp && record.held && record.epoch > epoch) {
+        next = record.holder;
+        detail = next + " leads, epoch " + std::to_string(record.epoch);
+        return time;
+      }
+    return std::nullopt;
+  });
+  row(killed, taken, "lease taken", detail);
+
+  const Time ready = time_of("a ready backend on " + next, [&]() -> std::optional<Time> {
+    for (const auto& [time, on] : history_->ready())
+      if (on == next && time > killed) return time;
+    return std::nullopt;
+  });
+  row(killed, ready, "backend ready", "notes on " + next);
+
+  const FirstAnswer* answer = nullptr;
+  const Time answered = time_of("an answer from " + next, [&]() -> std::optional<Time> {
+    for (const auto& one : history_->answers())
+      if (one.epoch > epoch) {
+        answer = &one;
+        return one.time;
+      }
+    return std::nullopt;
+  });
+  char silence[64];
+  std::snprintf(silence, sizeof silence, ", %.1f ms after the last", milliseconds(answer->silence));
+  row(killed, answered, "first answer", "from " + answer->node + silence);
+}
+
+void Demo::bring_back(const std::string& node) {
+  const Time began = BootClock::now();
+  start_node(node);
+  wait_for("the return of " + node, 60s, [&] { return whole(); });
+  say("   %s is started again; it is one of three again after %.1f s", node.c_str(),
+      milliseconds(BootClock::now() - began) / 1000);
+}
+
+void Demo::finish() {
+  // The client goes on until the new leader has proved itself.
+  const std::uint64_t until = writer_->written().notes + 100;
+  wait_for("100 more notes", 30s, [&] { return writer_->written().notes >= until; });
+  const Written written = writer_->written();
+  writer_.reset();
+  if (written.stale != 0)
+    throw Failed{"an older leader has answered after a newer one, " +
+                 std::to_string(written.stale) + " times: read " + folder_ + "/node-*.log"};
+  say("\n%s %llu notes were written through three leaders; never did an older leader answer",
+      bold("Survived both.").c_str(), static_cast<unsigned long long>(written.notes));
+  say("after a newer one. Go on with docs/getting-started.md.");
+}
+
+// In order, while NATS is still there; what does not end in time is killed.
+void Demo::stop_nodes() noexcept {
+  writer_.reset();
+  for (const auto& [name, node] : nodes_) kill(node->pid(), SIGTERM);
+  const Time until = BootClock::now() + 5s;
+  for (const auto& [name, node] : nodes_)
+    while (node->running() && BootClock::now() < until)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  nodes_.clear();
+}
+
+int run(const std::string& programs) {
+  adopt_orphans();
+  const std::string folder = make_temporary_folder();
+  int status = 1;
+  bool keep = false;
+  try {
+    Demo demo(programs, folder);
+    demo.run();
+    status = 0;
+  } catch (const Interrupted&) {
+    std::fprintf(stderr, "\nInterrupted.\n");
+    status = 130;
+  } catch (const Failed& failed) {
+    std::fprintf(stderr, "\nThe demo has failed: %s\n", failed.text.c_str());
+    keep = true;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "\nThe demo has failed: %s\nLogs are in %s\n", error.what(),
+                 folder.c_str());
+    keep = true;
+  }
+  end_descendants(5);
+  std::error_code failure;
+  if (!keep) std::filesystem::remove_all(folder, failure);
+  if (failure)
+    std::fprintf(stderr, "Can't remove %s: %s\n", folder.c_str(), failure.message().c_str());
+  return status;
+}
+
+}  // namespace
+}  // namespace demo
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: demo BUILD_FOLDER; it is started by scripts/demo\n");
+    return 2;
+  }
+  return demo::run(std::filesystem::absolute(argv[1]).string());
+}
