@@ -1,5 +1,5 @@
-// The program that is built against the installed package: it includes everything and calls into the
-// library, without a NATS server.
+// The program that is built against the installed package: it includes everything and calls into
+// the library, without a NATS server.
 #include <cluster/cluster.h>
 #include <cluster/version.h>
 
