@@ -9,7 +9,7 @@
 
 namespace cluster {
 
-/// Ready once something accepts TCP connections there.
+/// Ready once something accepts TCP connections there. Nothing else may do so before the start.
 struct ReadyTcp {
   std::string host = "127.0.0.1";
   int port = 0;  ///< 1 to 65535
@@ -39,9 +39,11 @@ enum class Restart {
 
 /// A program that runs as a child of the node, in a process group of its own. It sees the
 /// environment of the node, `environment`, and CPP_CLUSTER_PLATFORM, CPP_CLUSTER_APP,
-/// CPP_CLUSTER_NODE, CPP_CLUSTER_ROLE and CPP_CLUSTER_EPOCH.
+/// CPP_CLUSTER_NODE, CPP_CLUSTER_ROLE and CPP_CLUSTER_EPOCH. It must stay in the foreground. It
+/// dies with the node, and so does what it has started, as long as that stays in its process group
+/// or keeps its environment (CPP_CLUSTER_INSTANCE marks it).
 struct Process {
-  std::vector<std::string> command{};                ///< program and arguments; looked up in PATH
+  std::vector<std::string> command{};                ///< program (looked up in PATH) and arguments
   std::string folder{};                              ///< working folder; empty: the node's
   std::map<std::string, std::string> environment{};  ///< added to the node's environment
   /// Run as this user (needs root); empty: the node's
