@@ -1,0 +1,242 @@
+#include "cli/client.h"
+
+#include <unistd.h>
+
+#include "coord/records_json.h"
+#include "core/duration.h"
+
+namespace cluster::cli {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kStatusLimit{1'000};
+constexpr const char* kClear = "\033[H\033[2J";
+
+std::string joined(const std::vector<std::string>& parts) {
+  std::string all;
+  for (const auto& part : parts) all += (all.empty() ? "" : ", ") + mask_url(part);
+  return all;
+}
+
+// A node with a server of its own is asked through that one, when no other is named.
+Nats servers_for_client(Nats nats) {
+  for (const auto& embedded : nats.embedded) {
+    if (!nats.servers.empty()) break;
+    std::string host = embedded.host;
+    if (host == "0.0.0.0") host = "127.0.0.1";
+    if (host == "::") host = "::1";
+    if (host.find(':') != std::string::npos) host = "[" + host + "]";
+    if (embedded.port == 0)
+      throw CommandError(Exit::usage,
+                         "nats.embedded.port is 0, so nobody can know where that server is: give "
+                         "--nats");
+    nats.servers = {"nats://" + host + ":" + std::to_string(embedded.port)};
+  }
+  nats.embedded.clear();
+  return nats;
+}
+
+[[noreturn]] void fail(const Error& error, const std::string& what) {
+  throw CommandError(exit_for(error), what + ": " + error.what());
+}
+
+Exit exit_for_code(int code) {
+  switch (code) {
+    case 404:
+    case 422: return Exit::not_found;
+    case 408: return Exit::timeout;
+    case 409: return Exit::unhealthy;
+    default: return Exit::failed;
+  }
+}
+
+}  // namespace
+
+Client::Client(const CommonFlags& flags)
+    : config_(load_config(flags.request(true))), limit_(flags.timeout) {
+  const Nats nats = servers_for_client(config_.platform.nats);
+  connection_ = std::make_unique<nats::Connection>(
+      loop_, nats::ConnectOptions{.nats = nats, .name = "cpp-cluster"});
+  connection_->on_state([this](nats::ConnectionState, const std::string& why) {
+    if (!why.empty()) trouble_ = why;
+  });
+  const auto connected = [this] {
+    return connection_->state() == nats::ConnectionState::connected;
+  };
+  if (!loop_.run_until(connected, limit_))
+    throw CommandError(Exit::unreachable,
+                       "no NATS server at " + joined(nats.servers) + " within " +
+                           format_duration(limit_) +
+                           (trouble_.empty() ? "" : " (" + trouble_ + ")") +
+                           ". Is it running? Name another with --nats or NATS_URL");
+  jetstream_ = std::make_unique<nats::JetStream>(*connection_, limit_);
+}
+
+const std::string& Client::platform() {
+  if (!config_.platform.name.empty()) return config_.platform.name;
+  auto streams = nats::await<std::vector<std::string>>(
+      loop_, limit_ + milliseconds(500),
+      [&](Callback<std::vector<std::string>> done) { jetstream_->streams(std::move(done)); });
+  if (!streams.ok()) fail(streams.error(), "looking for platforms");
+  const std::string before = "KV_";
+  const std::string after = "_members";
+  std::vector<std::string> found;
+  for (const auto& name : streams.value())
+    if (name.size() > before.size() + after.size() && name.rfind(before, 0) == 0 &&
+        name.compare(name.size() - after.size(), after.size(), after) == 0)
+      found.push_back(name.substr(before.size(), name.size() - before.size() - after.size()));
+  if (found.empty())
+    throw CommandError(Exit::not_found, "there is no platform on " +
+                                            mask_url(connection_->server().url) +
+                                            " yet: start a node with cpp-cluster run");
+  if (found.size() > 1)
+    throw CommandError(Exit::usage, "there are several platforms (" + joined(found) +
+                                        "): name one with --platform");
+  config_.platform.name = found[0];
+  return config_.platform.name;
+}
+
+std::optional<Client::Entries> Client::read_bucket(const std::string& bucket) {
+  Entries entries;
+  bool done = false;
+  std::optional<Error> trouble;
+  nats::KeyValue store(*jetstream_, bucket);
+  nats::KvWatch::Handlers handlers;
+  handlers.entry = [&](nats::KvEntry entry) {
+    const std::string key = entry.key;
+    if (entry.operation == nats::KvEntry::Operation::put)
+      entries[key] = std::move(entry);
+    else
+      entries.erase(key);
+  };
+  handlers.caught_up = [&] { done = true; };
+  handlers.trouble = [&](const Error& error) { trouble = error; };
+  const auto watch = store.watch(">", std::move(handlers));
+  const auto settled = [&] {
+    return done || (trouble && (trouble->errc() == Errc::not_found ||
+                                trouble->errc() == Errc::permission_denied));
+  };
+  if (!loop_.run_until(settled, limit_)) {
+    if (trouble) fail(*trouble, "reading bucket " + bucket);
+    if (connection_->state() != nats::ConnectionState::connected)
+      throw CommandError(Exit::unreachable, "the connection to NATS is lost" +
+                                                (trouble_.empty() ? "" : ": " + trouble_));
+    throw CommandError(Exit::timeout, "reading bucket " + bucket + ": no answer within " +
+                                          format_duration(limit_));
+  }
+  if (done) return entries;
+  if (trouble->errc() == Errc::not_found) return std::nullopt;
+  fail(*trouble, "reading bucket " + bucket);
+}
+
+Snapshot Client::read() {
+  Snapshot snapshot{.platform = platform()};
+  const nats::ServerInfo server = connection_->server();
+  snapshot.nats_url = mask_url(server.url);
+  snapshot.nats_server = server.server_name;
+  snapshot.nats_version = server.version;
+  snapshot.nats_cluster = server.cluster;
+  const auto members = read_bucket(snapshot.platform + "_members");
+  if (!members)
+    throw CommandError(Exit::not_found, "there is no platform \"" + snapshot.platform + "\" on " +
+                                            snapshot.nats_url +
+                                            ": no node of it has ever run there");
+  // After the members: a lease that is read refers to sessions that had begun by then, so it is the
+  // members that may lag, and leader_of() knows that.
+  const auto leases = read_bucket(snapshot.platform + "_leases");
+  for (const auto& [node, entry] : *members)
+    snapshot.members.push_back(read_member(node, entry.revision, entry.value));
+  if (leases)
+    for (const auto& [app, entry] : *leases)
+      snapshot.leases.push_back(read_lease(app, entry.revision, entry.value));
+  return snapshot;
+}
+
+std::string Client::subject(const std::string& node, const std::string& endpoint) {
+  return platform() + "._.node." + node + "." + endpoint;
+}
+
+void Client::ask(Snapshot& snapshot, const std::string& only) {
+  struct Pending {
+    Snapshot* snapshot;
+    int open = 0;
+  };
+  // Shared, because an answer may come after this has returned.
+  const auto pending = std::make_shared<Pending>(Pending{&snapshot});
+  for (const auto& member : snapshot.members) {
+    if (!member.record || !member.record->live()) continue;
+    if (!only.empty() && member.node != only) continue;
+    ++pending->open;
+    snapshot.answers[member.node] = {"", "no answer"};
+    connection_->request({.subject = subject(member.node, "status")}, kStatusLimit,
+                         [pending, node = member.node](Result<nats::Message> answer) {
+                           if (pending->snapshot == nullptr) return;
+                           --pending->open;
+                           if (!answer.ok()) return;
+                           const nats::Message& message = answer.value();
+                           const auto refusal = message.header("Nats-Service-Error");
+                           pending->snapshot->answers[node] =
+                               refusal.empty() ? NodeAnswer{message.data, ""}
+                                               : NodeAnswer{"", std::string(refusal)};
+                         });
+  }
+  loop_.run_until([&] { return pending->open == 0; }, kStatusLimit + milliseconds(500));
+  pending->snapshot = nullptr;
+}
+
+std::string Client::request(const std::string& node, const std::string& endpoint,
+                            const std::string& body, milliseconds limit) {
+  auto answer = nats::await<nats::Message>(
+      loop_, limit + milliseconds(500), [&](Callback<nats::Message> done) {
+        connection_->request({.subject = subject(node, endpoint), .data = body}, limit,
+                             std::move(done));
+      });
+  if (!answer.ok()) {
+    const Error& error = answer.error();
+    const bool silent = error.errc() == Errc::timeout || error.errc() == Errc::no_responders;
+    throw CommandError(silent ? Exit::timeout : exit_for(error),
+                       "node " + node + (silent ? " does not answer: " : ": ") + error.what());
+  }
+  const nats::Message& message = answer.value();
+  if (const auto code = message.header("Nats-Service-Error-Code"); !code.empty())
+    throw CommandError(
+        exit_for_code(std::atoi(std::string(code).c_str())),
+        "node " + node + " refuses: " + std::string(message.header("Nats-Service-Error")));
+  return message.data;
+}
+
+std::string Client::wait_for_leader(const std::string& app, std::uint64_t epoch,
+                                    milliseconds limit) {
+  std::string leader;
+  nats::KeyValue store(*jetstream_, platform() + "_leases");
+  nats::KvWatch::Handlers handlers;
+  handlers.entry = [&](nats::KvEntry entry) {
+    const auto record = coord::lease_record_from(entry.key, entry.value);
+    if (record.ok() && record.value().held && record.value().epoch > epoch)
+      leader = record.value().holder;
+  };
+  const auto watch = store.watch(app, std::move(handlers));
+  loop_.run_until([&] { return !leader.empty(); }, limit);
+  return leader;
+}
+
+Exit Client::show(const OutputFlags& output, const std::function<std::string()>& look) {
+  if (!output.watch) {
+    print(look());
+    return Exit::ok;
+  }
+  const bool terminal = isatty(STDOUT_FILENO) == 1 && !output.json;
+  while (true) {
+    std::string text;
+    try {
+      text = look();
+    } catch (const CommandError& error) {
+      complain(error.what());
+    }
+    if (!text.empty()) print(terminal ? kClear + text : text + (output.json ? "" : "\n"));
+    loop_.run_until([] { return false; }, output.interval);
+  }
+}
+
+}  // namespace cluster::cli

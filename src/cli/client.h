@@ -1,0 +1,61 @@
+// A short-lived connection of the program to a platform: reads its records, asks its nodes. Blocks;
+// everything has a limit.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/snapshot.h"
+#include "core/loop.h"
+#include "core/result.h"
+#include "nats/connection.h"
+#include "nats/jetstream.h"
+#include "nats/key_value.h"
+
+namespace cluster::cli {
+
+class Client {
+ public:
+  /// Connects. Throws CommandError{unreachable}.
+  explicit Client(const CommonFlags& flags);
+
+  const Config& config() const noexcept { return config_; }
+  /// The platform that was named, or the only one on these servers. Throws CommandError{usage} when
+  /// there are several, CommandError{not_found} when there is none.
+  const std::string& platform();
+
+  /// Reads all members and leases. Throws CommandError{not_found} when there is no such platform.
+  Snapshot read();
+  /// Asks the live nodes of the snapshot, or the one that is named, for their status, all at once.
+  void ask(Snapshot& snapshot, const std::string& only = {});
+  /// Asks one node; a refusal of the micro-service comes as CommandError.
+  std::string request(const std::string& node, const std::string& endpoint, const std::string& body,
+                      std::chrono::milliseconds limit);
+  /// Waits until another leads `app` than with `epoch`; empty when none did within `limit`.
+  std::string wait_for_leader(const std::string& app, std::uint64_t epoch,
+                              std::chrono::milliseconds limit);
+
+  /// Runs `look` now, and with --watch again and again; trouble then is shown, and does not end it.
+  Exit show(const OutputFlags& output, const std::function<std::string()>& look);
+
+ private:
+  using Entries = std::map<std::string, nats::KvEntry>;
+  /// Nothing: there is no such bucket.
+  std::optional<Entries> read_bucket(const std::string& bucket);
+  std::string subject(const std::string& node, const std::string& endpoint);
+
+  Config config_;
+  std::chrono::milliseconds limit_;
+  std::string trouble_{};
+  Loop loop_{};
+  std::unique_ptr<nats::Connection> connection_{};
+  std::unique_ptr<nats::JetStream> jetstream_{};
+};
+
+}  // namespace cluster::cli
