@@ -308,6 +308,8 @@ void Docs::check_command(const Block& block, std::vector<std::string> words) {
          (words.front() == "sudo" || words.front().find('=') != std::string::npos))
     words.erase(words.begin());
   if (words.empty() || fs::path(words.front()).filename() != "cpp-cluster") return;
+  if (help("").find("\nSubcommands:") == std::string::npos)
+    return fault(block.place(), program_ + " --help lists no subcommands");
   std::string subcommands;
   std::size_t next = 1;
   while (next < words.size() && help(subcommands).find("\nSubcommands:") != std::string::npos &&
