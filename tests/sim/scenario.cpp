@@ -45,7 +45,7 @@ class Chaos {
   void begin() { next(); }
 
  private:
-  static constexpr std::uint64_t kFaults = 11;
+  static constexpr std::uint64_t kFaults = 12;
 
   void next() {
     Nanos when = world_.now() + random_.between(kMillisecond, 2 * mean_gap_);
@@ -109,6 +109,7 @@ class Chaos {
           world_.forget_withdrawals(any_node());
         }
         break;
+      case 11: rolling_cut(node); break;
       default: break;
     }
     // What a stopped or cut-off owner may still do shows best when its record is changing.
@@ -133,6 +134,26 @@ class Chaos {
       if (outgoing) cut(node, other, until);
       if (incoming) cut(other, node, until);
     }
+  }
+  /// One after the other, the others hear nothing from a node for about session_timeout, while its record can't change: withdrawals of
+  /// different times meet at one revision.
+  void rolling_cut(int node) {
+    Nanos timeout = world_.options().timing.session_timeout.count();
+    Nanos start = world_.now() + random_.between(0, world_.options().timing.rewrite_period().count());
+    Nanos at = start;
+    int first = any_node();
+    for (int i = 0; i < world_.options().nodes; ++i) {
+      int other = (first + i) % world_.options().nodes;
+      if (other == node) continue;
+      Nanos length = random_.between(timeout, timeout + timeout / 2);
+      bool both = random_.chance(0.2);
+      world_.at(at, [this, node, other, both, end = at + length] {
+        cut(node, other, end);
+        if (both) cut(other, node, end);
+      });
+      at += length + random_.between(-timeout / 4, timeout / 4);
+    }
+    if (random_.chance(0.8)) world_.store_down(at - world_.now() + random_.between(-timeout, timeout));
   }
   void cut(int from, int to, Nanos until) {
     world_.cut(from, to, true);

@@ -1,0 +1,66 @@
+#include "coord/records_json.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace cluster::coord {
+namespace {
+
+TEST(RecordsJson, ASessionRecordComesBackAsItWas) {
+  SessionRecord record;
+  record.node = "node-1";
+  record.session = "Qd7";
+  record.state = SessionState::expired;
+  record.voters = {{"node-2", "Zk3"}, {"node-3", "Pw9"}};
+  record.ended_by = "node-2: 2 of 2 voters had no heartbeat";
+  auto facts = std::make_shared<NodeFacts>();
+  facts->labels = {{"zone", "a"}};
+  facts->apps = {"database"};
+  facts->load = 0.5;
+  record.facts = facts;
+  auto back = session_record_from("node-1", to_json(record)).value();
+  EXPECT_EQ(back.session, "Qd7");
+  EXPECT_EQ(back.state, SessionState::expired);
+  EXPECT_EQ(back.voters, record.voters);
+  EXPECT_EQ(back.ended_by, record.ended_by);
+  EXPECT_EQ(back.facts->labels, facts->labels);
+  EXPECT_EQ(back.facts->apps, facts->apps);
+}
+
+TEST(RecordsJson, ALeaseComesBackAsItWas) {
+  LeaseRecord record{"database", 42, true, "node-1", "Qd7", 815, "node-2"};
+  EXPECT_EQ(lease_record_from("database", to_json(record)).value(), record);
+}
+
+TEST(RecordsJson, UnknownFieldsAreIgnoredAndHigherVersionsRefused) {
+  std::string good = R"({"v":1,"app":"a","epoch":1,"state":"held","holder":"n","session":"s","session_rev":1,"new":[1]})";
+  EXPECT_TRUE(lease_record_from("a", good).ok());
+  std::string newer = R"({"v":2,"app":"a"})";
+  auto refused = lease_record_from("a", newer);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().errc(), Errc::incompatible);
+  EXPECT_NE(std::string(refused.error().what()).find("update cpp-cluster"), std::string::npos);
+}
+
+TEST(RecordsJson, WhatIsNoRecordIsCorruptWithTheKeyNamed) {
+  for (const char* bad : {"", "[]", "{", R"({"v":1})", R"({"v":"x"})", R"({"v":1,"node":"other","session":"s","state":"live","voters":[]})",
+                          R"({"v":1,"node":"n","session":"s","state":"dead","voters":[]})",
+                          R"({"v":1,"node":"n","session":"s","state":"live","voters":["nosession"]})",
+                          R"({"v":1,"node":"n","session":"s","state":"live","voters":[],"labels":7})"}) {
+    auto result = session_record_from("n", bad);
+    ASSERT_FALSE(result.ok()) << bad;
+    EXPECT_EQ(result.error().errc(), Errc::corrupt) << bad;
+    EXPECT_NE(std::string(result.error().what()).find("\"n\""), std::string::npos) << result.error().what();
+  }
+}
+
+RC_GTEST_PROP(RecordsJsonProperty, AnyBytesAreParsedOrRefused, (const std::string& bytes)) {
+  (void)session_record_from("n", bytes).ok();
+  (void)lease_record_from("a", bytes).ok();
+  (void)heartbeat_from(bytes).ok();
+  (void)heartbeat_ack_from(bytes).ok();
+  (void)withdrawal_from(bytes).ok();
+}
+
+}  // namespace
+}  // namespace cluster::coord

@@ -1,0 +1,193 @@
+#include "platform/transition.h"
+
+#include <map>
+#include <set>
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace cluster {
+namespace {
+
+using namespace std::chrono_literals;
+using Kind = Transition::Command::Kind;
+using Phase = Transition::Phase;
+
+const std::vector<StepPlan> kPlan{{Step::backend, 10s, 5s, true}, {Step::hook, 3s, 2s, false}};
+
+Time at(Duration d) { return Time(d); }
+
+struct Driven {
+  Transition transition{kPlan};
+  Transition::Output out;
+  Transition::Output take() { return std::exchange(out, {}); }
+  const Transition::Command& only() {
+    EXPECT_EQ(out.commands.size(), 1u);
+    return out.commands.front();
+  }
+  void finish(std::optional<std::string> error = std::nullopt) {
+    auto ticket = only().ticket;
+    out = {};
+    transition.finished(ticket, error, at(1s), out);
+  }
+};
+
+TEST(Transition, PromotionGoesUpInOrderAndDemotionComesDownInReverse) {
+  Driven d;
+  d.transition.promote(at(0s), d.out);
+  EXPECT_EQ(d.only().kind, Kind::up);
+  EXPECT_EQ(d.only().step, Step::backend);
+  d.finish();
+  EXPECT_EQ(d.only().step, Step::hook);
+  d.finish();
+  EXPECT_TRUE(d.out.active);
+  EXPECT_EQ(d.transition.phase(), Phase::active);
+  d.take();
+  d.transition.demote(false, at(2s), d.out);
+  EXPECT_EQ(d.only().kind, Kind::down);
+  EXPECT_EQ(d.only().step, Step::hook);
+  d.finish();
+  EXPECT_EQ(d.only().step, Step::backend);
+  d.finish();
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_FALSE(d.out.failure);
+}
+
+TEST(Transition, AFailedStepIsUndoneTogetherWithThoseBeforeIt) {
+  Driven d;
+  d.transition.promote(at(0s), d.out);
+  d.finish();
+  d.finish("it threw");
+  EXPECT_EQ(d.only().kind, Kind::down);
+  EXPECT_EQ(d.only().step, Step::hook);
+  d.finish();
+  EXPECT_EQ(d.only().step, Step::backend);
+  d.finish();
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_EQ(d.out.failure, "hook: it threw");
+}
+
+TEST(Transition, AForcedDemotionKillsWhatIsHardBeforeAnythingElse) {
+  Driven d;
+  d.transition.promote(at(0s), d.out);
+  d.finish();
+  d.finish();
+  d.take();
+  d.transition.demote(true, at(2s), d.out);
+  ASSERT_EQ(d.out.commands.size(), 2u);
+  EXPECT_EQ(d.out.commands[0].kind, Kind::kill);
+  EXPECT_EQ(d.out.commands[0].step, Step::backend);
+  EXPECT_EQ(d.out.commands[1].kind, Kind::down);
+  EXPECT_EQ(d.out.commands[1].step, Step::hook);
+}
+
+TEST(Transition, ADemotionDuringPromotionBreaksTheStepOffAndComesDown) {
+  Driven d;
+  d.transition.promote(at(0s), d.out);
+  auto ticket = d.take().commands.front().ticket;
+  d.transition.demote(false, at(1s), d.out);
+  EXPECT_EQ(d.only().kind, Kind::cancel);
+  d.take();
+  d.transition.finished(ticket, "broken off", at(1s), d.out);
+  EXPECT_EQ(d.only().kind, Kind::down);
+  EXPECT_EQ(d.only().step, Step::backend);
+  d.finish();
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_FALSE(d.out.failure) << "somebody asked for it: nothing failed";
+}
+
+TEST(Transition, AHookThatNeverReturnsIsGivenUpAndBarsTheNextPromotion) {
+  Driven d;
+  d.transition.promote(at(0s), d.out);
+  d.finish();
+  auto hook = d.take().commands.front().ticket;
+  d.transition.tick(d.transition.due(), d.out);
+  ASSERT_EQ(d.out.commands.size(), 2u);
+  EXPECT_EQ(d.out.commands[0].kind, Kind::cancel);
+  EXPECT_EQ(d.out.commands[1].kind, Kind::down);
+  auto passive = d.take().commands[1].ticket;
+  d.transition.tick(d.transition.due(), d.out);
+  EXPECT_EQ(d.only().step, Step::backend);
+  d.finish();
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_TRUE(d.out.failure);
+  EXPECT_TRUE(d.transition.stuck());
+  d.transition.finished(hook, std::nullopt, at(60s), d.out);
+  EXPECT_TRUE(d.transition.stuck());
+  d.transition.finished(passive, std::nullopt, at(60s), d.out);
+  EXPECT_FALSE(d.transition.stuck());
+}
+
+TEST(Transition, ABackendThatDoesNotGoDownIsKilledAgainAndNeverGivenUp) {
+  Driven d;
+  d.transition.promote(at(0s), d.out);
+  d.finish();
+  d.finish();
+  d.take();
+  d.transition.demote(false, at(2s), d.out);
+  d.finish();
+  d.take();
+  for (int i = 0; i < 5; ++i) {
+    d.transition.tick(d.transition.due(), d.out);
+    EXPECT_EQ(d.only().kind, Kind::kill);
+    EXPECT_EQ(d.transition.phase(), Phase::demoting);
+    d.take();
+  }
+}
+
+// Whatever happens in whatever order: what went up comes down, at most one step is under way, and standby is reached only
+// when every step that was begun has been undone or, unless it is hard, given up.
+RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
+  Transition transition(kPlan);
+  Time now{};
+  std::map<std::uint64_t, Transition::Command> open;
+  std::map<Step, int> balance;  // ups begun less downs begun
+  bool backend_up = false;
+  auto take = [&](Transition::Output& out) {
+    for (const auto& command : out.commands) {
+      if (command.kind == Kind::up) {
+        RC_ASSERT(++balance[command.step] == 1);
+        open[command.ticket] = command;
+        if (command.step == Step::backend) backend_up = true;
+      } else if (command.kind == Kind::down) {
+        RC_ASSERT(--balance[command.step] == 0);
+        open[command.ticket] = command;
+      }
+    }
+    if (out.standby) {
+      RC_ASSERT(balance[Step::backend] == 0);
+      RC_ASSERT(balance[Step::hook] == 0);
+      RC_ASSERT(!backend_up);
+    }
+  };
+  auto steps = *rc::gen::container<std::vector<int>>(rc::gen::inRange(0, 7));
+  for (int what : steps) {
+    now += 500ms;
+    Transition::Output out;
+    switch (what) {
+      case 0:
+        if (transition.phase() == Phase::standby && !transition.stuck()) transition.promote(now, out);
+        break;
+      case 1: transition.demote(false, now, out); break;
+      case 2: transition.demote(true, now, out); break;
+      case 3: transition.fail("broken", now, out); break;
+      case 4:
+        now = std::max(now, transition.due() == Time::max() ? now : transition.due());
+        transition.tick(now, out);
+        break;
+      default: {
+        if (open.empty()) break;
+        auto it = open.begin();
+        auto command = it->second;
+        open.erase(it);
+        if (command.kind == Kind::down && command.step == Step::backend) backend_up = false;
+        transition.finished(command.ticket, what == 5 ? std::nullopt : std::optional<std::string>("no"), now, out);
+        break;
+      }
+    }
+    take(out);
+  }
+}
+
+}  // namespace
+}  // namespace cluster
