@@ -360,6 +360,7 @@ Config Loader::load() {
   apply_layer(environment);
   apply_layer(request_.flags);
 
+  if (config_.platform.name.empty()) config_.platform.name = request_.default_platform;
   Nats& nats = config_.platform.nats;
   if (nats.servers.empty() && nats.embedded.empty() && faulty_.count("nats.servers") == 0)
     nats.servers = {kDefaultServer};

@@ -42,6 +42,7 @@ struct ConfigRequest {
   Environment environment{};
   /// For commands that only look: no platform need be named, and apps are left out.
   bool client = false;
+  std::string default_platform{};  ///< when nothing else names one
 };
 
 /// Every fault on a line of its own: `cluster.yaml:3:5: apps.db.process.comand: unknown key; …`.
