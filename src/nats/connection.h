@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,16 +60,21 @@ class Connection {
   /// Starts to connect on a thread of its own and goes on trying until connected or destroyed.
   /// Throws Error{invalid_argument} for URLs and credential files that can't be used.
   Connection(Loop& loop, ConnectOptions options);
-  /// Unsubscribes and closes; callbacks of requests under way are dropped.
+  /// Unsubscribes and closes; callbacks of requests under way are dropped. Waits for an attempt to
+  /// connect that is under way (3 s at most, for a server that does not answer).
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
   Loop& loop() const noexcept;
   ConnectionState state() const noexcept;
-  /// Called on each change of state, with why (empty when connected). Several may be added; they
-  /// stay for the connection's life.
+  /// Called on each change of state, with why (empty when connected), and when attempts to connect
+  /// fail for another reason than before. Several may be added; they stay for the connection's
+  /// life.
   void on_state(std::function<void(ConnectionState, const std::string& why)> fn);
+  /// The same, until what `life` points to is gone.
+  void on_state(std::weak_ptr<const void> life,
+                std::function<void(ConnectionState, const std::string& why)> fn);
   /// Asynchronous errors: slow consumers (with the subject), permission violations
   /// (Errc::permission_denied, naming the subject).
   void on_error(std::function<void(const Error&)> fn);
@@ -94,8 +100,11 @@ class Connection {
   /// Round trip to the server and back; also proof that all that was sent before has been processed
   /// by it.
   void flush(Duration timeout, Completion done);
+  /// Runs `task` later on the loop, unless this connection is destroyed before.
+  void defer(Loop::Task task);
 
  private:
+  friend class Subscription;
   struct Core;
   std::shared_ptr<Core> core_;
 };

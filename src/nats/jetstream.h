@@ -100,6 +100,8 @@ class JetStream {
   /// Sends a request to `$JS.API.<what>` and hands over the parsed-for-errors JSON text of the
   /// answer.
   void api(const std::string& what, const std::string& body, Callback<std::string> done);
+  void api(const std::string& what, const std::string& body, Duration timeout,
+           Callback<std::string> done);
 
   Duration timeout() const noexcept { return timeout_; }
 
@@ -107,6 +109,10 @@ class JetStream {
   Connection& connection_;
   Duration timeout_;
 };
+
+/// Is the server that we are connected to good enough: incompatible before 2.10.0 (logs a warning
+/// before 2.10.23), unavailable without JetStream, each with what to do.
+void check_server(JetStream& jetstream, Completion done);
 
 /// Where an ordered consumer begins.
 struct StartAt {

@@ -70,6 +70,9 @@ class KeyValue {
   [[nodiscard]] std::unique_ptr<KvWatch> watch(const std::string& keys, KvWatch::Handlers handlers);
 
  private:
+  void store(const std::string& key, Message message, Expect expect, Duration timeout,
+             Callback<std::uint64_t> done);
+
   JetStream& jetstream_;
   std::string bucket_;
 };

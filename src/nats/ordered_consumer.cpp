@@ -1,0 +1,294 @@
+// The ordered consumer: an ephemeral push consumer that is made anew whenever its deliveries can't
+// be trusted. Each try has an inbox and a number of its own, so nothing of an earlier one is
+// mistaken for the newest one's.
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "core/ids.h"
+#include "nats/jetstream.h"
+#include "nats/stored_message.h"
+
+namespace cluster::nats {
+namespace {
+
+using Json = nlohmann::json;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr auto kHeartbeat = seconds(2);
+constexpr auto kGone = seconds(30);  // the server removes a consumer that nobody listens to
+constexpr auto kTryLimit = milliseconds(1'500);
+constexpr auto kSound = seconds(1);  // a consumer that has lived for so long was no failure
+constexpr milliseconds kFirstBackoff{50};
+constexpr milliseconds kLastBackoff{1'000};
+
+std::uint64_t count(const Json& json, const char* path) {
+  const Json::json_pointer place(path);
+  if (!json.contains(place) || !json.at(place).is_number_unsigned()) return 0;
+  return json.at(place).get<std::uint64_t>();
+}
+
+std::uint64_t number(std::string_view text) {
+  return std::strtoull(std::string(text).c_str(), nullptr, 10);
+}
+
+}  // namespace
+
+struct OrderedConsumer::Core : std::enable_shared_from_this<Core> {
+  JetStream& jetstream;
+  const std::string stream;
+  const std::vector<std::string> filters;
+  const StartAt start;
+  const Handlers handlers;
+
+  bool ended = false;
+  bool caught_up = false;
+  std::uint64_t delivered = 0;                  // newest stream sequence that the user got
+  std::optional<std::uint64_t> resume_after{};  // nothing up to here is wanted any more
+
+  // Of the newest try:
+  std::uint64_t attempt = 0;
+  std::string name;
+  bool created = false;
+  Subscription subscription;
+  std::uint64_t consumer_seq = 0;  // newest delivery that came
+  std::uint64_t caught_up_at = 0;  // the delivery that ends what was stored; with `created`
+  Time created_at{};
+  Time heard{};
+  milliseconds backoff = kFirstBackoff;
+  LoopSource timer;
+
+  Core(JetStream& js, std::string s, std::vector<std::string> f, StartAt at, Handlers h)
+      : jetstream(js),
+        stream(std::move(s)),
+        filters(std::move(f)),
+        start(at),
+        handlers(std::move(h)) {}
+
+  template <typename Fn>
+  auto guarded(Fn fn) {
+    return [weak = weak_from_this(), mine = attempt, fn](auto... args) {
+      auto core = weak.lock();
+      if (core && !core->ended && core->attempt == mine) fn(*core, std::move(args)...);
+    };
+  }
+
+  void begin();
+  void again();
+  void retry();
+  void check_stream();
+  void create();
+  void on_created(const std::string& text);
+  void on_message(Message message);
+  void on_control(const Message& message);
+  void check_caught_up(std::uint64_t pending);
+  void watch_heartbeats();
+  void failed(const Error& error);
+  void drop();
+};
+
+// Starts over: a new try, after which answers and messages of the one before count for nothing.
+void OrderedConsumer::Core::begin() {
+  drop();
+  if (jetstream.connection().state() != ConnectionState::connected)
+    return;  // on_state begins again
+  if (resume_after || start.kind == StartAt::Kind::new_only) {
+    check_stream();
+  } else {
+    create();
+  }
+}
+
+// The deliveries can't be trusted any more.
+void OrderedConsumer::Core::again() {
+  if (created && BootClock::now() - created_at >= kSound) return begin();
+  drop();
+  retry();
+}
+
+void OrderedConsumer::Core::retry() {
+  if (jetstream.connection().state() != ConnectionState::connected) return;
+  timer = jetstream.connection().loop().after(backoff, guarded([](Core& core) { core.begin(); }));
+  backoff = std::min(backoff * 2, kLastBackoff);
+}
+
+void OrderedConsumer::Core::drop() {
+  ++attempt;
+  timer.reset();
+  subscription = {};
+  if (created && jetstream.connection().state() == ConnectionState::connected) {
+    // Best effort: without an answer the server removes it after kGone.
+    jetstream.api("CONSUMER.DELETE." + stream + "." + name, "", kTryLimit,
+                  [](Result<std::string>) {});
+  }
+  created = false;
+}
+
+// Where does the stream end: has it lost what it had already delivered?
+void OrderedConsumer::Core::check_stream() {
+  jetstream.api("STREAM.INFO." + stream, "", kTryLimit,
+                guarded([](Core& core, Result<std::string> text) {
+                  if (!text) return core.failed(text.error());
+                  auto json = Json::parse(text.value(), nullptr, false);
+                  auto last = count(json, "/state/last_seq");
+                  if (!core.resume_after) {
+                    core.resume_after = last;  // new_only
+                  } else if (last < *core.resume_after) {
+                    auto before = std::exchange(*core.resume_after, last);
+                    core.delivered = std::min(core.delivered, last);
+                    auto mine = core.attempt;
+                    if (core.handlers.rewound) core.handlers.rewound(before, last);
+                    if (core.ended || core.attempt != mine) return;
+                  }
+                  core.create();
+                }));
+}
+
+void OrderedConsumer::Core::create() {
+  name = random_id();
+  consumer_seq = 0;
+  const std::string inbox = jetstream.connection().new_inbox();
+  subscription = jetstream.connection().subscribe(
+      inbox, guarded([](Core& core, Message message) { core.on_message(std::move(message)); }));
+
+  Json config = {{"name", name},
+                 {"deliver_subject", inbox},
+                 {"ack_policy", "none"},
+                 {"replay_policy", "instant"},
+                 {"max_deliver", 1},
+                 {"flow_control", true},
+                 {"idle_heartbeat", std::chrono::nanoseconds(kHeartbeat).count()},
+                 {"inactive_threshold", std::chrono::nanoseconds(kGone).count()},
+                 {"mem_storage", true},
+                 {"num_replicas", 1}};
+  if (resume_after) {
+    config["deliver_policy"] = "by_start_sequence";
+    config["opt_start_seq"] = *resume_after + 1;
+  } else if (start.kind == StartAt::Kind::sequence) {
+    config["deliver_policy"] = "by_start_sequence";
+    config["opt_start_seq"] = std::max<std::uint64_t>(1, start.sequence);
+  } else {
+    config["deliver_policy"] =
+        start.kind == StartAt::Kind::last_per_subject ? "last_per_subject" : "all";
+  }
+  std::string what = "CONSUMER.CREATE." + stream + "." + name;
+  if (filters.size() == 1) {
+    config["filter_subject"] = filters.front();
+    what += "." + filters.front();
+  } else if (!filters.empty()) {
+    config["filter_subjects"] = filters;
+  } else if (start.kind == StartAt::Kind::last_per_subject && !resume_after) {
+    config["filter_subject"] = ">";
+    what += ".>";
+  }
+  const Json body = {{"stream_name", stream}, {"config", config}};
+  heard = BootClock::now();
+  jetstream.api(what, body.dump(-1, ' ', false, Json::error_handler_t::replace), kTryLimit,
+                guarded([](Core& core, Result<std::string> text) {
+                  if (!text) return core.failed(text.error());
+                  core.on_created(text.value());
+                }));
+}
+
+void OrderedConsumer::Core::on_created(const std::string& text) {
+  auto json = Json::parse(text, nullptr, false);
+  created = true;
+  heard = created_at = BootClock::now();
+  caught_up_at = count(json, "/delivered/consumer_seq") + count(json, "/num_pending");
+  watch_heartbeats();
+  if (consumer_seq >= caught_up_at) check_caught_up(0);
+}
+
+void OrderedConsumer::Core::on_message(Message message) {
+  heard = BootClock::now();
+  if (created && heard - created_at >= kSound) backoff = kFirstBackoff;
+  if (message.status != 0) return on_control(message);
+  auto place = delivery_place_from(message.reply);
+  if (!place) return;                                                // not from JetStream
+  if (place->consumer_sequence != consumer_seq + 1) return again();  // a gap
+  consumer_seq = place->consumer_sequence;
+  // A replica that lags may begin earlier than it was asked to.
+  if (!resume_after || place->stream_sequence > *resume_after) {
+    resume_after = delivered = place->stream_sequence;
+    StoredMessage stored;
+    stored.subject = std::move(message.subject);
+    stored.sequence = place->stream_sequence;
+    stored.time_ns = place->time_ns;
+    stored.data = std::move(message.data);
+    stored.headers = std::move(message.headers);
+    stored.pending = place->pending;
+    auto mine = attempt;
+    if (handlers.message) handlers.message(std::move(stored));
+    if (ended || attempt != mine) return;
+  }
+  check_caught_up(place->pending);
+}
+
+void OrderedConsumer::Core::on_control(const Message& message) {
+  if (message.status != 100)
+    return again();  // 409: the consumer was deleted, or its server is going
+  auto answer = [&](const std::string& to) {
+    Message credit;
+    credit.subject = to;
+    jetstream.connection().publish(credit);
+  };
+  if (!message.reply.empty()) return answer(message.reply);  // flow control
+  auto stalled = message.header("Nats-Consumer-Stalled");
+  if (!stalled.empty()) answer(std::string(stalled));
+  if (auto last = message.header("Nats-Last-Consumer"); !last.empty()) {
+    if (number(last) != consumer_seq) return again();
+    if (stalled.empty()) check_caught_up(0);
+  }
+}
+
+// `pending` messages are known to wait behind those that have come.
+void OrderedConsumer::Core::check_caught_up(std::uint64_t pending) {
+  if (caught_up || !(pending == 0 || (created && consumer_seq >= caught_up_at))) return;
+  caught_up = true;
+  if (handlers.caught_up) handlers.caught_up();
+}
+
+void OrderedConsumer::Core::watch_heartbeats() {
+  timer = jetstream.connection().loop().at(heard + 2 * kHeartbeat + milliseconds(500),
+                                           guarded([](Core& core) {
+                                             if (BootClock::now() < core.heard + 2 * kHeartbeat)
+                                               return core.watch_heartbeats();
+                                             core.again();
+                                           }));
+}
+
+void OrderedConsumer::Core::failed(const Error& error) {
+  drop();
+  retry();
+  if (handlers.trouble) handlers.trouble(error);
+}
+
+OrderedConsumer::OrderedConsumer(JetStream& jetstream, std::string stream,
+                                 std::vector<std::string> filters, StartAt start, Handlers handlers)
+    : core_(std::make_shared<Core>(jetstream, std::move(stream), std::move(filters), start,
+                                   std::move(handlers))) {
+  jetstream.connection().on_state(core_,
+                                  [core = core_.get()](ConnectionState state, const std::string&) {
+                                    if (core->ended) return;
+                                    if (state == ConnectionState::connected) {
+                                      core->begin();
+                                    } else {
+                                      core->drop();
+                                    }
+                                  });
+  // Not from within the constructor: its caller has nothing to hold on to yet.
+  jetstream.connection().defer([weak = std::weak_ptr(core_)] {
+    auto core = weak.lock();
+    if (core && !core->ended && core->attempt == 0) core->begin();
+  });
+}
+
+OrderedConsumer::~OrderedConsumer() {
+  core_->ended = true;
+  core_->drop();
+}
+
+std::uint64_t OrderedConsumer::last_sequence() const noexcept { return core_->delivered; }
+
+}  // namespace cluster::nats

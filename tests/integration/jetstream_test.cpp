@@ -1,0 +1,470 @@
+// Streams, key-value buckets and ordered consumers against real servers, also while these die.
+#include "nats/jetstream.h"
+
+#include <csignal>
+#include <map>
+
+#include "integration/nats_fixture.h"
+#include "nats/key_value.h"
+
+namespace cluster::nats {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::connect;
+using testing::kSoon;
+using testing::must;
+using testing::NatsServers;
+
+class JetStreamTest : public ::testing::Test {
+ protected:
+  explicit JetStreamTest(int count = 1) : servers(count), c(loop, servers.options()), js(c) {}
+  void SetUp() override { ASSERT_TRUE(connect(c)); }
+
+  StreamState make(const StreamConfig& config) {
+    return await<StreamState>(loop, kSoon, [&](auto done) { js.create_stream(config, done); })
+        .value();
+  }
+  StreamConfig config(const std::string& name = "S") {
+    StreamConfig s;
+    s.name = name;
+    s.subjects = {name + ".>"};
+    return s;
+  }
+  Result<PubAck> publish(const std::string& subject, const std::string& data, Expect expect = {}) {
+    Message m;
+    m.subject = subject;
+    m.data = data;
+    return await<PubAck>(loop, kSoon, [&](auto done) { js.publish(std::move(m), expect, done); });
+  }
+
+  void store(const std::string& subject, const std::string& data) {
+    auto ack = publish(subject, data);
+    ASSERT_TRUE(ack) << ack.error().what();
+  }
+
+  NatsServers servers;
+  Loop loop;
+  Connection c;
+  JetStream js;
+};
+
+TEST_F(JetStreamTest, StreamsAreMadeListedAndDeleted) {
+  auto made = make(config());
+  EXPECT_EQ(made.config.name, "S");
+  EXPECT_EQ(made.config.subjects, std::vector<std::string>{"S.>"});
+  EXPECT_EQ(made.last_seq, 0u);
+  make(config());  // again: left alone
+  make(config("T"));
+  auto other = config();
+  other.max_msgs_per_subject = 5;
+  auto refused = await<StreamState>(loop, kSoon, [&](auto done) { js.create_stream(other, done); });
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().errc(), Errc::invalid_argument);
+  auto updated = await<StreamState>(loop, kSoon, [&](auto done) { js.update_stream(other, done); });
+  ASSERT_TRUE(updated) << updated.error().what();
+  EXPECT_EQ(updated.value().config.max_msgs_per_subject, 5);
+  auto names = await<std::vector<std::string>>(loop, kSoon, [&](auto done) { js.streams(done); });
+  EXPECT_EQ(names.value(), (std::vector<std::string>{"S", "T"}));
+  must(loop, [&](auto done) { js.delete_stream("S", done); });
+  auto gone = await<StreamState>(loop, kSoon, [&](auto done) { js.stream("S", done); });
+  EXPECT_EQ(gone.error().errc(), Errc::not_found);
+  auto bad = await<StreamState>(loop, kSoon, [&](auto done) { js.stream("a.b", done); });
+  EXPECT_EQ(bad.error().errc(), Errc::invalid_argument);
+  auto account = await<AccountInfo>(loop, kSoon, [&](auto done) { js.account(done); });
+  EXPECT_EQ(account.value().streams, 1);
+}
+
+TEST_F(JetStreamTest, ManyStreamsAreListedThroughPages) {
+  // A page of STREAM.NAMES is 1024 names; memory streams are cheap.
+  std::size_t made = 0;
+  for (int i = 0; i < 1100; ++i) {
+    auto s = config("S" + std::to_string(i));
+    s.file_storage = false;
+    js.create_stream(s, [&](Result<StreamState> r) { made += r.ok(); });
+  }
+  ASSERT_TRUE(loop.run_until([&] { return made == 1100; }, kSoon));
+  auto names = await<std::vector<std::string>>(loop, kSoon, [&](auto done) { js.streams(done); });
+  EXPECT_EQ(names.value().size(), 1100u);
+}
+
+TEST_F(JetStreamTest, PublishKeepsToItsExpectations) {
+  make(config());
+  Expect empty;
+  empty.last_sequence = 0;
+  auto first = publish("S.a", "1", empty);
+  ASSERT_TRUE(first) << first.error().what();
+  EXPECT_EQ(first.value().sequence, 1u);
+  EXPECT_EQ(first.value().stream, "S");
+  auto again = publish("S.a", "2", empty);
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().errc(), Errc::wrong_revision);
+  EXPECT_NE(std::string(again.error().what()).find("wrong last sequence: 1"), std::string::npos)
+      << again.error().what();
+  Expect of_subject;
+  of_subject.last_subject_sequence = 0;
+  EXPECT_FALSE(publish("S.a", "2", of_subject));
+  EXPECT_TRUE(publish("S.b", "2", of_subject));
+  of_subject.last_subject_sequence = 1;
+  EXPECT_TRUE(publish("S.a", "3", of_subject));
+  auto nowhere = publish("nowhere", "x");
+  ASSERT_FALSE(nowhere);
+  EXPECT_EQ(nowhere.error().errc(), Errc::unavailable);
+}
+
+TEST_F(JetStreamTest, PipelinedAppendsMakeOneHistory) {
+  make(config());
+  std::size_t stored = 0;
+  for (std::uint64_t i = 0; i < 500; ++i) {
+    Message m;
+    m.subject = "S.log";
+    Expect expect;
+    expect.last_sequence = i;
+    js.publish(std::move(m), expect, [&](Result<PubAck> ack) {
+      ASSERT_TRUE(ack) << ack.error().what();
+      ++stored;
+    });
+  }
+  ASSERT_TRUE(loop.run_until([&] { return stored == 500; }, kSoon));
+}
+
+TEST_F(JetStreamTest, MessagesAreReadBackWhole) {
+  make(config());
+  Message m;
+  m.subject = "S.a";
+  m.data = std::string("\0bin\xff", 5);
+  m.headers = {{"Cluster-Epoch", "42"}, {"Other", "x: y"}};
+  ASSERT_TRUE(await<PubAck>(loop, kSoon, [&](auto done) { js.publish(m, {}, done); }));
+  store("S.b", "other");
+  auto last =
+      await<StoredMessage>(loop, kSoon, [&](auto done) { js.last_message("S", "S.a", done); });
+  ASSERT_TRUE(last) << last.error().what();
+  EXPECT_EQ(last.value().data, m.data);
+  EXPECT_EQ(last.value().sequence, 1u);
+  EXPECT_EQ(last.value().header("Cluster-Epoch"), "42");
+  EXPECT_EQ(last.value().header("Other"), "x: y");
+  EXPECT_GT(last.value().time_ns, 1'700'000'000'000'000'000);
+  auto second = await<StoredMessage>(loop, kSoon, [&](auto done) { js.message("S", 2, done); });
+  EXPECT_EQ(second.value().data, "other");
+  auto none = await<StoredMessage>(loop, kSoon, [&](auto done) { js.message("S", 3, done); });
+  EXPECT_EQ(none.error().errc(), Errc::not_found);
+}
+
+TEST_F(JetStreamTest, TheServerIsGoodEnough) {
+  must(loop, [&](auto done) { check_server(js, done); });
+}
+
+TEST_F(JetStreamTest, KeysAreChangedByCompareAndSet) {
+  KeyValue kv(js, "b");
+  must(loop, [&](auto done) { kv.ensure({.bucket = "b", .description = "test"}, done); });
+  must(loop, [&](auto done) { kv.ensure({.bucket = "b", .history = 5}, done); });  // left alone
+  auto update = [&](const std::string& key, const std::string& value, std::uint64_t revision) {
+    return await<std::uint64_t>(loop, kSoon,
+                                [&](auto done) { kv.update(key, value, revision, done); });
+  };
+  auto get = [&](const std::string& key) {
+    return await<KvEntry>(loop, kSoon, [&](auto done) { kv.get(key, done); });
+  };
+  EXPECT_EQ(get("k").error().errc(), Errc::not_found);
+  auto first = update("k", "one", 0);
+  ASSERT_TRUE(first) << first.error().what();
+  EXPECT_EQ(update("k", "two", 0).error().errc(), Errc::wrong_revision);
+  auto second = update("k", "two", first.value());
+  ASSERT_TRUE(second);
+  EXPECT_EQ(update("k", "three", first.value()).error().errc(), Errc::wrong_revision);
+  auto entry = get("k");
+  ASSERT_TRUE(entry);
+  EXPECT_EQ(entry.value().value, "two");
+  EXPECT_EQ(entry.value().revision, second.value());
+  EXPECT_EQ(entry.value().key, "k");
+  ASSERT_TRUE(await<std::uint64_t>(loop, kSoon, [&](auto done) { kv.put("x.y/z=1", "v", done); }));
+  EXPECT_EQ(get("x.y/z=1").value().value, "v");
+  ASSERT_TRUE(await<std::uint64_t>(loop, kSoon, [&](auto done) { kv.remove("k", done); }));
+  EXPECT_EQ(get("k").error().errc(), Errc::not_found);
+  EXPECT_EQ(update("k", "new", 0).error().errc(), Errc::wrong_revision);
+  for (const char* bad : {"", ".a", "a.", "a b", "a*", "a..b", ">"})
+    EXPECT_EQ(get(bad).error().errc(), Errc::invalid_argument) << bad;
+  auto state = await<StreamState>(loop, kSoon, [&](auto done) { js.stream("KV_b", done); }).value();
+  EXPECT_EQ(state.config.max_msgs_per_subject, 1);
+  EXPECT_TRUE(state.config.allow_rollup && state.config.allow_direct && state.config.deny_delete &&
+              state.config.discard_new);
+  EXPECT_THROW(KeyValue(js, "a.b"), Error);
+}
+
+struct Seen {
+  std::vector<std::pair<std::string, std::uint64_t>> entries;
+  std::vector<KvEntry> all;
+  int caught_up = 0;
+  int rewound = 0;
+  std::vector<Error> troubles;
+
+  KvWatch::Handlers handlers() {
+    KvWatch::Handlers h;
+    h.entry = [this](KvEntry e) {
+      entries.emplace_back(e.value, e.revision);
+      all.push_back(std::move(e));
+    };
+    h.caught_up = [this] { ++caught_up; };
+    h.rewound = [this](std::uint64_t, std::uint64_t) { ++rewound; };
+    h.trouble = [this](const Error& e) { troubles.push_back(e); };
+    return h;
+  }
+};
+
+TEST_F(JetStreamTest, AWatchShowsTheNewestOfEachKeyAndThenEachChange) {
+  KeyValue kv(js, "b");
+  must(loop, [&](auto done) { kv.ensure({.bucket = "b"}, done); });
+  auto put = [&](const std::string& key, const std::string& value) {
+    return await<std::uint64_t>(loop, kSoon, [&](auto done) { kv.put(key, value, done); }).value();
+  };
+  Seen empty;
+  auto on_empty = kv.watch(">", empty.handlers());
+  ASSERT_TRUE(loop.run_until([&] { return empty.caught_up == 1; }, kSoon));
+  EXPECT_TRUE(empty.entries.empty());
+  put("a", "1");
+  put("b.c", "2");
+  put("a", "3");
+  Seen seen;
+  auto watch = kv.watch(">", seen.handlers());
+  ASSERT_TRUE(loop.run_until([&] { return seen.caught_up == 1; }, kSoon));
+  EXPECT_EQ(seen.entries, (std::vector<std::pair<std::string, std::uint64_t>>{{"2", 2}, {"3", 3}}));
+  Seen one;
+  auto on_one = kv.watch("b.*", one.handlers());
+  ASSERT_TRUE(loop.run_until([&] { return one.caught_up == 1; }, kSoon));
+  put("a", "4");
+  ASSERT_TRUE(await<std::uint64_t>(loop, kSoon, [&](auto done) { kv.remove("b.c", done); }));
+  ASSERT_TRUE(loop.run_until(
+      [&] { return seen.all.size() == 4 && one.all.size() == 2 && empty.all.size() == 5; }, kSoon));
+  EXPECT_EQ(seen.all[3].operation, KvEntry::Operation::remove);
+  EXPECT_EQ(seen.all[3].key, "b.c");
+  EXPECT_EQ(one.all[1].revision, 5u);
+  EXPECT_EQ(seen.caught_up, 1);
+}
+
+TEST_F(JetStreamTest, AWatchOfAMissingBucketWaitsForIt) {
+  KeyValue kv(js, "late");
+  Seen seen;
+  auto watch = kv.watch(">", seen.handlers());
+  ASSERT_TRUE(loop.run_until([&] { return !seen.troubles.empty(); }, kSoon));
+  EXPECT_EQ(seen.troubles[0].errc(), Errc::not_found);
+  EXPECT_EQ(seen.caught_up, 0);
+  must(loop, [&](auto done) { kv.ensure({.bucket = "late"}, done); });
+  ASSERT_TRUE(loop.run_until([&] { return seen.caught_up == 1; }, kSoon));
+}
+
+TEST_F(JetStreamTest, AWatchSurvivesItsServersDeathWithoutGapsOrRepeats) {
+  KeyValue kv(js, "b");
+  must(loop, [&](auto done) { kv.ensure({.bucket = "b", .history = 64}, done); });
+  Seen seen;
+  auto watch = kv.watch(">", seen.handlers());
+  ASSERT_TRUE(loop.run_until([&] { return seen.caught_up == 1; }, kSoon));
+  Connection other(loop, servers.options("writer"));
+  JetStream other_js(other);
+  KeyValue writer(other_js, "b");
+  int next = 0;
+  auto write = [&](int count) {
+    for (int i = 0; i < count;) {
+      ASSERT_TRUE(connect(other));
+      auto r = await<std::uint64_t>(loop, kSoon, [&](auto done) {
+        writer.put("k" + std::to_string(next % 7), std::to_string(next), done);
+      });
+      if (!r) continue;
+      ++i;
+      ++next;
+    }
+  };
+  for (int round = 0; round < 3; ++round) {
+    write(20);
+    servers[0].kill_hard();
+    servers[0].start_again();
+    // Whoever writes before the watch is back must not be missed.
+    write(20);
+  }
+  ASSERT_TRUE(loop.run_until(
+      [&] {
+        return !seen.entries.empty() && seen.entries.back().first == std::to_string(next - 1);
+      },
+      kSoon));
+  for (std::size_t i = 1; i < seen.entries.size(); ++i)
+    ASSERT_EQ(seen.entries[i].second, seen.entries[i - 1].second + 1)
+        << "revisions follow each other";
+  EXPECT_EQ(seen.entries.front().second, 1u);
+  EXPECT_EQ(seen.caught_up, 1);
+  EXPECT_EQ(seen.rewound, 0);
+}
+
+TEST_F(JetStreamTest, AnOrderedConsumerBeginsWhereItIsTold) {
+  make(config());
+  for (int i = 1; i <= 5; ++i) store("S.a" + std::to_string(i % 2), std::to_string(i));
+  auto read = [&](std::vector<std::string> filters, StartAt start) {
+    std::string got;
+    bool done = false;
+    OrderedConsumer::Handlers h;
+    h.message = [&](StoredMessage m) { got += m.data; };
+    h.caught_up = [&] { done = true; };
+    OrderedConsumer consumer(js, "S", std::move(filters), start, h);
+    EXPECT_TRUE(loop.run_until([&] { return done; }, kSoon));
+    return got;
+  };
+  using K = StartAt::Kind;
+  EXPECT_EQ(read({}, {}), "12345");
+  EXPECT_EQ(read({"S.a0"}, {}), "24");
+  EXPECT_EQ(read({"S.a0", "S.a1"}, {}), "12345");
+  EXPECT_EQ(read({}, {K::sequence, 4}), "45");
+  EXPECT_EQ(read({}, {K::last_per_subject, 0}), "45");
+  EXPECT_EQ(read({}, {K::new_only, 0}), "");
+  std::string late;
+  OrderedConsumer::Handlers h;
+  bool ready = false;
+  h.message = [&](StoredMessage m) { late += m.data; };
+  h.caught_up = [&] { ready = true; };
+  OrderedConsumer fresh(js, "S", {}, {K::new_only, 0}, h);
+  ASSERT_TRUE(loop.run_until([&] { return ready; }, kSoon));
+  store("S.x", "6");
+  ASSERT_TRUE(loop.run_until([&] { return late == "6"; }, kSoon));
+  EXPECT_EQ(fresh.last_sequence(), 6u);
+}
+
+TEST_F(JetStreamTest, AnOrderedConsumerFollowsALargeStreamUnderFlowControl) {
+  make(config());
+  constexpr int kCount = 3'000;
+  int stored = 0;
+  for (int i = 0; i < kCount; ++i) {
+    Message m;
+    m.subject = "S.x";
+    m.data = std::string(16 * 1024, 'x');
+    js.publish(std::move(m), {}, [&](Result<PubAck> ack) { stored += ack.ok(); });
+  }
+  ASSERT_TRUE(loop.run_until([&] { return stored == kCount; }, kSoon));
+  std::uint64_t expected = 1;
+  bool done = false;
+  OrderedConsumer::Handlers h;
+  h.message = [&](StoredMessage m) { ASSERT_EQ(m.sequence, expected++); };
+  h.caught_up = [&] { done = true; };
+  OrderedConsumer consumer(js, "S", {}, {}, h);
+  ASSERT_TRUE(loop.run_until([&] { return done; }, kSoon));
+  EXPECT_EQ(expected, kCount + 1u);
+}
+
+TEST_F(JetStreamTest, AnOrderedConsumerThatIsDeletedComesBack) {
+  make(config());
+  std::vector<std::uint64_t> got;
+  OrderedConsumer::Handlers h;
+  h.message = [&](StoredMessage m) { got.push_back(m.sequence); };
+  OrderedConsumer consumer(js, "S", {}, {}, h);
+  store("S.x", "1");
+  ASSERT_TRUE(loop.run_until([&] { return got.size() == 1; }, kSoon));
+  for (int round = 0; round < 3; ++round) {
+    auto names = await<std::string>(loop, kSoon, [&](auto done) {
+                   js.api("CONSUMER.NAMES.S", "", done);
+                 }).value();
+    auto at = names.find("\"consumers\":[\"");
+    ASSERT_NE(at, std::string::npos) << names;
+    auto name = names.substr(at + 14, names.find('"', at + 14) - at - 14);
+    must(loop, [&](auto done) {
+      js.api("CONSUMER.DELETE.S." + name, "",
+             [done](Result<std::string> r) { done(r ? Failure() : Failure(r.error())); });
+    });
+    store("S.x", "next");
+    ASSERT_TRUE(
+        loop.run_until([&] { return got.size() == static_cast<std::size_t>(round) + 2; }, kSoon));
+  }
+  EXPECT_EQ(got, (std::vector<std::uint64_t>{1, 2, 3, 4}));
+}
+
+TEST_F(JetStreamTest, AnOrderedConsumerNoticesAStreamThatLostItsTail) {
+  make(config());
+  for (int i = 0; i < 5; ++i) store("S.x", "old");
+  std::vector<std::uint64_t> got;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> rewound;
+  OrderedConsumer::Handlers h;
+  h.message = [&](StoredMessage m) { got.push_back(m.sequence); };
+  h.rewound = [&](std::uint64_t delivered, std::uint64_t last) {
+    rewound.emplace_back(delivered, last);
+  };
+  OrderedConsumer consumer(js, "S", {}, {}, h);
+  ASSERT_TRUE(loop.run_until([&] { return got.size() == 5; }, kSoon));
+  // As after a restored backup: the same stream, shorter.
+  must(loop, [&](auto done) { js.delete_stream("S", done); });
+  make(config());
+  store("S.x", "new");
+  ASSERT_TRUE(loop.run_until([&] { return !rewound.empty(); }, kSoon));
+  EXPECT_EQ(rewound[0].first, 5u);
+  EXPECT_LE(rewound[0].second, 1u);
+  store("S.x", "newer");
+  ASSERT_TRUE(loop.run_until([&] { return got.back() == 2; }, kSoon));
+}
+
+TEST_F(JetStreamTest, HandlersMayEndTheirWatch) {
+  KeyValue kv(js, "b");
+  must(loop, [&](auto done) { kv.ensure({.bucket = "b"}, done); });
+  for (int i = 0; i < 5; ++i)
+    ASSERT_TRUE(await<std::uint64_t>(
+        loop, kSoon, [&](auto done) { kv.put("k" + std::to_string(i), "v", done); }));
+  std::unique_ptr<KvWatch> watch;
+  int calls = 0;
+  KvWatch::Handlers h;
+  h.entry = [&](KvEntry) {
+    ++calls;
+    watch.reset();
+  };
+  watch = kv.watch(">", h);
+  ASSERT_TRUE(loop.run_until([&] { return calls > 0; }, kSoon));
+  must(loop, [&](auto done) { c.flush(kSoon, done); });
+  EXPECT_EQ(calls, 1);
+}
+
+class JetStreamClusterTest : public JetStreamTest {
+ protected:
+  JetStreamClusterTest() : JetStreamTest(3) {}
+};
+
+TEST_F(JetStreamClusterTest, ABucketSurvivesTheDeathOfEachServerInTurn) {
+  KeyValue kv(js, "b");
+  must(loop, [&](auto done) { kv.ensure({.bucket = "b", .history = 64, .replicas = 3}, done); });
+  Seen seen;
+  auto watch = kv.watch(">", seen.handlers());
+  ASSERT_TRUE(loop.run_until([&] { return seen.caught_up == 1; }, kSoon));
+  std::uint64_t revision = 0;
+  int value = 0;
+  // Repeats a write unchanged until it is known what became of it.
+  auto write = [&] {
+    ++value;
+    Time end = BootClock::now() + seconds(60);
+    while (BootClock::now() < end) {
+      auto r = await<std::uint64_t>(loop, kSoon, [&](auto done) {
+        kv.update("k", std::to_string(value), revision, seconds(1), done);
+      });
+      if (r) {
+        revision = r.value();
+        return;
+      }
+      if (r.error().errc() == Errc::wrong_revision) {  // an earlier sending had landed
+        auto entry = await<KvEntry>(loop, kSoon, [&](auto done) { kv.get("k", done); });
+        if (!entry) continue;
+        ASSERT_EQ(entry.value().value, std::to_string(value));
+        revision = entry.value().revision;
+        return;
+      }
+      connect(c);
+    }
+    FAIL() << "no write went through";
+  };
+  for (std::size_t victim = 0; victim < 3; ++victim) {
+    for (int i = 0; i < 5; ++i) write();
+    servers[victim].kill_hard();
+    for (int i = 0; i < 5; ++i) write();
+    servers[victim].start_again();
+    servers[victim].wait_ready(kSoon);
+  }
+  ASSERT_TRUE(loop.run_until(
+      [&] { return !seen.entries.empty() && seen.entries.back().first == std::to_string(value); },
+      kSoon));
+  for (std::size_t i = 0; i < seen.entries.size(); ++i) EXPECT_EQ(seen.entries[i].second, i + 1);
+  EXPECT_EQ(seen.rewound, 0);
+  EXPECT_EQ(seen.caught_up, 1);
+}
+
+}  // namespace
+}  // namespace cluster::nats

@@ -1,0 +1,103 @@
+// Real NATS servers for tests: one or a cluster of three, each test's own, in a folder that goes
+// with it.
+#pragma once
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include "core/loop.h"
+#include "nats/connection.h"
+#include "nats/embedded_server.h"
+#include "nats/jetstream.h"
+#include "nats/key_value.h"
+
+namespace cluster::testing {
+
+/// Generous: how long a test waits for what must happen.
+inline constexpr auto kSoon = std::chrono::seconds(30);
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "cpp-cluster-test-XXXXXX").string();
+    if (!::mkdtemp(pattern.data())) throw Error(Errc::system, "mkdtemp failed");
+    path_ = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code none;
+    std::filesystem::remove_all(path_, none);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  std::string operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// One server (or a cluster) with JetStream, ready.
+class NatsServers {
+ public:
+  explicit NatsServers(int count = 1)
+      : servers_(nats::start_local_servers(count, folder_.path(), false)) {}
+
+  nats::EmbeddedServer& operator[](std::size_t i) { return *servers_.at(i); }
+  std::size_t size() const { return servers_.size(); }
+  std::vector<std::string> urls() const {
+    std::vector<std::string> all;
+    for (const auto& s : servers_) all.push_back(s->url());
+    return all;
+  }
+  nats::ConnectOptions options(const std::string& name = "test") const {
+    nats::ConnectOptions o;
+    o.nats.servers = urls();
+    o.name = name;
+    return o;
+  }
+
+ private:
+  TemporaryFolder folder_;
+  std::vector<std::unique_ptr<nats::EmbeddedServer>> servers_;
+};
+
+/// Runs the loop until `connection` is connected; false when that takes too long.
+inline bool connect(nats::Connection& connection) {
+  return connection.loop().run_until(
+      [&] { return connection.state() == nats::ConnectionState::connected; }, kSoon);
+}
+
+/// Stops a process and waits until the kernel has done so.
+inline void freeze(pid_t pid) {
+  ::kill(pid, SIGSTOP);
+  auto stopped = [&] {
+    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+    std::string text;
+    std::getline(stat, text);
+    auto at = text.rfind(") ");
+    return at == std::string::npos || text[at + 2] == 'T';
+  };
+  while (!stopped()) std::this_thread::yield();
+}
+inline void thaw(pid_t pid) { ::kill(pid, SIGCONT); }
+
+/// `await` for calls that answer with nothing or a failure; throws the failure.
+template <typename Start>
+void must(Loop& loop, Start start) {
+  auto answer = std::make_shared<std::optional<Failure>>();
+  start(Completion([answer](Failure failure) { answer->emplace(std::move(failure)); }));
+  if (!loop.run_until([&] { return answer->has_value(); }, kSoon))
+    throw Error(Errc::timeout, "no answer in the test's time");
+  if (**answer) throw ***answer;
+}
+
+}  // namespace cluster::testing
