@@ -100,7 +100,7 @@ class Connection {
   /// Round trip to the server and back; also proof that all that was sent before has been processed
   /// by it.
   void flush(Duration timeout, Completion done);
-  /// Runs `task` later on the loop, unless this connection is destroyed before.
+  /// Runs `task` later on the loop, unless this connection is destroyed before. From any thread.
   void defer(Loop::Task task);
 
  private:

@@ -229,6 +229,7 @@ struct EmbeddedServer::Core {
   void take_lock();
   void write_config() const;
   void start();
+  bool listens() const;
   bool reap(bool wait) const;
   void stop();
   ServerUrl address() const;
@@ -275,6 +276,7 @@ void EmbeddedServer::Core::write_config() const {
   text += "server_name: " + quoted(options.server_name) + "\n";
   text += "listen: " + quoted(place(options.host, options.port)) + "\n";
   text += "log_file: " + quoted(log()) + "\nlogfile_size_limit: 10MB\nlogfile_max_num: 3\n";
+  text += "ports_file_dir: " + quoted(folder) + "\n";
   text += "jetstream {\n  store_dir: " + quoted(folder / "store") + "\n";
   if (options.sync_always) text += "  sync_interval: always\n";
   text += "}\n";
@@ -297,6 +299,8 @@ void EmbeddedServer::Core::start() {
   write_config();
   std::error_code none;
   fs::remove(errors(), none);
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".ports") fs::remove(entry.path(), none);
   Descriptor out(
       ::open(errors().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_APPEND, 0600));
   if (out.get() < 0) throw system_error("opening " + errors().string());
@@ -304,6 +308,14 @@ void EmbeddedServer::Core::start() {
   const std::string text = std::to_string(pid);
   if (::ftruncate(lock.get(), 0) != 0 || ::pwrite(lock.get(), text.data(), text.size(), 0) < 0)
     throw system_error("writing the lock of " + folder.string());
+}
+
+// The server itself says so, in a file with its process id: whoever answers on the port might be
+// another one.
+bool EmbeddedServer::Core::listens() const {
+  std::error_code none;
+  return fs::exists(
+      folder / (fs::path(binary).filename().string() + "_" + std::to_string(pid) + ".ports"), none);
 }
 
 // Has it ended?
@@ -372,7 +384,8 @@ void EmbeddedServer::wait_ready(milliseconds timeout) {
       throw Error(Errc::backend_failed, "nats-server on " + url() + " has ended; " + words);
     }
     auto left = std::chrono::duration_cast<milliseconds>(end - BootClock::now());
-    if (left.count() > 0)
+    why = Error(Errc::unavailable, "it does not listen yet");
+    if (left.count() > 0 && core.listens())
       why = probe_jetstream(core.address(), std::min(left, milliseconds(2'000)));
     if (!why) return;
     if (BootClock::now() >= end)

@@ -47,6 +47,7 @@ class MicroService {
   const std::string& id() const noexcept;
 
  private:
+  friend class Responder;
   struct Core;
   std::shared_ptr<Core> core_;
 };

@@ -1,0 +1,270 @@
+#include "nats/micro_service.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cctype>
+#include <chrono>
+#include <mutex>
+#include <thread>
+
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "core/ids.h"
+#include "nats/stored_message.h"
+
+namespace cluster::nats {
+namespace {
+
+using Json = nlohmann::json;
+
+bool name_fits(const std::string& name) {
+  return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
+  });
+}
+
+bool version_fits(const std::string& version) {
+  int numbers = 0;
+  std::size_t at = 0;
+  while (numbers < 3) {
+    auto digits = at;
+    while (digits < version.size() && std::isdigit(static_cast<unsigned char>(version[digits])))
+      ++digits;
+    if (digits == at) return false;
+    at = digits;
+    if (++numbers < 3) {
+      if (at >= version.size() || version[at] != '.') return false;
+      ++at;
+    }
+  }
+  return at == version.size() || version[at] == '-' || version[at] == '+';
+}
+
+std::string text_of(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+struct MicroService::Core : std::enable_shared_from_this<Core> {
+  struct Endpoint {
+    std::string name;
+    std::string subject;
+    std::string queue;
+    std::map<std::string, std::string> metadata;
+    std::uint64_t requests = 0;
+    std::uint64_t errors = 0;
+    std::string last_error;
+    std::chrono::nanoseconds busy{};
+  };
+  // How an answer from another thread finds the loop, for as long as the service lives.
+  struct Gate {
+    std::mutex mutex;
+    Core* core = nullptr;
+
+    // Only on the loop, where the service ends: so it stays true there.
+    Core* get() {
+      std::lock_guard lock(mutex);
+      return core;
+    }
+  };
+
+  Core(Connection& c, ServiceConfig s) : connection(c), config(std::move(s)) {}
+
+  Connection& connection;
+  const ServiceConfig config;
+  const std::string id = random_id();
+  const std::string started = rfc3339_from(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                               std::chrono::system_clock::now().time_since_epoch())
+                                               .count());
+  std::vector<std::shared_ptr<Endpoint>> endpoints;
+  std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+  std::vector<Subscription> subscriptions;
+
+  Json identity(const char* type) const {
+    return {{"type", std::string("io.nats.micro.v1.") + type},
+            {"name", config.name},
+            {"id", id},
+            {"version", config.version},
+            {"metadata", config.metadata}};
+  }
+  Json info() const;
+  Json stats() const;
+  void serve(const std::string& verb, std::function<Json()> answer);
+};
+
+struct Responder::State {
+  std::shared_ptr<MicroService::Core::Gate> gate;
+  std::shared_ptr<MicroService::Core::Endpoint> endpoint;
+  std::string reply_to;
+  Time began{};
+  std::thread::id loop_thread = std::this_thread::get_id();
+  std::atomic<bool> answered{false};
+
+  ~State() { send({}, {}, 500, "the service gave no answer"); }
+
+  // A code of 0 is success.
+  void send(std::string data, std::vector<Header> headers, int code,
+            const std::string& description) {
+    if (answered.exchange(true)) return;
+    Message message;
+    message.subject = reply_to;
+    message.data = std::move(data);
+    message.headers = std::move(headers);
+    std::string error;
+    if (code != 0) {
+      std::string line = description;
+      std::replace_if(
+          line.begin(), line.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, ' ');
+      message.headers.emplace_back("Nats-Service-Error-Code", std::to_string(code));
+      message.headers.emplace_back("Nats-Service-Error", line);
+      error = std::to_string(code) + ":" + line;
+    }
+    auto finish = [e = endpoint, m = std::move(message), begin = began,
+                   error](Connection& connection) {
+      e->busy += BootClock::now() - begin;
+      if (!error.empty()) {
+        ++e->errors;
+        e->last_error = error;
+      }
+      if (m.subject.empty()) return;
+      try {
+        connection.publish(m);
+      } catch (const Error& fault) {
+        // Too large, or with a header that can't be: the caller must hear of it all the same.
+        ++e->errors;
+        e->last_error = std::string("500:") + fault.what();
+        Message instead;
+        instead.subject = m.subject;
+        instead.headers = {{"Nats-Service-Error-Code", "500"},
+                           {"Nats-Service-Error", "the answer can't be sent"}};
+        connection.publish(instead);
+      }
+    };
+    if (std::this_thread::get_id() == loop_thread) {
+      if (auto* core = gate->get()) finish(core->connection);
+      return;
+    }
+    std::lock_guard lock(gate->mutex);
+    if (!gate->core) return;
+    gate->core->connection.defer([owner = gate, finish = std::move(finish)] {
+      if (auto* core = owner->get()) finish(core->connection);
+    });
+  }
+};
+
+void Responder::reply(std::string data, std::vector<Header> headers) {
+  CLUSTER_CHECK(state_);
+  state_->send(std::move(data), std::move(headers), 0, {});
+}
+
+void Responder::fail(int code, const std::string& description) {
+  CLUSTER_CHECK(state_ && code != 0);
+  state_->send({}, {}, code, description);
+}
+
+Json MicroService::Core::info() const {
+  auto json = identity("info_response");
+  json["description"] = config.description;
+  json["endpoints"] = Json::array();
+  for (const auto& e : endpoints)
+    json["endpoints"].push_back({{"name", e->name},
+                                 {"subject", e->subject},
+                                 {"queue_group", e->queue},
+                                 {"metadata", e->metadata}});
+  return json;
+}
+
+Json MicroService::Core::stats() const {
+  auto json = identity("stats_response");
+  json["started"] = started;
+  json["endpoints"] = Json::array();
+  for (const auto& e : endpoints) {
+    const auto done = static_cast<std::int64_t>(std::max<std::uint64_t>(1, e->requests));
+    json["endpoints"].push_back({{"name", e->name},
+                                 {"subject", e->subject},
+                                 {"queue_group", e->queue},
+                                 {"num_requests", e->requests},
+                                 {"num_errors", e->errors},
+                                 {"last_error", e->last_error},
+                                 {"processing_time", e->busy.count()},
+                                 {"average_processing_time", e->busy.count() / done}});
+  }
+  return json;
+}
+
+// On $SRV.<verb>, $SRV.<verb>.<name> and $SRV.<verb>.<name>.<id>.
+void MicroService::Core::serve(const std::string& verb, std::function<Json()> answer) {
+  std::string subject = "$SRV." + verb;
+  for (const std::string& more : {std::string(), "." + config.name, "." + id}) {
+    subject += more;
+    subscriptions.push_back(connection.subscribe(subject, [this, answer](Message request) {
+      if (request.reply.empty()) return;
+      Message message;
+      message.subject = request.reply;
+      message.data = text_of(answer());
+      connection.publish(message);
+    }));
+  }
+}
+
+MicroService::MicroService(Connection& connection, ServiceConfig config) {
+  if (!name_fits(config.name))
+    throw Error(
+        Errc::invalid_argument,
+        "\"" + config.name + "\" can't be a service's name: letters, digits, - and _ are allowed");
+  if (!version_fits(config.version))
+    throw Error(Errc::invalid_argument, "service " + config.name + ": \"" + config.version +
+                                            "\" is no semantic version such as 1.2.3");
+  core_ = std::make_shared<Core>(connection, std::move(config));
+  core_->gate->core = core_.get();
+  core_->serve("PING", [core = core_.get()] { return core->identity("ping_response"); });
+  core_->serve("INFO", [core = core_.get()] { return core->info(); });
+  core_->serve("STATS", [core = core_.get()] { return core->stats(); });
+}
+
+MicroService::~MicroService() {
+  {
+    std::lock_guard lock(core_->gate->mutex);
+    core_->gate->core = nullptr;
+  }
+  core_->subscriptions.clear();
+}
+
+void MicroService::add_endpoint(const std::string& name, const std::string& subject,
+                                Handler handler, const std::string& queue,
+                                std::map<std::string, std::string> metadata) {
+  if (!name_fits(name))
+    throw Error(
+        Errc::invalid_argument,
+        "\"" + name + "\" can't be an endpoint's name: letters, digits, - and _ are allowed");
+  auto endpoint = std::make_shared<Core::Endpoint>();
+  endpoint->name = name;
+  endpoint->subject = subject;
+  endpoint->queue = queue;
+  endpoint->metadata = std::move(metadata);
+  core_->subscriptions.push_back(core_->connection.subscribe(
+      subject,
+      [gate = core_->gate, endpoint, handler = std::move(handler)](Message request) {
+        ++endpoint->requests;
+        Responder responder;
+        responder.state_ = std::make_shared<Responder::State>();
+        responder.state_->gate = gate;
+        responder.state_->endpoint = endpoint;
+        responder.state_->reply_to = request.reply;
+        responder.state_->began = BootClock::now();
+        auto state = responder.state_;
+        try {
+          handler(std::move(request), std::move(responder));
+        } catch (const std::exception& error) {
+          state->send({}, {}, 500, error.what());
+        }
+      },
+      queue));
+  core_->endpoints.push_back(std::move(endpoint));
+}
+
+const std::string& MicroService::id() const noexcept { return core_->id; }
+
+}  // namespace cluster::nats
