@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <thread>
 
 #include <unistd.h>
 
@@ -71,10 +72,12 @@ class Demo {
 
   void run() {
     start();
+    write_more_notes();
     const std::string first = leader();
     say("\n%s", bold("1. kill -9 of the leader's process on " + first).c_str());
     fail_over(first, false);
     bring_back(first);
+    write_more_notes();
     const std::string second = leader();
     say("\n%s",
         bold("2. " + second + " loses power: node, guardian and notes die at once").c_str());
@@ -87,6 +90,8 @@ class Demo {
   void start_node(const std::string& node);
   void fail_over(const std::string& victim, bool power);
   void bring_back(const std::string& node);
+  /// Returns once the leader has proved itself.
+  void write_more_notes();
   void finish();
   void stop_nodes() noexcept;
 
@@ -98,6 +103,9 @@ class Demo {
   /// A time once it has come; `find` returns it or nothing.
   template <typename Find>
   Time time_of(const std::string& what, Find find);
+  /// Which part that should run does not, and where to read why; empty: all run.
+  std::string what_has_ended();
+  static std::string last_complaint(const std::string& log_file);
   static void row(Time killed, Time when, const std::string& what, const std::string& detail);
 
   const std::string programs_;
@@ -117,26 +125,45 @@ void Demo::wait_for(const std::string& what, Duration limit, Condition condition
   std::string ended;
   const bool met = loop_.run_until(
       [&] {
-        for (auto& [node, program] : nodes_) {
-          std::string how;
-          if (!program->running(&how)) ended = node + " " + how + ": read " + program->log_file();
-        }
+        ended = what_has_ended();
         return interrupted_ || !ended.empty() || condition();
       },
       limit);
   if (interrupted_) throw Interrupted{};
   if (!ended.empty()) throw Failed{ended};
-  if (!met)
-    throw Failed{what + " did not happen within " +
-                 std::to_string(std::chrono::duration_cast<std::chrono::seconds>(limit).count()) +
-                 " s: read " + folder_ + "/node-*.log"};
+  if (met) return;
+  std::string text =
+      "for " + std::to_string(std::chrono::duration_cast<std::chrono::seconds>(limit).count()) +
+      " s it has waited in vain for " + what + ". The logs are " + folder_ +
+      "/node-*.log; the last complaints in them:";
+  for (const char* node : {"node-1", "node-2", "node-3"})
+    text += std::string("\n  ") + node + ": " + last_complaint(folder_ + "/" + node + ".log");
+  throw Failed{text};
 }
 
 template <typename Find>
 Time Demo::time_of(const std::string& what, Find find) {
   std::optional<Time> found;
-  wait_for(what, 60s, [&] { return (found = find()).has_value(); });
+  wait_for(what, 30s, [&] { return (found = find()).has_value(); });
   return *found;
+}
+
+std::string Demo::what_has_ended() {
+  for (const auto& server : servers_)
+    if (std::string why; !server->running(&why)) return "the NATS server has ended: " + why;
+  for (const auto& [node, program] : nodes_)
+    if (std::string how; !program->running(&how))
+      return node + " " + how + ": read " + program->log_file();
+  return "";
+}
+
+std::string Demo::last_complaint(const std::string& log_file) {
+  std::ifstream file(log_file);
+  std::string last = "none";
+  for (std::string line; std::getline(file, line);)
+    if (line.find(" warn") != std::string::npos || line.find(" error ") != std::string::npos)
+      last = line;
+  return last;
 }
 
 void Demo::start() {
@@ -145,7 +172,7 @@ void Demo::start() {
   history_.emplace(loop_, servers_.front()->url(), kPlatform);
   for (const char* node : {"node-1", "node-2", "node-3"}) start_node(node);
   writer_.emplace(port_.port(), [this](FirstAnswer answer) { history_->answered(answer); });
-  wait_for("a first leader and its backend", 60s,
+  wait_for("a first leader that answers", 30s,
            [&] { return whole() && !history_->answers().empty(); });
   say("Three nodes run on an embedded NATS server, %.1f s after the start. %s leads:",
       milliseconds(BootClock::now() - began) / 1000, leader().c_str());
@@ -238,7 +265,6 @@ void Demo::fail_over(const std::string& victim, bool power) {
       if (on == next && time > killed) return time;
     return std::nullopt;
   });
-  row(killed, ready, "backend ready", "notes on " + next);
 
   const FirstAnswer* answer = nullptr;
   const Time answered = time_of("an answer from " + next, [&]() -> std::optional<Time> {
@@ -251,21 +277,28 @@ void Demo::fail_over(const std::string& victim, bool power) {
   });
   char silence[64];
   std::snprintf(silence, sizeof silence, ", %.1f ms after the last", milliseconds(answer->silence));
+  // The client may be served before the node has looked.
+  const bool served_first = answered < ready;
+  if (!served_first) row(killed, ready, "backend ready", "notes on " + next);
   row(killed, answered, "first answer", "from " + answer->node + silence);
+  if (served_first) row(killed, ready, "backend ready", "notes on " + next + ", says its node");
 }
 
 void Demo::bring_back(const std::string& node) {
   const Time began = BootClock::now();
   start_node(node);
-  wait_for("the return of " + node, 60s, [&] { return whole(); });
+  wait_for("the return of " + node, 30s, [&] { return whole(); });
   say("   %s is started again; it is one of three again after %.1f s", node.c_str(),
       milliseconds(BootClock::now() - began) / 1000);
 }
 
+void Demo::write_more_notes() {
+  const std::uint64_t until = writer_->written().notes + 500;
+  wait_for("500 more notes", 30s, [&] { return writer_->written().notes >= until; });
+}
+
 void Demo::finish() {
-  // The client goes on until the new leader has proved itself.
-  const std::uint64_t until = writer_->written().notes + 100;
-  wait_for("100 more notes", 30s, [&] { return writer_->written().notes >= until; });
+  write_more_notes();
   const Written written = writer_->written();
   writer_.reset();
   if (written.stale != 0)
