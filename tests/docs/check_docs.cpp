@@ -11,6 +11,7 @@
 //   <!-- check: in PATH -->    the block is a part of that file
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -100,6 +101,7 @@ class Docs {
   }
   void read_blocks(const std::string& file);
   void check_links(const std::string& file, int line, const std::string& text);
+  static std::set<std::string> anchors(const fs::path& path);
   void check_block(const Block& block);
   void check_same(const Block& block);
   void check_cpp(const Block& block);
@@ -172,13 +174,35 @@ void Docs::read_blocks(const std::string& file) {
 }
 
 void Docs::check_links(const std::string& file, int line, const std::string& text) {
-  static const std::regex kLink(R"(\]\(([^)#\s]+)[^)]*\))");
+  static const std::regex kLink(R"(\]\(([^)#\s]*)(?:#([^)\s]+))?\))");
   for (std::sregex_iterator link(text.begin(), text.end(), kLink), end; link != end; ++link) {
     const std::string target = (*link)[1];
+    const std::string anchor = (*link)[2];
     if (target.find("://") != std::string::npos) continue;
-    if (!fs::exists((source_ / file).parent_path() / target))
+    const fs::path path = target.empty() ? source_ / file : (source_ / file).parent_path() / target;
+    if (!fs::exists(path))
       fault(file + ":" + std::to_string(line), "there is no " + target);
+    else if (!anchor.empty() && !anchors(path).contains(anchor))
+      fault(file + ":" + std::to_string(line),
+            "there is no heading #" + anchor + " in " + path.filename().string());
   }
+}
+
+// Headings as links name them: small letters, digits, - and _, with - for blanks.
+std::set<std::string> Docs::anchors(const fs::path& path) {
+  std::set<std::string> all;
+  for (const auto& line : lines_of(read(path))) {
+    if (!line.starts_with("#")) continue;
+    std::string anchor;
+    for (const char c : line.substr(std::min(line.find(' ') + 1, line.size()))) {
+      if (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_')
+        anchor += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+      else if (c == ' ')
+        anchor += '-';
+    }
+    all.insert(anchor);
+  }
+  return all;
 }
 
 void Docs::check_block(const Block& block) {
