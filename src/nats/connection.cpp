@@ -109,6 +109,7 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
   std::map<std::uint64_t, std::shared_ptr<Sub>> subs;
   std::unordered_map<std::uint64_t, std::shared_ptr<Sub>> routes;
   Subscription replies;
+  Failure inbox_refused;  // this server does not let us hear answers
 
   std::unordered_map<std::uint64_t, Pending> pending;
   std::set<std::pair<Time, std::uint64_t>> deadlines;
@@ -226,6 +227,7 @@ void Connection::Core::up(std::shared_ptr<Wire> w) {
   if (w->generation <= newest_down) return link->retire(std::move(w));
   wire = std::move(w);
   server = wire->server;
+  inbox_refused.reset();
   for (auto& [id, sub] : subs) attach(*sub, sub);
   set_state(ConnectionState::connected, {});
 }
@@ -261,7 +263,8 @@ void Connection::Core::refused(const std::string& text) {
       permission ? Errc::permission_denied : Errc::unavailable,
       "NATS server " + server.url + ": " + text + (permission ? "; allow it for this user" : ""));
   if (permission && !subject.empty()) {
-    const bool ours = subject.rfind(inbox, 0) == 0;  // we may not hear any answer
+    const bool ours = subject == inbox + ".*";  // we may not hear any answer
+    if (ours) inbox_refused = error;
     std::vector<std::uint64_t> hit;
     for (const auto& [id, p] : pending)
       if (ours || p.subject == subject) hit.push_back(id);
@@ -415,6 +418,7 @@ void Connection::request(Message message, Duration timeout, Callback<Message> do
     return core.later(std::move(done), Error(Errc::invalid_argument, "request: " + fault));
   const std::string what = "request to \"" + message.subject + "\"";
   if (!core.wire) return core.later(std::move(done), not_connected(what));
+  if (core.inbox_refused) return core.later(std::move(done), *core.inbox_refused);
   if (core.pending.size() >= kPendingLimit)
     return core.later(std::move(done), Error(Errc::unavailable,
                                              what + ": too many requests wait for their answers"));

@@ -328,8 +328,10 @@ Result<std::unique_ptr<natsOptions, void (*)(natsOptions*)>> Link::State::connec
   if (!n.user.empty())
     set("user", [&] { return natsOptions_SetUserInfo(raw, n.user.c_str(), n.password.c_str()); });
   if (!n.token.empty()) set("token", [&] { return natsOptions_SetToken(raw, n.token.c_str()); });
-  if (n.tls.enabled || server.tls) {
-    set("tls", [&] { return natsOptions_SetSecure(raw, true); });
+  if (n.tls.enabled || server.tls) set("tls", [&] { return natsOptions_SetSecure(raw, true); });
+  // What was given for TLS counts also when we do not ask for it: the server may.
+  if (n.tls.enabled || server.tls || !n.tls.ca_file.empty() || !n.tls.cert_file.empty() ||
+      !n.tls.server_name.empty() || n.tls.skip_verification) {
     if (!n.tls.ca_file.empty())
       set("tls.ca_file",
           [&] { return natsOptions_LoadCATrustedCertificates(raw, n.tls.ca_file.c_str()); });
@@ -370,6 +372,7 @@ Failure Link::State::attempt(const ServerUrl& server) {
   if (s != NATS_OK) {
     const char* last = nats_GetLastError(nullptr);
     std::string text = last && *last ? last : natsStatus_GetText(s);
+    if (text.rfind("(conn.c:", 0) == 0) text.erase(0, std::min(text.find("): ") + 3, text.size()));
     if (s == NATS_CONNECTION_AUTH_FAILED) {
       // libnats drops the server's words for some refusals.
       return fail(Errc::permission_denied, "the server refuses the credentials (" + text + ")");
