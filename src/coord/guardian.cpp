@@ -41,10 +41,10 @@ std::string find_guardian(const std::string& program) {
   if (!error) {
     auto beside = (self.parent_path() / "cpp-cluster-guardian").string();
     if (executable(beside)) return beside;
-    auto relocated = (self.parent_path().parent_path() / "libexec/cpp-cluster/guardian").string();
+    auto relocated = (self.parent_path().parent_path() / "libexec/cpp-cluster/cpp-cluster-guardian").string();
     if (executable(relocated)) return relocated;
   }
-  std::string installed = CLUSTER_LIBEXEC_DIR "/guardian";
+  std::string installed = CLUSTER_LIBEXEC_DIR "/cpp-cluster-guardian";
   return executable(installed) ? installed : std::string();
 }
 
