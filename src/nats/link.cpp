@@ -7,6 +7,7 @@
 
 #include "cluster/clock.h"
 #include "core/check.h"
+#include "nats/connect_limit.h"
 #include "nats/credentials.h"
 #include "nats/probe.h"
 
@@ -17,6 +18,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kFirstAttemptLimit{500};
 constexpr milliseconds kLastAttemptLimit{3'000};
+constexpr milliseconds kConnectGrace{200};
 constexpr milliseconds kRefusedWait{1'000};  // servers log each refusal
 constexpr milliseconds kCloseLimit{250};
 constexpr milliseconds kBuryLimit{2'000};
@@ -179,6 +181,7 @@ struct Link::State : std::enable_shared_from_this<Link::State> {
   std::vector<std::shared_ptr<Wire>> retired;
   std::vector<Ended> ended;
   std::vector<FlushWanted> flushes;
+  ConnectLimit* under_way = nullptr;
 
   // Only on the thread:
   std::vector<std::shared_ptr<Wire>> wires;  // all that are not destroyed yet
@@ -368,7 +371,19 @@ Failure Link::State::attempt(const ServerUrl& server) {
   auto o = connect_options(server, id);
   if (!o) return fail(Errc::invalid_argument, o.error().what());
   natsConnection* nc = nullptr;
+  std::optional<ConnectLimit> limit(std::in_place, server.port, attempt_limit + kConnectGrace);
+  {
+    std::lock_guard lock(mutex);
+    if (stop) limit->end_now();
+    under_way = &*limit;
+  }
   natsStatus s = natsConnection_Connect(&nc, o.value().get());
+  {
+    std::lock_guard lock(mutex);
+    under_way = nullptr;
+  }
+  const bool late = limit->over();
+  limit.reset();
   if (s != NATS_OK) {
     const char* last = nats_GetLastError(nullptr);
     std::string text = last && *last ? last : natsStatus_GetText(s);
@@ -377,6 +392,7 @@ Failure Link::State::attempt(const ServerUrl& server) {
       // libnats drops the server's words for some refusals.
       return fail(Errc::permission_denied, "the server refuses the credentials (" + text + ")");
     }
+    if (late) return fail(Errc::timeout, "no answer within the time limit");
     if (text.find("Expected 'PONG'") != std::string::npos)
       text =
           "the server closed the connection during the handshake; it may want other credentials or "
@@ -546,6 +562,7 @@ Link::~Link() {
   {
     std::lock_guard lock(state_->mutex);
     state_->stop = true;
+    if (state_->under_way) state_->under_way->end_now();
     state_->wake.notify_all();
   }
   thread_.join();
