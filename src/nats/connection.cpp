@@ -170,6 +170,8 @@ void Connection::Core::close() {
   deadlines.clear();
   routes.clear();
   state = ConnectionState::closed;
+  for (auto& [id, sub] : subs)
+    if (sub->handle) link->unsubscribe(*wire, std::exchange(sub->handle, nullptr), sub->route);
   wire.reset();
   link.reset();
   // What the callbacks own may end subscriptions of ours in turn: by then there must be none.
