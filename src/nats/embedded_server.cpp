@@ -423,6 +423,21 @@ void EmbeddedServer::start_again() {
   core_->start();
 }
 
+namespace {
+
+// A cluster has a leader before that knows all its servers well enough to place replicas on them.
+void wait_placement(const EmbeddedServer& server, int replicas) {
+  if (replicas == 1) return;
+  const auto url = parse_server_url(server.url()).value();
+  Time end = BootClock::now() + seconds(60);
+  while (auto why = probe_placement(url, std::min(replicas, 5), seconds(2))) {
+    if (BootClock::now() >= end) throw *why;
+    std::this_thread::sleep_for(milliseconds(20));
+  }
+}
+
+}  // namespace
+
 std::vector<std::unique_ptr<EmbeddedServer>> start_local_servers(int count,
                                                                  const std::string& folder,
                                                                  bool sync_always) {
@@ -447,6 +462,7 @@ std::vector<std::unique_ptr<EmbeddedServer>> start_local_servers(int count,
         servers.push_back(std::make_unique<EmbeddedServer>(std::move(o)));
       }
       for (auto& server : servers) server->wait_ready(seconds(60));
+      wait_placement(*servers.front(), count);
       return servers;
     } catch (const Error& error) {
       servers.clear();

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cluster/clock.h"
+#include "core/ids.h"
 
 namespace cluster::nats {
 namespace {
@@ -160,7 +161,11 @@ Result<Greeting> probe(const ServerUrl& server, std::chrono::milliseconds timeou
   return read_greeting(socket, end, server.text());
 }
 
-Failure probe_jetstream(const ServerUrl& server, std::chrono::milliseconds timeout) {
+namespace {
+
+// One request to JetStream's API.
+Failure ask_jetstream(const ServerUrl& server, const std::string& what, const std::string& body,
+                      std::chrono::milliseconds timeout) {
   Time end = BootClock::now() + timeout;
   auto fd = connect_tcp(server, timeout);
   if (!fd) return fd.error();
@@ -168,15 +173,12 @@ Failure probe_jetstream(const ServerUrl& server, std::chrono::milliseconds timeo
   const std::string place = server.text();
   auto greeting = read_greeting(socket, end, place);
   if (!greeting) return greeting.error();
+  const std::string inbox = "_INBOX." + random_id();
   const std::string ask =
-      "CONNECT "
-      "{\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true,\"name\":"
-      "\"cpp-cluster probe\"}\r\n"
-      "SUB _INBOX.probe." +
-      std::to_string(fd.value()) + "." + greeting.value().server_id +
-      " 1\r\n"
-      "PUB $JS.API.INFO _INBOX.probe." +
-      std::to_string(fd.value()) + "." + greeting.value().server_id + " 0\r\n\r\n";
+      "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true,"
+      "\"name\":\"cpp-cluster probe\"}\r\nSUB " +
+      inbox + " 1\r\nPUB $JS.API." + what + " " + inbox + " " + std::to_string(body.size()) +
+      "\r\n" + body + "\r\n";
   if (::send(socket.fd(), ask.data(), ask.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(ask.size()))
     return Error(Errc::unavailable, place + ": " + reason(errno));
   while (true) {
@@ -189,9 +191,9 @@ Failure probe_jetstream(const ServerUrl& server, std::chrono::milliseconds timeo
       return Error(Errc::unavailable,
                    place + ": JetStream is not enabled there; start nats-server with -js");
     if (text.rfind("MSG ", 0) != 0) continue;
-    auto body = socket.line(end, place);
-    if (!body) return body.error();
-    auto answer = nlohmann::json::parse(body.value(), nullptr, false);
+    auto answer_text = socket.line(end, place);
+    if (!answer_text) return answer_text.error();
+    auto answer = nlohmann::json::parse(answer_text.value(), nullptr, false);
     if (!answer.is_object())
       return Error(Errc::incompatible, place + ": JetStream's answer can't be read");
     if (auto error = answer.find("error"); error != answer.end() && error->is_object())
@@ -199,6 +201,21 @@ Failure probe_jetstream(const ServerUrl& server, std::chrono::milliseconds timeo
                                           field<std::string>(*error, "description", "an error"));
     return std::nullopt;
   }
+}
+
+}  // namespace
+
+Failure probe_jetstream(const ServerUrl& server, std::chrono::milliseconds timeout) {
+  return ask_jetstream(server, "INFO", "", timeout);
+}
+
+Failure probe_placement(const ServerUrl& server, int replicas, std::chrono::milliseconds timeout) {
+  const std::string name = "cpp-cluster-probe-" + random_id();
+  const nlohmann::json config = {
+      {"name", name}, {"subjects", {name}}, {"storage", "memory"}, {"num_replicas", replicas}};
+  if (auto failure = ask_jetstream(server, "STREAM.CREATE." + name, config.dump(), timeout))
+    return failure;
+  return ask_jetstream(server, "STREAM.DELETE." + name, "", timeout);
 }
 
 }  // namespace cluster::nats

@@ -30,5 +30,7 @@ Result<Greeting> probe(const ServerUrl& server, std::chrono::milliseconds timeou
 /// Asks a server without authentication whether JetStream serves requests; in a cluster: has a
 /// leader. Errors: as probe's; unavailable with the reason while it does not.
 Failure probe_jetstream(const ServerUrl& server, std::chrono::milliseconds timeout);
+/// Can streams of that many replicas be placed? Makes one in memory and deletes it.
+Failure probe_placement(const ServerUrl& server, int replicas, std::chrono::milliseconds timeout);
 
 }  // namespace cluster::nats

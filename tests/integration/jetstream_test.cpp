@@ -4,6 +4,8 @@
 #include <csignal>
 #include <map>
 
+#include <nlohmann/json.hpp>
+
 #include "integration/nats_fixture.h"
 #include "nats/key_value.h"
 
@@ -371,6 +373,37 @@ TEST_F(JetStreamTest, AnOrderedConsumerThatIsDeletedComesBack) {
         loop.run_until([&] { return got.size() == static_cast<std::size_t>(round) + 2; }, kSoon));
   }
   EXPECT_EQ(got, (std::vector<std::uint64_t>{1, 2, 3, 4}));
+}
+
+TEST_F(JetStreamTest, AnOrderedConsumerIsNotFooledByAGap) {
+  make(config());
+  std::vector<std::string> got;
+  OrderedConsumer::Handlers h;
+  h.message = [&](StoredMessage m) { got.push_back(m.data); };
+  OrderedConsumer consumer(js, "S", {}, {}, h);
+  std::vector<std::string> expected;
+  auto names_of = [&] {
+    return await<std::string>(loop, kSoon, [&](auto done) { js.api("CONSUMER.LIST.S", "", done); })
+        .value();
+  };
+  for (int round = 0; round < 3; ++round) {
+    expected.push_back(std::to_string(round));
+    store("S.x", expected.back());
+    ASSERT_TRUE(loop.run_until([&] { return got == expected; }, kSoon));
+    auto before = nlohmann::json::parse(names_of())["consumers"][0];
+    // A heartbeat that knows of deliveries which have not come.
+    Message forged;
+    forged.subject = before["config"]["deliver_subject"];
+    forged.headers = {{"Status", "100"}, {"Nats-Last-Consumer", "999"}};
+    ASSERT_TRUE(c.publish(forged));
+    auto replaced = [&] {
+      auto now = nlohmann::json::parse(names_of())["consumers"];
+      return now.size() == 1 && now[0]["name"] != before["name"];
+    };
+    Time end = BootClock::now() + kSoon;
+    while (!replaced()) ASSERT_LT(BootClock::now(), end);
+  }
+  EXPECT_EQ(got, expected);
 }
 
 TEST_F(JetStreamTest, AnOrderedConsumerNoticesAStreamThatLostItsTail) {
