@@ -52,8 +52,11 @@ format:
 	@$(SETUP) --check
 	@scripts/format
 
+# The library knows where its guardian is installed, so that one file is compiled for the prefix.
 install:
 	@test -f $(BUILD)/build.ninja || { echo 'nothing is built yet: run make build first' >&2; exit 1; }
+	@cmake --preset release -D CMAKE_INSTALL_PREFIX='$(PREFIX)'
+	@cmake --build --preset release
 	@DESTDIR='$(DESTDIR)' cmake --install $(BUILD) --prefix '$(PREFIX)'
 
 clean:
