@@ -216,8 +216,9 @@ Exit Dev::run() {
   start_servers();
   start_nodes();
   say_what_runs();
-  const LoopSource watch = loop_.every(seconds(1), [this] { watch_servers(); });
+  LoopSource watch = loop_.every(seconds(1), [this] { watch_servers(); });
   while (!asked_to_stop_) loop_.run_once(seconds(1));
+  watch.reset();
   stop();
   return Exit::ok;
 }

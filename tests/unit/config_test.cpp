@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -374,6 +375,19 @@ TEST_F(ConfigFile, AClientNeedsNoPlatformAndLeavesAppsAlone) {
   const Config c = load("nats: {url: 'nats://a:1'}\napps: {x: {process: {command: '${UNSET}'}}}\n");
   EXPECT_EQ(c.platform.name, "");
   EXPECT_EQ(c.apps.size(), 0u);
+}
+
+TEST(Documents, NameEveryKey) {
+  std::ostringstream text;
+  text << std::ifstream(SOURCE_FOLDER "/docs/configuration.md").rdbuf();
+  Config config;
+  AppOptions app;
+  Settings all = platform_settings(config);
+  for (auto& setting : app_settings(app)) all.push_back(std::move(setting));
+  for (const auto& setting : all) {
+    if (setting.kind == Setting::Kind::section) continue;
+    EXPECT_NE(text.str().find("| `" + setting.path + "` |"), std::string::npos) << setting.path;
+  }
 }
 
 TEST(Words, AreSplitAsAShellWould) {

@@ -1,0 +1,436 @@
+// The program's commands against a real NATS server, with records written by hand and nodes that
+// answer as a test wants.
+#include <atomic>
+#include <csignal>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include "integration/nats_fixture.h"
+#include "nats/micro_service.h"
+
+namespace cluster {
+namespace {
+
+using nlohmann::json;
+using testing::kSoon;
+
+struct Outcome {
+  int status = -1;
+  std::string out{};
+  std::string err{};
+};
+
+std::string text_of(const std::string& file) {
+  std::ostringstream text;
+  text << std::ifstream(file).rdbuf();
+  return text.str();
+}
+
+// The program, with nothing of this test's environment but PATH.
+class Program {
+ public:
+  Program(const testing::TemporaryFolder& folder, std::vector<std::string> arguments,
+          std::vector<std::string> environment = {})
+      : out_(folder / ("out" + std::to_string(++count_))), err_(out_ + ".err") {
+    arguments.insert(arguments.begin(), CLUSTER_PROGRAM);
+    environment.push_back(std::string("PATH=") + getenv("PATH") + ":/usr/sbin");
+    environment.push_back("HOME=" + folder.path().string());
+    std::vector<char*> argv, envp;
+    for (auto& a : arguments) argv.push_back(a.data());
+    for (auto& e : environment) envp.push_back(e.data());
+    argv.push_back(nullptr);
+    envp.push_back(nullptr);
+    const int out = open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    const int err = open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    const std::string where = folder.path();
+    pid_ = fork();
+    if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      dup2(out, 1);
+      dup2(err, 2);
+      if (chdir(where.c_str()) != 0) _exit(126);
+      execve(argv[0], argv.data(), envp.data());
+      _exit(127);
+    }
+    close(out);
+    close(err);
+  }
+  ~Program() {
+    if (ended_) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  void send(int signal) const { kill(pid_, signal); }
+  bool ended() {
+    int status = 0;
+    if (!ended_ && waitpid(pid_, &status, WNOHANG) == pid_) {
+      ended_ = true;
+      status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+    return ended_;
+  }
+  int status() const { return status_; }
+  std::string out() const { return text_of(out_); }
+  std::string err() const { return text_of(err_); }
+
+ private:
+  static inline int count_ = 0;
+  std::string out_, err_;
+  pid_t pid_ = -1;
+  bool ended_ = false;
+  int status_ = -1;
+};
+
+class Cli : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
+    ASSERT_TRUE(testing::connect(connection_));
+    ensure("shop_members");
+    ensure("shop_leases");
+  }
+
+  void ensure(const std::string& bucket) {
+    nats::KeyValue store(jetstream_, bucket);
+    auto made = nats::await<bool>(loop_, kSoon, [&](Callback<bool> done) {
+      store.ensure({.bucket = bucket},
+                   [done](Failure failure) { failure ? done(*failure) : done(true); });
+    });
+    ASSERT_TRUE(made.ok()) << made.error().what();
+  }
+
+  std::uint64_t put(const std::string& bucket, const std::string& key, const std::string& value) {
+    nats::KeyValue store(jetstream_, bucket);
+    auto revision = nats::await<std::uint64_t>(
+        loop_, kSoon, [&](Callback<std::uint64_t> done) { store.put(key, value, done); });
+    return revision.value();
+  }
+
+  std::uint64_t put_member(const std::string& node, const std::string& session,
+                           const std::string& state = "live") {
+    return put("shop_members", node,
+               json{{"v", 1},
+                    {"node", node},
+                    {"session", session},
+                    {"state", state},
+                    {"voters", json::array()},
+                    {"labels", {{"zone", "a"}}},
+                    {"host", "host-a"},
+                    {"boot", "b"},
+                    {"folder", "f"},
+                    {"version", "0.1.0"},
+                    {"apps", {"database"}},
+                    {"load", 0.5},
+                    {"started", "2026-01-02T03:04:05Z"},
+                    {"ended_by", state == "live" ? "" : "node-1: silent"}}
+                   .dump());
+  }
+
+  void put_lease(const std::string& app, const std::string& holder, const std::string& session,
+                 std::uint64_t session_rev, std::uint64_t epoch,
+                 const std::string& state = "held") {
+    put("shop_leases", app,
+        json{{"v", 1},
+             {"app", app},
+             {"epoch", epoch},
+             {"state", state},
+             {"holder", holder},
+             {"session", session},
+             {"session_rev", session_rev},
+             {"target", ""}}
+            .dump());
+  }
+
+  // Runs it while this thread's loop goes on, so that nodes of the test can answer.
+  Outcome run(std::vector<std::string> arguments, std::vector<std::string> environment = {}) {
+    environment.push_back("NATS_URL=" + servers_.urls()[0]);
+    Program program(folder_, std::move(arguments), std::move(environment));
+    EXPECT_TRUE(until([&] { return program.ended(); }));
+    return {program.status(), program.out(), program.err()};
+  }
+
+  // No event tells that a file has grown or a child has ended here: asks every few milliseconds.
+  bool until(const std::function<bool()>& done) {
+    const LoopSource tick = loop_.every(std::chrono::milliseconds(5), [] {});
+    return loop_.run_until(done, kSoon);
+  }
+
+  testing::NatsServers servers_;
+  testing::TemporaryFolder folder_;
+  Loop loop_;
+  nats::Connection connection_{loop_, servers_.options()};
+  nats::JetStream jetstream_{connection_};
+};
+
+// Answers for a node as the platform's own service does.
+class FakeNode {
+ public:
+  FakeNode(nats::Connection& connection, std::string node, bool in_force = true)
+      : service_(connection, {.name = "shop", .version = "0.1.0"}) {
+    const json status{{"v", 1},
+                      {"platform", "shop"},
+                      {"node", node},
+                      {"state", "running"},
+                      {"session", {{"id", "S"}, {"in_force", in_force}, {"left_ms", 500}}},
+                      {"apps",
+                       {{{"name", "database"},
+                         {"mode", "singleton"},
+                         {"role", "active"},
+                         {"phase", "active"},
+                         {"leader", node},
+                         {"epoch", 4},
+                         {"last_error", ""},
+                         {"backend", nullptr}}}}};
+    service_.add_endpoint(
+        "status", "shop._.node." + node + ".status",
+        [status](nats::Message, nats::Responder responder) { responder.reply(status.dump()); });
+    service_.add_endpoint("stepdown", "shop._.node." + node + ".stepdown",
+                          [this](nats::Message request, nats::Responder responder) {
+                            asked = json::parse(request.data);
+                            on_stepdown(std::move(responder));
+                          });
+  }
+
+  std::optional<json> asked{};
+  std::function<void(nats::Responder)> on_stepdown{};
+
+ private:
+  nats::MicroService service_;
+};
+
+TEST_F(Cli, StatusShowsNodesAppsAndWhoIsSilent) {
+  const auto rev1 = put_member("node-1", "S1");
+  put_member("node-2", "S2");
+  put_member("node-3", "S3", "expired");
+  put_lease("database", "node-1", "S1", rev1, 4);
+  put_lease("_coordinator", "node-1", "S1", rev1, 2);
+  FakeNode node(connection_, "node-1");
+  const Outcome plain = run({"status"});
+  EXPECT_EQ(plain.status, 0) << plain.err;
+  EXPECT_NE(plain.out.find("Coordinator  node-1  epoch 2"), std::string::npos) << plain.out;
+  EXPECT_NE(plain.out.find("no answer"), std::string::npos) << plain.out;
+  EXPECT_NE(plain.out.find("node-1: silent"), std::string::npos) << plain.out;
+  EXPECT_EQ(plain.out.find('\033'), std::string::npos) << plain.out;
+  const json out = json::parse(run({"status", "--platform", "shop", "-o", "json"}).out);
+  EXPECT_EQ(out["nats"]["version"].get<std::string>().substr(0, 2), "2.");
+  EXPECT_EQ(out["nodes"].size(), 3u);
+  EXPECT_EQ(out["nodes"][0]["answered"], true);
+  EXPECT_EQ(out["nodes"][1]["answered"], false);
+  EXPECT_EQ(out["apps"][0]["leader"], "node-1");
+  EXPECT_EQ(out["apps"][0]["epoch"], 4);
+}
+
+TEST_F(Cli, StatusOfRecordsThatCantBeReadSaysSo) {
+  put("shop_members", "node-1", R"({"v":2})");
+  put("shop_leases", "database", "not json");
+  const Outcome outcome = run({"status"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("incompatible"), std::string::npos) << outcome.out;
+}
+
+TEST_F(Cli, WatchShowsChangesAndGoesOn) {
+  put_member("node-1", "S1");
+  Program program(folder_, {"node", "list", "--watch", "100ms", "-o", "json"},
+                  {"NATS_URL=" + servers_.urls()[0]});
+  EXPECT_TRUE(until([&] { return program.out().find("node-1") != std::string::npos; }));
+  put_member("node-2", "S2");
+  EXPECT_TRUE(until([&] { return program.out().find("node-2") != std::string::npos; }))
+      << program.out() << program.err();
+  program.send(SIGTERM);
+  EXPECT_TRUE(until([&] { return program.ended(); }));
+}
+
+TEST_F(Cli, WhatIsNotThereEndsWithFour) {
+  EXPECT_EQ(run({"status", "--platform", "other"}).status, 4);
+  put_member("node-1", "S1");
+  const Outcome node = run({"node", "status", "nod-1"});
+  EXPECT_EQ(node.status, 4);
+  EXPECT_NE(node.err.find("did you mean \"node-1\""), std::string::npos) << node.err;
+  EXPECT_EQ(run({"stepdown", "database"}).status, 4);
+}
+
+TEST_F(Cli, SeveralPlatformsMustBeToldApart) {
+  ensure("other_members");
+  const Outcome outcome = run({"status"});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_NE(outcome.err.find("--platform"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Cli, NoServerEndsWithThree) {
+  const Outcome outcome =
+      run({"status", "--nats", "nats://127.0.0.1:1", "--timeout", "300ms", "--platform", "shop"});
+  EXPECT_EQ(outcome.status, 3);
+  EXPECT_NE(outcome.err.find("nats://127.0.0.1:1"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Cli, NodeStatusTellsLiveSilentAndGoneApart) {
+  put_member("node-1", "S1");
+  put_member("node-2", "S2");
+  put_member("node-3", "S3", "left");
+  FakeNode node(connection_, "node-1");
+  const Outcome fine = run({"node", "status", "node-1"});
+  EXPECT_EQ(fine.status, 0) << fine.err;
+  EXPECT_NE(fine.out.find("database"), std::string::npos) << fine.out;
+  EXPECT_EQ(run({"node", "status", "node-2"}).status, 6);
+  EXPECT_EQ(run({"node", "status", "node-3"}).status, 5);
+  EXPECT_EQ(run({"node", "status"}, {"NODE_ID=node-1"}).status, 0);
+}
+
+TEST_F(Cli, HealthOverNatsFollowsTheSession) {
+  FakeNode good(connection_, "node-1");
+  FakeNode bad(connection_, "node-2", false);
+  const std::vector<std::string> environment{"PLATFORM=shop"};
+  EXPECT_EQ(run({"health", "--node", "node-1"}, environment).status, 0);
+  EXPECT_EQ(run({"health", "--node", "node-2"}, environment).status, 5);
+  EXPECT_EQ(run({"health", "--node", "node-9"}, environment).status, 5);
+}
+
+TEST_F(Cli, HealthOverHttpWithoutANodeIsNotHealthy) {
+  EXPECT_EQ(run({"health", "--http", "127.0.0.1:1"}).status, 5);
+  EXPECT_EQ(run({"health", "--http", "here"}).status, 2);
+}
+
+TEST_F(Cli, StepdownAsksTheHolderAndWaitsForTheNext) {
+  const auto rev1 = put_member("node-1", "S1");
+  const auto rev2 = put_member("node-2", "S2");
+  put_lease("database", "node-1", "S1", rev1, 4);
+  FakeNode node(connection_, "node-1");
+  node.on_stepdown = [&](nats::Responder responder) {
+    responder.reply(json{{"v", 1}, {"app", "database"}, {"epoch", 4}}.dump());
+    nats::KeyValue(jetstream_, "shop_leases")
+        .put("database",
+             json{{"v", 1},
+                  {"app", "database"},
+                  {"epoch", 5},
+                  {"state", "held"},
+                  {"holder", "node-2"},
+                  {"session", "S2"},
+                  {"session_rev", rev2},
+                  {"target", ""}}
+                 .dump(),
+             [](Result<std::uint64_t>) {});
+  };
+  const Outcome outcome = run({"stepdown", "database", "--to", "node-2", "--timeout", "20s"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "database: node-1 has stepped down (epoch 4); node-2 leads now\n");
+  ASSERT_TRUE(node.asked);
+  EXPECT_EQ((*node.asked)["app"], "database");
+  EXPECT_EQ((*node.asked)["target"], "node-2");
+  EXPECT_EQ((*node.asked)["timeout_ms"], 20'000);
+}
+
+TEST_F(Cli, StepdownPassesOnWhatTheNodeRefuses) {
+  const auto rev1 = put_member("node-1", "S1");
+  put_lease("database", "node-1", "S1", rev1, 4);
+  FakeNode node(connection_, "node-1");
+  const std::vector<std::pair<int, int>> codes{{404, 4}, {409, 5}, {408, 6}, {422, 4}, {500, 1}};
+  for (const auto& [code, status] : codes) {
+    node.on_stepdown = [code = code](nats::Responder responder) {
+      responder.fail(code, "because of the test");
+    };
+    const Outcome outcome = run({"stepdown", "database"});
+    EXPECT_EQ(outcome.status, status) << code;
+    EXPECT_NE(outcome.err.find("because of the test"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(Cli, StepdownWithoutALeaderEndsWithFive) {
+  const auto rev1 = put_member("node-1", "S1");
+  put_lease("database", "node-1", "S1", rev1, 4);
+  put_member("node-1", "S1", "left");
+  EXPECT_EQ(run({"stepdown", "database"}).status, 5);
+  put_member("node-1", "S2");
+  EXPECT_EQ(run({"stepdown", "database"}).status, 5);
+}
+
+TEST_F(Cli, StepdownToANodeThatIsNotLiveIsRefused) {
+  const auto rev1 = put_member("node-1", "S1");
+  put_member("node-2", "S2", "left");
+  put_lease("database", "node-1", "S1", rev1, 4);
+  EXPECT_EQ(run({"stepdown", "database", "--to", "node-2"}).status, 4);
+  EXPECT_EQ(run({"stepdown", "database", "--to", "node-9"}).status, 4);
+}
+
+TEST_F(Cli, CompletionKnowsNamesAndEveryCommand) {
+  put_member("node-1", "S1");
+  put_lease("database", "node-1", "S1", 1, 4);
+  EXPECT_EQ(run({"names", "nodes"}).out, "node-1\n");
+  EXPECT_EQ(run({"names", "apps"}).out, "database\n");
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    const std::string script = run({"completion", shell}).out;
+    for (const char* word : {"stepdown", "config", "base-port", "label"})
+      EXPECT_NE(script.find(word), std::string::npos) << shell << " " << word;
+  }
+}
+
+TEST_F(Cli, ConfigCheckNamesAllFaults) {
+  std::ofstream(folder_ / "bad.yaml") << "platfrom: a\ntiming: {lease_ttl: 500}\n";
+  const Outcome bad = run({"config", "check", "bad.yaml"});
+  EXPECT_EQ(bad.status, 2);
+  EXPECT_NE(bad.err.find("bad.yaml:1:1: platfrom: unknown key; did you mean \"platform\"?"),
+            std::string::npos)
+      << bad.err;
+  EXPECT_NE(bad.err.find("bad.yaml:2:21: timing.lease_ttl"), std::string::npos) << bad.err;
+  std::ofstream(folder_ / "good.yaml") << "platform: shop\nnats: {user: me, password: hidden}\n";
+  EXPECT_EQ(run({"config", "check", "good.yaml"}).status, 0);
+  const Outcome shown =
+      run({"config", "show", "--config", "good.yaml", "--set", "timing.cooldown=7s"});
+  EXPECT_EQ(shown.status, 0) << shown.err;
+  EXPECT_NE(shown.out.find("cooldown: 7s"), std::string::npos) << shown.out;
+  EXPECT_EQ(shown.out.find("hidden"), std::string::npos) << shown.out;
+}
+
+TEST_F(Cli, DevRunsAClusterUntilItIsInterrupted) {
+  Program dev(folder_, {"dev", "--nodes", "2", "--http-base-port", "0", "--log-files", "--folder",
+                        folder_ / "dev"});
+  ASSERT_TRUE(until([&] { return dev.out().find("Ctrl-C stops") != std::string::npos; }))
+      << dev.out() << dev.err();
+  const std::string out = dev.out();
+  const auto at = out.find("NATS_URL=") + 9;
+  const std::string url = out.substr(at, out.find(' ', at) - at);
+  json status;
+  EXPECT_TRUE(until([&] {
+    status = json::parse(run({"status", "--nats", url, "--platform", "dev", "-o", "json"}).out,
+                         nullptr, false);
+    return status.is_object() && status["nodes"].size() == 2 && status["apps"].size() == 1 &&
+           status["apps"][0]["leader"].is_string();
+  })) << status
+      << dev.out();
+  dev.send(SIGINT);
+  EXPECT_TRUE(until([&] { return dev.ended(); }));
+  EXPECT_EQ(dev.status(), 0) << dev.err();
+  EXPECT_NE(dev.out().find("All has stopped."), std::string::npos) << dev.out();
+}
+
+TEST_F(Cli, WrongUsageEndsWithTwo) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{},
+                                             {"statsu"},
+                                             {"status", "--watch", "5"},
+                                             {"status", "-o", "xml"},
+                                             {"stepdown"},
+                                             {"run", "--set", "timing.drift"},
+                                             {"dev", "--servers", "2"}})
+    EXPECT_EQ(run(arguments).status, 2) << (arguments.empty() ? "" : arguments[0]);
+  EXPECT_EQ(run({"--help"}).status, 0);
+  EXPECT_EQ(run({"version"}).status, 0);
+  EXPECT_EQ(run({"--version"}).out, run({"version"}).out);
+}
+
+}  // namespace
+}  // namespace cluster
