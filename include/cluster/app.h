@@ -56,6 +56,7 @@ class App {
 
  private:
   friend class Platform;
+  friend class Election;
   struct Core;
   explicit App(std::unique_ptr<Core> core);
   std::unique_ptr<Core> core_;

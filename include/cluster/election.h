@@ -51,10 +51,9 @@ class Election {
 
  private:
   friend class App;
-  friend class Platform;
   struct Core;
-  explicit Election(Core* core) : core_(core) {}
-  Core* core_;
+  explicit Election(Core& core) : core_(core) {}
+  Core& core_;
 };
 
 }  // namespace cluster

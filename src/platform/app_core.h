@@ -1,0 +1,140 @@
+// One app on this node: its hooks, its backend, and the life between standby and active. On the loop, but for what says otherwise.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "cluster/app.h"
+#include "core/loop.h"
+#include "core/result.h"
+#include "core/strand.h"
+#include "ops/process_backend.h"
+#include "platform/transition.h"
+
+namespace cluster {
+
+/// What an app needs of its platform.
+class AppHost {
+ public:
+  virtual ~AppHost() = default;
+  virtual Loop& loop() = 0;
+  virtual StrandPool& strands() = 0;
+  virtual const std::string& platform_name() const = 0;
+  virtual const std::string& node_name() const = 0;
+  virtual const std::string& folder_id() const = 0;
+  virtual const Timing& timing() const = 0;
+  virtual void group_began(pid_t group) = 0;
+  virtual void group_ended(pid_t group) = 0;
+  virtual void set_candidate(const std::string& app, bool candidate, Time not_before) = 0;
+  virtual bool holds(const std::string& app) const = 0;
+  virtual void release(const std::string& app, const std::string& target) = 0;
+  /// Nanoseconds of BootClock until which the node's session holds; 0: none does. Any thread.
+  virtual std::int64_t limit_ns() const noexcept = 0;
+  virtual bool is_live(const std::string& node) const = 0;
+  virtual void app_is_down(const std::string& app) = 0;  ///< after stop(): its on_stop is done
+};
+
+struct App::Core {
+  Core(AppHost& host, AppOptions options);
+  ~Core();
+
+  // The loop's side.
+  void session_began();
+  void session_ended(const std::string& why);
+  void acquired(std::uint64_t epoch);
+  void lease_gone();  ///< released, or taken by somebody: this node does not hold it any more
+  void leader_seen(std::optional<Leader> leader, std::uint64_t epoch);
+  void member_joined(const Member& member);
+  void member_left(const Member& member);
+  /// Gives the lead up; `done` tells whether that was possible.
+  void step_down(const std::string& target, Completion done);
+  void stop();                 ///< demote in order, then on_stop; AppHost::app_is_down follows
+  void kill_now();             ///< what runs, at once
+  bool down() const { return stopped_; }
+  bool singleton() const { return std::holds_alternative<Singleton>(options.mode); }
+
+  struct Seen {
+    Role role{};
+    std::string phase;
+    std::optional<Leader> leader;
+    std::string last_error;
+    std::optional<ProcessBackend::Status> backend;
+  };
+  Seen seen() const;
+
+  // Any thread.
+  bool is_leader() const noexcept;
+  std::optional<Leader> leader() const;
+  bool wait_for_leadership(std::chrono::milliseconds timeout);
+  void step_down_and_wait(const std::string& target, std::chrono::milliseconds timeout);
+  void forbid_from_hooks(const char* what) const;
+
+  AppHost& host;
+  AppOptions options;
+  std::vector<Hook> start_hooks, active_hooks, passive_hooks, stop_hooks;
+  std::vector<std::function<void(const LeaderChange&)>> leader_hooks;
+  std::vector<std::function<void(const Member&)>> join_hooks, leave_hooks;
+  std::unique_ptr<Election::Core> election_core;
+  std::unique_ptr<Election> election;
+  std::atomic<std::uint64_t> epoch{0};
+  std::atomic<Role> role{Role::standby};
+  std::atomic<bool> held{false};
+
+ private:
+  Duration hook_timeout() const;
+  void make_backend();
+  std::vector<StepPlan> plan() const;
+  void carry_out(Transition::Output& out);
+  void step(const std::function<void(Transition&, Time, Transition::Output&)>& event);
+  void run_hooks(const char* what, const std::vector<Hook>& hooks, std::stop_source stop,
+                 std::function<void(std::optional<std::string>)> done);
+  void up(Step step, std::uint64_t ticket);
+  void undo(Step step, std::uint64_t ticket);
+  void standby_reached(const std::optional<std::string>& failure);
+  void arm();
+  void offer();  ///< become a candidate, or active, when nothing stands in the way
+  void finish_stop();
+  void set_group(pid_t group);
+  void notify_waiters();
+
+  std::unique_ptr<Strand> strand_;
+  Transition transition_;
+  std::unique_ptr<ProcessBackend> backend_;
+  pid_t group_ = 0;
+  bool in_force_ = false;    // the node has a session
+  bool start_hooks_done_ = false;
+  bool start_hooks_begun_ = false;
+  bool stopping_ = false;
+  bool stopped_ = false;
+  bool offered_ = false;
+  int failures_ = 0;         // promotions that failed in a row
+  Time not_before_{};
+  std::string target_;       // of the step-down under way
+  std::vector<Completion> step_down_waiters_;
+  std::string last_error_;
+  std::stop_source active_stop_{std::nostopstate};
+  LoopSource timer_;
+  LoopSource cooldown_;
+  LoopSource stop_limit_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+
+  mutable std::mutex mutex_;  // over what other threads wait for
+  std::condition_variable changed_;
+  std::optional<Leader> leader_;
+  bool active_ = false;
+  bool shut_down_ = false;
+};
+
+struct Election::Core {
+  App::Core& app;
+};
+
+}  // namespace cluster

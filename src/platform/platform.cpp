@@ -1,0 +1,695 @@
+// The life of a node: folder, NATS, guardian, session, apps; and the end of all that in order.
+#include "cluster/platform.h"
+
+#include <atomic>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <fstream>
+#include <future>
+#include <map>
+#include <mutex>
+
+#include <unistd.h>
+
+#include "cluster/version.h"
+#include "coord/driver.h"
+#include "coord/guardian.h"
+#include "coord/node_folder.h"
+#include "core/ids.h"
+#include "core/log.h"
+#include "core/names.h"
+#include "core/process_scan.h"
+#include "nats/embedded_server.h"
+#include "ops/http_endpoint.h"
+#include "platform/app_core.h"
+#include "platform/control.h"
+#include "platform/node_status.h"
+#include "platform/validate.h"
+
+namespace cluster {
+namespace {
+
+constexpr char kCoordinatorApp[] = "_coordinator";
+constexpr Duration kStartRetry = std::chrono::milliseconds(250);
+constexpr Duration kTellAgain = std::chrono::seconds(5);
+constexpr Duration kLeaveLimit = std::chrono::seconds(5);
+constexpr Duration kFolderPatience = std::chrono::seconds(30);
+
+std::string wall_time() {
+  std::time_t now = std::time(nullptr);
+  char text[32];
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+double machine_load() {
+  std::ifstream file("/proc/loadavg");
+  double load = 0;
+  file >> load;
+  return load;
+}
+
+PlatformOptions completed(PlatformOptions options) {
+  if (options.node.empty()) options.node = short_host_name();
+  std::string rest = options.nats_url;
+  while (!rest.empty()) {
+    auto comma = rest.find(',');
+    std::string url = rest.substr(0, comma);
+    if (!url.empty()) options.nats.servers.push_back(url);
+    rest = comma == std::string::npos ? std::string() : rest.substr(comma + 1);
+  }
+  options.nats_url.clear();
+  return options;
+}
+
+// Wrong beyond what waiting could mend.
+bool final_error(const Error& error) {
+  switch (error.errc()) {
+    case Errc::incompatible:
+    case Errc::invalid_argument:
+    case Errc::permission_denied:
+    case Errc::node_already_present: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
+
+struct Platform::Core final : AppHost {
+  explicit Core(PlatformOptions o) : options(completed(std::move(o))) {}
+
+  // AppHost
+  Loop& loop() override { return loop_; }
+  StrandPool& strands() override { return strands_; }
+  const std::string& platform_name() const override { return options.name; }
+  const std::string& node_name() const override { return options.node; }
+  const std::string& folder_id() const override { return marker_; }
+  const Timing& timing() const override { return options.timing; }
+  void group_began(pid_t group) override {
+    if (guardian_) guardian_->memory().add_group(group);
+  }
+  void group_ended(pid_t group) override {
+    if (guardian_) guardian_->memory().remove_group(group);
+  }
+  void set_candidate(const std::string& app, bool candidate, Time not_before) override {
+    if (driver_) driver_->set_candidate(app, candidate, not_before);
+  }
+  bool holds(const std::string& app) const override { return driver_ && driver_->coordination().holds(app); }
+  void release(const std::string& app, const std::string& target) override { driver_->release(app, target); }
+  std::int64_t limit_ns() const noexcept override { return limit_ns_.load(); }
+  bool is_live(const std::string& node) const override {
+    const auto* seen = driver_ ? driver_->coordination().view().find(node) : nullptr;
+    return seen && seen->record.live();
+  }
+  void app_is_down(const std::string&) override { leave_when_all_are_down(); }
+
+  void run();
+  void stop();
+  void begin_stop();
+  std::string status_json();
+  App::Core* find_app(const std::string& name);
+  NodeStatus status() const;
+  HttpReply answer(const std::string& path);
+
+  void start_nats();
+  void try_to_start();
+  void start_failed(const Error& error);
+  void start_coordination(int replicas);
+  coord::DriverEvents events();
+  void blocked_by(const coord::SessionRecord& other);
+  void session_began(const coord::SessionId& id, coord::Revision rev);
+  void session_ended(const std::string& why);
+  void lease_changed(const std::string& app);
+  void member_changed(const std::string& node);
+  void leave_when_all_are_down();
+  void finish(std::exception_ptr failure);
+  Member member_of(const std::string& node, const coord::SessionRecord& record, coord::Revision rev) const;
+  std::shared_ptr<const coord::NodeFacts> facts() const;
+  ControlService::Answers control_answers();
+
+  PlatformOptions options;
+  std::vector<std::function<void(const Member&)>> join_hooks, leave_hooks;
+
+  Loop loop_;
+  std::vector<std::unique_ptr<App>> apps_;
+  std::map<std::string, App::Core*> cores_;
+  StrandPool strands_;  // ends before the apps, whose hooks its threads run
+  std::unique_ptr<Strand> strand_ = strands_.strand();
+
+  std::string marker_;
+  std::string started_;
+  Time started_at_{};
+  std::unique_ptr<coord::NodeFolder> folder_;
+  std::unique_ptr<nats::EmbeddedServer> embedded_;
+  std::unique_ptr<nats::Connection> connection_;
+  std::unique_ptr<nats::JetStream> jetstream_;
+  std::unique_ptr<coord::Guardian> guardian_;
+  std::unique_ptr<coord::Driver> driver_;
+  std::unique_ptr<ControlService> control_;
+  std::unique_ptr<HttpEndpoint> http_;
+  std::vector<LoopSource> signals_;
+  LoopSource start_timer_, start_limit_, leave_limit_;
+  Time told_at_{};
+  std::string waiting_for_;
+  std::string last_trouble_;
+  enum class Life { idle, starting, running, stopping, over } life_ = Life::idle;
+  bool joined_ = false;  // a session was in force at least once
+  bool leaving_ = false;
+  bool starting_step_ = false;
+  std::exception_ptr failure_;
+  std::map<std::string, Member> known_;  // live members that on_member_join has told of
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+
+  std::atomic<std::int64_t> limit_ns_{0};
+  std::atomic<bool> run_called_{false};
+  std::atomic<bool> stop_asked_{false};
+  mutable std::mutex mutex_;  // over what other threads read
+  std::vector<Member> members_;
+  std::string http_address_;
+};
+
+// ---- start
+
+void Platform::Core::run() {
+  if (run_called_.exchange(true)) throw Error(Errc::invalid_argument, "Platform::run() was called before: a platform runs once");
+  sigset_t before;
+  pthread_sigmask(SIG_SETMASK, nullptr, &before);
+  for (int signal : {SIGINT, SIGTERM})
+    signals_.push_back(loop_.on_signal(signal, [this, signal] {
+      log::info("signal", {{"node", options.node}, {"signal", signal == SIGINT ? "SIGINT" : "SIGTERM"}});
+      if (life_ == Life::stopping) {
+        // Asked twice: no more courtesy.
+        for (auto& [name, app] : cores_) app->kill_now();
+        return finish(nullptr);
+      }
+      begin_stop();
+    }));
+  started_ = wall_time();
+  started_at_ = BootClock::now();
+  life_ = Life::starting;
+  try {
+    std::string path = options.folder.empty() ? coord::default_node_folder(options.name, options.node) : options.folder;
+    folder_ = std::make_unique<coord::NodeFolder>(path, std::chrono::duration_cast<std::chrono::milliseconds>(kFolderPatience));
+    marker_ = folder_->id();
+    auto leftovers = end_marked({instance_mark(marker_)}, std::chrono::seconds(5));
+    for (const auto& process : leftovers.ended)
+      log::warn("leftover_ended", {{"node", options.node}, {"pid", process.pid}, {"command", process.command}});
+    if (!leftovers.remaining.empty())
+      throw Error(Errc::system, "process " + std::to_string(leftovers.remaining.front().pid) + " (" + leftovers.remaining.front().command +
+                                    "), left over from this node's last run, can't be ended: end it by hand");
+    if (!options.http.empty()) {
+      http_ = std::make_unique<HttpEndpoint>(options.http, [this](const std::string& p) { return answer(p); });
+      std::lock_guard lock(mutex_);
+      http_address_ = http_->address();
+    }
+    start_nats();
+    if (options.nats.start_timeout.count() > 0)
+      start_limit_ = loop_.after(options.nats.start_timeout, [this] {
+        finish(std::make_exception_ptr(Error(
+            Errc::unavailable, "node \"" + options.node + "\" could not join platform \"" + options.name + "\" within nats.start_timeout (" +
+                                   std::to_string(options.nats.start_timeout.count() / 1000) + " s): " +
+                                   (waiting_for_.empty() ? "no answer" : waiting_for_))));
+      });
+    if (stop_asked_.load()) begin_stop();
+    loop_.run();
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+  life_ = Life::over;
+  // In reverse order, while the loop's thread lives: children die with it. HTTP threads wait for the loop to answer them, so
+  // the endpoint goes once it is known that nothing will.
+  limit_ns_.store(0);
+  start_timer_.reset();
+  start_limit_.reset();
+  leave_limit_.reset();
+  if (http_) http_->stop();
+  control_.reset();
+  driver_.reset();
+  if (guardian_) guardian_->memory().set_limit(Time{}, options.timing.stop_margin);
+  for (auto& [name, app] : cores_) app->kill_now();
+  jetstream_.reset();
+  connection_.reset();
+  embedded_.reset();
+  signals_.clear();
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+void Platform::Core::start_nats() {
+  if (!options.nats.embedded.empty()) {
+    EmbeddedNats embedded = options.nats.embedded.front();
+    if (embedded.folder.empty()) embedded.folder = folder_->path() + "/nats";
+    if (embedded.server_name.empty()) embedded.server_name = options.node;
+    if (embedded.cluster_name.empty()) embedded.cluster_name = options.name;
+    embedded_ = std::make_unique<nats::EmbeddedServer>(embedded);
+    options.nats.servers.insert(options.nats.servers.begin(), embedded_->url());
+    log::info("nats_server", {{"node", options.node}, {"url", embedded_->url()}, {"pid", embedded_->pid()},
+                              {"sync_interval", embedded.sync_always ? "always" : "default"}});
+  }
+  nats::ConnectOptions connect;
+  connect.nats = options.nats;
+  connect.name = "cpp-cluster " + options.name + "/" + options.node;
+  connection_ = std::make_unique<nats::Connection>(loop_, connect);
+  jetstream_ = std::make_unique<nats::JetStream>(*connection_, std::chrono::seconds(2));
+  connection_->on_state([this](nats::ConnectionState state, const std::string& why) {
+    if (state == nats::ConnectionState::connected) {
+      log::info("nats_connected", {{"node", options.node}, {"server", connection_->server().url}});
+      if (!driver_) loop_.post([this] { try_to_start(); });
+    } else if (life_ == Life::starting && !driver_) {
+      start_failed(Error(Errc::unavailable, why));
+    } else if (state == nats::ConnectionState::reconnecting) {
+      log::warn("nats_disconnected", {{"node", options.node}, {"why", why}});
+    }
+  });
+  connection_->on_error([this](const Error& error) {
+    last_trouble_ = error.what();
+    log::error("nats_error", {{"node", options.node}, {"why", error.what()}});
+    if (life_ == Life::starting && error.errc() == Errc::permission_denied) finish(std::make_exception_ptr(error));
+  });
+}
+
+void Platform::Core::start_failed(const Error& error) {
+  waiting_for_ = error.what();
+  if (life_ != Life::starting) return;
+  if (final_error(error)) return finish(std::make_exception_ptr(error));
+  std::string why_dead;
+  if (embedded_ && !embedded_->running(&why_dead))
+    return finish(std::make_exception_ptr(Error(Errc::backend_failed, "the embedded nats-server has ended: " + why_dead)));
+  Time now = BootClock::now();
+  if (told_at_ == Time{} || now >= told_at_ + kTellAgain) {
+    told_at_ = now;
+    log::warn("waiting_for_nats", {{"node", options.node}, {"why", waiting_for_}});
+  }
+}
+
+void Platform::Core::try_to_start() {
+  if (life_ != Life::starting || driver_ || starting_step_ || connection_->state() != nats::ConnectionState::connected) return;
+  starting_step_ = true;
+  nats::check_server(*jetstream_, [this](Failure failure) {
+    starting_step_ = false;
+    if (life_ != Life::starting) return;
+    if (failure) {
+      start_failed(*failure);
+      start_timer_ = loop_.after(kStartRetry, [this] { try_to_start(); });
+      return;
+    }
+    // On a NATS cluster three replicas: an acknowledged record must survive the loss of a server.
+    int replicas = options.nats.replicas;
+    if (replicas == 0) replicas = connection_->server().cluster.empty() ? 1 : 3;
+    start_coordination(replicas);
+  });
+}
+
+std::shared_ptr<const coord::NodeFacts> Platform::Core::facts() const {
+  auto facts = std::make_shared<coord::NodeFacts>();
+  facts->labels = options.labels;
+  facts->host = short_host_name();
+  facts->boot = boot_id();
+  facts->folder = marker_;
+  facts->version = CLUSTER_VERSION;
+  for (const auto& [name, app] : cores_) facts->apps.push_back(name);
+  facts->load = options.load ? options.load() : machine_load();
+  facts->started = started_;
+  return facts;
+}
+
+void Platform::Core::start_coordination(int replicas) {
+  coord::Driver::Options driver;
+  driver.platform = options.name;
+  driver.replicas = replicas;
+  auto& coordination = driver.coordination;
+  auto& session = coordination.session;
+  session.node = options.node;
+  session.timing.session_timeout = options.timing.session_timeout;
+  session.timing.lease_ttl = options.timing.lease_ttl;
+  session.timing.stop_margin = options.timing.stop_margin;
+  session.timing.drift = options.timing.drift;
+  session.boot = boot_id();
+  session.folder = marker_;
+  session.new_id = [] { return random_id(); };
+  session.facts = [this] { return facts(); };
+  for (const auto& [name, app] : cores_)
+    if (app->singleton()) coordination.apps.push_back(name);
+  coordination.apps.push_back(kCoordinatorApp);
+
+  coord::Guardian::Options guardian;
+  guardian.program = options.guardian;
+  guardian.platform = options.name;
+  guardian.node = options.node;
+  guardian.marker = marker_;
+  guardian.nats = options.nats;
+  guardian.lock_fd = folder_->lock_fd();
+  guardian.give_up = 2 * options.timing.lease_ttl;
+  if (!guardian_) {
+    guardian_ = std::make_unique<coord::Guardian>(loop_, guardian);
+    guardian_->start();
+  }
+
+  driver_ = std::make_unique<coord::Driver>(loop_, *jetstream_, driver, events());
+  driver_->prepare([this](Failure failure) {
+    if (life_ != Life::starting) return;
+    if (failure) {
+      start_failed(*failure);
+      start_timer_ = loop_.after(kStartRetry, [this] {
+        driver_.reset();
+        try_to_start();
+      });
+      return;
+    }
+    waiting_for_ = "its first session: JetStream does not store the node's record, or another session stands under its name";
+    driver_->start();
+    driver_->set_candidate(kCoordinatorApp, true);
+  });
+}
+
+coord::DriverEvents Platform::Core::events() {
+  coord::DriverEvents events;
+  events.session_began = [this](const coord::SessionId& id, coord::Revision rev) { session_began(id, rev); };
+  events.session_ended = [this](const std::string& why) { session_ended(why); };
+  events.left = [this] {
+    if (guardian_) guardian_->memory().state().left.store(true);
+    finish(nullptr);
+  };
+  events.acquired = [this](const std::string& app, std::uint64_t epoch) {
+    if (auto* core = find_app(app)) core->acquired(epoch);
+    else log::info("coordinator", {{"node", options.node}, {"epoch", epoch}});
+    lease_changed(app);
+  };
+  events.released = [this](const std::string& app) {
+    if (auto* core = find_app(app)) core->lease_gone();
+    lease_changed(app);
+  };
+  events.lease_changed = [this](const std::string& app) { lease_changed(app); };
+  events.member_changed = [this](const std::string& node) { member_changed(node); };
+  events.limit_changed = [this](Time limit) {
+    limit_ns_.store(limit.time_since_epoch().count());
+    if (guardian_) guardian_->memory().set_limit(limit, options.timing.stop_margin);
+  };
+  events.blocked = [this](const coord::SessionRecord& other) { blocked_by(other); };
+  events.trouble = [this](const Error& error) {
+    last_trouble_ = error.what();
+    if (life_ == Life::starting && final_error(error)) return finish(std::make_exception_ptr(error));
+    log::warn("nats_trouble", {{"node", options.node}, {"why", error.what()}});
+  };
+  return events;
+}
+
+// Another session stands under this node's name: is somebody there?
+void Platform::Core::blocked_by(const coord::SessionRecord& other) {
+  log::warn("name_in_use", {{"node", options.node}, {"session", other.session},
+                            {"host", other.facts ? other.facts->host : std::string()},
+                            {"do", "waiting until that session has ended"}});
+  ask_for_node(*connection_, options.name, options.node, [this, alive = alive_](Result<std::string> who) {
+    if (!*alive || !who || life_ == Life::stopping || life_ == Life::over) return;
+    finish(std::make_exception_ptr(Error(Errc::node_already_present,
+                                         "node \"" + options.node + "\" of platform \"" + options.name + "\" runs already: " + who.value() +
+                                             "; stop that one, or give this node another name")));
+  });
+}
+
+// ---- the session's life
+
+void Platform::Core::session_began(const coord::SessionId& id, coord::Revision rev) {
+  start_limit_.reset();
+  waiting_for_.clear();
+  joined_ = true;
+  log::info("session_began", {{"node", options.node}, {"session", id.session}, {"rev", rev}});
+  if (guardian_) guardian_->memory().set_session(id.session);
+  if (life_ == Life::starting) life_ = Life::running;
+  if (!control_) control_ = std::make_unique<ControlService>(*connection_, options.name, options.node, control_answers());
+  for (auto& [name, app] : cores_) app->session_began();
+}
+
+void Platform::Core::session_ended(const std::string& why) {
+  if (!leaving_) log::error("session_ended", {{"node", options.node}, {"why", why}});
+  control_.reset();
+  for (auto& [name, app] : cores_) app->session_ended(why);
+}
+
+void Platform::Core::lease_changed(const std::string& app) {
+  auto* core = find_app(app);
+  if (!core || !core->singleton() || !driver_) return;
+  const auto& lease = driver_->coordination().lease(app);
+  auto node = driver_->coordination().leader(app);
+  std::optional<Leader> leader;
+  if (node) leader = Leader{*node, lease.epoch()};
+  core->leader_seen(leader, lease.epoch());
+}
+
+Member Platform::Core::member_of(const std::string& node, const coord::SessionRecord& record, coord::Revision rev) const {
+  Member member;
+  member.node = node;
+  member.session = record.session;
+  member.session_rev = rev;
+  member.state = record.state == coord::SessionState::live   ? MemberState::live
+                 : record.state == coord::SessionState::left ? MemberState::left
+                                                             : MemberState::expired;
+  member.ended_by = record.ended_by;
+  if (record.facts) {
+    member.labels = record.facts->labels;
+    member.host = record.facts->host;
+    member.version = record.facts->version;
+    member.apps = record.facts->apps;
+    member.load = record.facts->load;
+    member.started = record.facts->started;
+  }
+  return member;
+}
+
+void Platform::Core::member_changed(const std::string& node) {
+  const auto* seen = driver_->coordination().view().find(node);
+  if (!seen) return;
+  auto known = known_.find(node);
+  const auto& record = seen->record;
+  bool same = known != known_.end() && known->second.session == record.session;
+  auto tell = [this](const std::vector<std::function<void(const Member&)>>& hooks, const Member& member, bool joined) {
+    for (auto& [name, app] : cores_)
+      if (std::find(member.apps.begin(), member.apps.end(), name) != member.apps.end())
+        joined ? app->member_joined(member) : app->member_left(member);
+    if (hooks.empty()) return;
+    strand_->post([&hooks, member] {
+      for (const auto& hook : hooks) {
+        try {
+          hook(member);
+        } catch (const std::exception& e) {
+          log::error("hook_threw", {{"hook", "on_member_change"}, {"node", member.node}, {"why", e.what()}});
+        }
+      }
+    });
+  };
+  bool life_changed = false;
+  if (known != known_.end() && (!record.live() || !same)) {
+    Member gone = known->second;
+    gone.state = record.live() ? MemberState::left : member_of(node, record, 0).state;
+    gone.ended_by = record.ended_by;
+    known_.erase(known);
+    log::info("member_left", {{"node", options.node}, {"member", node}, {"session", gone.session}, {"by", gone.ended_by}});
+    tell(leave_hooks, gone, false);
+    life_changed = true;
+    same = false;
+  }
+  if (record.live()) {
+    // The revision that began the session is that at which it was first seen, or earlier; it is what a reader may rely on.
+    Member member = member_of(node, record, same ? known_[node].session_rev : seen->rev);
+    bool fresh = !same;
+    known_[node] = member;
+    if (fresh) {
+      log::info("member_joined", {{"node", options.node}, {"member", node}, {"session", member.session}});
+      tell(join_hooks, member, true);
+      life_changed = true;
+    }
+  }
+  {
+    std::lock_guard lock(mutex_);
+    members_.clear();
+    for (const auto& [name, member] : known_) members_.push_back(member);
+  }
+  if (life_changed)
+    for (auto& [name, app] : cores_) lease_changed(name);  // a leader's session may have ended
+}
+
+// ---- the end
+
+void Platform::Core::stop() {
+  stop_asked_.store(true);
+  loop_.post([this] { begin_stop(); });
+}
+
+void Platform::Core::begin_stop() {
+  if (life_ == Life::stopping || life_ == Life::over || life_ == Life::idle) return;
+  log::info("stopping", {{"node", options.node}});
+  life_ = Life::stopping;
+  start_timer_.reset();
+  start_limit_.reset();
+  if (driver_ && joined_) driver_->set_candidate(kCoordinatorApp, false);
+  for (auto& [name, app] : cores_) app->stop();
+  leave_when_all_are_down();
+}
+
+void Platform::Core::leave_when_all_are_down() {
+  if (life_ != Life::stopping || leaving_) return;
+  for (auto& [name, app] : cores_)
+    if (!app->down()) return;
+  leaving_ = true;
+  if (!driver_ || !joined_) return finish(nullptr);
+  if (driver_->coordination().holds(kCoordinatorApp)) driver_->release(kCoordinatorApp);
+  leave_limit_ = loop_.after(kLeaveLimit, [this] {
+    log::warn("leave_not_settled", {{"node", options.node}, {"means", "the guardian goes on with it, or the others end the session"}});
+    finish(nullptr);
+  });
+  driver_->leave();
+}
+
+void Platform::Core::finish(std::exception_ptr failure) {
+  if (life_ == Life::over) return;
+  if (failure && !failure_) failure_ = failure;
+  life_ = Life::over;
+  loop_.stop();
+}
+
+// ---- what it tells
+
+App::Core* Platform::Core::find_app(const std::string& name) {
+  auto it = cores_.find(name);
+  return it == cores_.end() ? nullptr : it->second;
+}
+
+NodeStatus Platform::Core::status() const {
+  NodeStatus status;
+  status.platform = options.name;
+  status.node = options.node;
+  status.state = life_ == Life::starting                       ? "starting"
+                 : life_ == Life::running && limit_ns_.load() == 0 ? "waiting"
+                 : life_ == Life::running                      ? "running"
+                                                               : "stopping";
+  status.waiting_for = waiting_for_;
+  status.trouble = last_trouble_;
+  Time now = BootClock::now();
+  status.uptime_s = std::chrono::duration_cast<std::chrono::seconds>(now - started_at_).count();
+  if (driver_) {
+    const auto& coordination = driver_->coordination();
+    const auto& session = coordination.session();
+    status.session = session.id().session;
+    status.session_rev = session.session_rev();
+    status.in_force = session.in_force(now);
+    for (const auto& voter : session.voters()) status.voters.push_back(voter.text());
+    if (session.live()) status.left_ms = std::chrono::duration_cast<std::chrono::milliseconds>(session.limit() - now).count();
+    status.coordinator = coordination.leader(kCoordinatorApp);
+    for (const auto& [node, seen] : coordination.view().all()) {
+      auto known = known_.find(node);
+      status.members.push_back(member_of(node, seen.record, known == known_.end() ? 0 : known->second.session_rev));
+    }
+  }
+  if (connection_) {
+    auto server = connection_->server();
+    status.nats_url = server.url;
+    status.nats_server = server.server_name;
+    status.nats_version = server.version;
+    status.nats_connected = connection_->state() == nats::ConnectionState::connected;
+  }
+  status.nats_sync = embedded_ ? (embedded_->options().sync_always ? "always" : "default") : "unknown";
+  if (guardian_) status.guardian_pid = guardian_->pid();
+  for (const auto& [name, app] : cores_) {
+    AppStatus one;
+    one.name = name;
+    one.singleton = app->singleton();
+    one.epoch = app->epoch.load();
+    if (driver_ && app->singleton())
+      if (const auto& record = driver_->coordination().lease(name).record()) one.target = record->target;
+    auto seen = app->seen();
+    one.active = seen.role == Role::active;
+    one.phase = seen.phase;
+    one.leader = seen.leader ? std::optional(seen.leader->node) : std::nullopt;
+    one.last_error = seen.last_error;
+    one.backend = seen.backend;
+    status.apps.push_back(std::move(one));
+  }
+  return status;
+}
+
+std::string Platform::Core::status_json() {
+  auto answer = std::make_shared<std::promise<std::string>>();
+  auto future = answer->get_future();
+  loop_.post([this, alive = alive_, answer] {
+    if (*alive) answer->set_value(to_json(status()));
+  });
+  if (future.wait_for(std::chrono::seconds(1)) != std::future_status::ready)
+    throw Error(Errc::timeout, "status of node \"" + options.node + "\": the node's loop did not answer within a second");
+  return future.get();
+}
+
+HttpReply Platform::Core::answer(const std::string& path) {
+  auto answer = std::make_shared<std::promise<NodeStatus>>();
+  auto future = answer->get_future();
+  loop_.post([this, alive = alive_, answer] {
+    if (*alive) answer->set_value(status());
+  });
+  if (future.wait_for(std::chrono::seconds(1)) != std::future_status::ready)
+    return {503, "application/json", R"({"status":"critical","why":"the node's loop did not answer within a second"})" "\n"};
+  NodeStatus status = future.get();
+  if (path == "/status") return {200, "application/json", to_json(status) + "\n"};
+  auto health = path == "/ready" ? ready_of(status) : health_of(status);
+  return {health.ok ? 200 : 503, "application/json", health.json + "\n"};
+}
+
+ControlService::Answers Platform::Core::control_answers() {
+  ControlService::Answers answers;
+  answers.status = [this] { return to_json(status()); };
+  answers.session = [this] { return driver_ ? driver_->coordination().session().id().session : std::string(); };
+  answers.started = started_;
+  answers.step_down = [this](const std::string& app, const std::string& target, Callback<std::uint64_t> done) {
+    auto* core = find_app(app);
+    if (!core) return done(Error(Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\""));
+    core->step_down(target, [core, done](Failure failure) {
+      if (failure) return done(*failure);
+      done(core->epoch.load());
+    });
+  };
+  return answers;
+}
+
+// ---- the public face
+
+Platform::Platform(PlatformOptions options) {
+  auto core = std::make_unique<Core>(std::move(options));
+  auto faults = faults_of(core->options);
+  if (!faults.empty()) throw Error(Errc::invalid_argument, faults_text(faults));
+  core_ = std::move(core);
+}
+
+Platform::~Platform() {
+  core_->stop();
+  *core_->alive_ = false;
+}
+
+App& Platform::add_app(AppOptions options) {
+  if (core_->run_called_.load()) throw Error(Errc::invalid_argument, "add_app(\"" + options.name + "\") after run(): add apps before");
+  auto faults = faults_of(options);
+  if (core_->cores_.contains(options.name)) faults.push_back("apps." + options.name + ".name: an app of that name was added before");
+  if (!faults.empty()) throw Error(Errc::invalid_argument, faults_text(faults));
+  auto core = std::make_unique<App::Core>(*core_, options);
+  core_->cores_[options.name] = core.get();
+  core_->apps_.push_back(std::unique_ptr<App>(new App(std::move(core))));
+  return *core_->apps_.back();
+}
+
+void Platform::run() { core_->run(); }
+void Platform::stop() { core_->stop(); }
+void Platform::on_member_join(std::function<void(const Member&)> fn) { core_->join_hooks.push_back(std::move(fn)); }
+void Platform::on_member_leave(std::function<void(const Member&)> fn) { core_->leave_hooks.push_back(std::move(fn)); }
+std::vector<Member> Platform::members() const {
+  std::lock_guard lock(core_->mutex_);
+  return core_->members_;
+}
+const std::string& Platform::name() const noexcept { return core_->options.name; }
+const std::string& Platform::node() const noexcept { return core_->options.node; }
+std::string Platform::status_json() const { return core_->status_json(); }
+std::string Platform::http_address() const {
+  std::lock_guard lock(core_->mutex_);
+  return core_->http_address_;
+}
+
+}  // namespace cluster
