@@ -28,7 +28,8 @@ std::uint64_t weight(const std::string& app, const std::string& node) {
 
 }  // namespace
 
-int rank_of(const std::string& app, const std::string& node, const std::vector<std::string>& nodes) {
+int rank_of(const std::string& app, const std::string& node,
+            const std::vector<std::string>& nodes) {
   auto mine = std::pair(weight(app, node), node);
   return static_cast<int>(std::count_if(nodes.begin(), nodes.end(), [&](const std::string& other) {
     return std::pair(weight(app, other), other) > mine;
@@ -43,14 +44,17 @@ Coordination::Coordination(Options options)
     for (const auto& [node, seen] : view_.all()) {
       if (!seen.record.live()) continue;
       const auto& facts = seen.record.facts;
-      bool has_app = !facts || app.starts_with('_') || std::find(facts->apps.begin(), facts->apps.end(), app) != facts->apps.end();
+      bool has_app = !facts || app.starts_with('_') ||
+                     std::find(facts->apps.begin(), facts->apps.end(), app) != facts->apps.end();
       if (has_app || node == node_) nodes.push_back(node);
     }
     return rank_of(app, node_, nodes);
   };
 }
 
-Lease::Context Coordination::context() const { return {owner_, view_, timing_, leases_known_, rank_}; }
+Lease::Context Coordination::context() const {
+  return {owner_, view_, timing_, leases_known_, rank_};
+}
 
 Lease& Coordination::find(const std::string& app) {
   auto it = leases_.find(app);
@@ -65,7 +69,9 @@ const Lease& Coordination::lease(const std::string& app) const {
 }
 
 bool Coordination::holds(const std::string& app) const { return lease(app).held(); }
-bool Coordination::leads(const std::string& app, Time now) const { return holds(app) && owner_.in_force(now); }
+bool Coordination::leads(const std::string& app, Time now) const {
+  return holds(app) && owner_.in_force(now);
+}
 
 void Coordination::take(SessionOwner::Output& out, Actions& actions) {
   if (out.ended) {
@@ -79,7 +85,8 @@ void Coordination::take(SessionOwner::Output& out, Actions& actions) {
   }
   for (auto& heartbeat : out.heartbeats) actions.push_back(std::move(heartbeat));
   if (out.write)
-    actions.push_back(WriteMember{{WriteId::Kind::own_session, node_, out.write->id}, out.write->expected,
+    actions.push_back(WriteMember{{WriteId::Kind::own_session, node_, out.write->id},
+                                  out.write->expected,
                                   std::move(out.write->record)});
   if (out.left) actions.push_back(SessionLeft{});
 }
@@ -89,7 +96,8 @@ void Coordination::take(const std::string& app, Lease::Output& out, Actions& act
   if (out.released) actions.push_back(LeaseReleased{app});
   if (out.acquired) actions.push_back(LeaseAcquired{app, *out.acquired});
   if (out.write)
-    actions.push_back(WriteLease{{WriteId::Kind::lease, app, out.write->id}, out.write->expected,
+    actions.push_back(WriteLease{{WriteId::Kind::lease, app, out.write->id},
+                                 out.write->expected,
                                  std::move(out.write->record)});
 }
 
@@ -107,9 +115,11 @@ void Coordination::leave(Time now, Actions& actions) {
   step(now, actions);
 }
 
-void Coordination::on_member(Revision rev, const SessionRecord& record, Time now, Actions& actions) {
+void Coordination::on_member(Revision rev, const SessionRecord& record, Time now,
+                             Actions& actions) {
   const auto* before = view_.find(record.node);
-  bool same_life = before && before->record.session == record.session && before->record.state == record.state;
+  bool same_life =
+      before && before->record.session == record.session && before->record.state == record.state;
   if (!view_.see(rev, record, now)) return;
   actions.push_back(MemberChanged{record.node});
   if (record.node == node_) {
@@ -143,7 +153,8 @@ void Coordination::on_leases_known(Time now, Actions& actions) {
 }
 
 void Coordination::on_heartbeat(const Heartbeat& heartbeat, Time now, Actions& actions) {
-  // A node whose own session is not in force is no voter; nor for a message that was meant for another.
+  // A node whose own session is not in force is no voter; nor for a message that was meant for
+  // another.
   if (heartbeat.to == node_ && owner_.in_force(now))
     if (auto ack = voter_.on_heartbeat(heartbeat, owner_.id(), now)) actions.push_back(*ack);
   step(now, actions);
@@ -161,7 +172,8 @@ void Coordination::on_withdrawal(const Withdrawal& withdrawal, Time now, Actions
   step(now, actions);
 }
 
-void Coordination::on_write(const WriteId& id, WriteOutcome outcome, Revision stored, Time now, Actions& actions) {
+void Coordination::on_write(const WriteId& id, WriteOutcome outcome, Revision stored, Time now,
+                            Actions& actions) {
   switch (id.kind) {
     case WriteId::Kind::own_session: {
       SessionOwner::Output out;
@@ -169,8 +181,7 @@ void Coordination::on_write(const WriteId& id, WriteOutcome outcome, Revision st
       take(out, actions);
       break;
     }
-    case WriteId::Kind::end_of_session:
-      break;  // the watch shows what came of it
+    case WriteId::Kind::end_of_session: break;  // the watch shows what came of it
     case WriteId::Kind::lease:
       if (auto it = leases_.find(id.key); it != leases_.end()) {
         Lease::Output out;
@@ -189,13 +200,15 @@ void Coordination::on_store_rewound(Time now, Actions& actions) {
   take(out, actions);
 }
 
-void Coordination::set_candidate(const std::string& app, bool candidate, Time not_before, Time now, Actions& actions) {
+void Coordination::set_candidate(const std::string& app, bool candidate, Time not_before, Time now,
+                                 Actions& actions) {
   find(app).set_candidate(candidate, not_before);
   leases_dirty_ = true;
   step(now, actions);
 }
 
-void Coordination::release(const std::string& app, const std::string& target, Time now, Actions& actions) {
+void Coordination::release(const std::string& app, const std::string& target, Time now,
+                           Actions& actions) {
   Lease::Output out;
   find(app).release(target, now, out);
   take(app, out, actions);
@@ -244,7 +257,8 @@ void Coordination::end_sessions(Time now, Actions& actions) {
     SessionRecord record = seen.record;
     record.state = SessionState::expired;
     record.ended_by = node_ + ": " + why;
-    actions.push_back(WriteMember{{WriteId::Kind::end_of_session, node, 0}, seen.rev, std::move(record)});
+    actions.push_back(
+        WriteMember{{WriteId::Kind::end_of_session, node, 0}, seen.rev, std::move(record)});
   }
 }
 

@@ -1,6 +1,7 @@
-// The deciding part of one node: its session, its duty as a voter, the ends of others' sessions, and its leases.
-// Pure: each method takes an event and the time, and appends what is to be done to `actions`. The driver (driver.h) and the
-// simulator (tests/sim) carry that out and bring back what comes of it.
+// The deciding part of one node: its session, its duty as a voter, the ends of others' sessions,
+// and its leases. Pure: each method takes an event and the time, and appends what is to be done to
+// `actions`. The driver (driver.h) and the simulator (tests/sim) carry that out and bring back what
+// comes of it.
 #pragma once
 
 #include <cstdint>
@@ -59,8 +60,9 @@ struct MemberChanged {  ///< a session began, ended, or a record was rewritten
   std::string node{};
 };
 
-using Action = std::variant<WriteMember, WriteLease, Heartbeat, HeartbeatAck, Withdrawal, SessionBegan, SessionEnded,
-                            SessionLeft, LeaseAcquired, LeaseReleased, LeaseChanged, MemberChanged>;
+using Action = std::variant<WriteMember, WriteLease, Heartbeat, HeartbeatAck, Withdrawal,
+                            SessionBegan, SessionEnded, SessionLeft, LeaseAcquired, LeaseReleased,
+                            LeaseChanged, MemberChanged>;
 using Actions = std::vector<Action>;
 
 class Coordination {
@@ -83,14 +85,17 @@ class Coordination {
   void on_heartbeat(const Heartbeat& heartbeat, Time now, Actions& actions);
   void on_ack(const HeartbeatAck& ack, Time now, Actions& actions);
   void on_withdrawal(const Withdrawal& withdrawal, Time now, Actions& actions);
-  void on_write(const WriteId& id, WriteOutcome outcome, Revision stored, Time now, Actions& actions);
-  /// The store has lost what it had acknowledged. The session ends; make a new Coordination and read everything again.
+  void on_write(const WriteId& id, WriteOutcome outcome, Revision stored, Time now,
+                Actions& actions);
+  /// The store has lost what it had acknowledged. The session ends; make a new Coordination and
+  /// read everything again.
   void on_store_rewound(Time now, Actions& actions);
   /// Does what is due; call it at due(), or when in doubt.
   void tick(Time now, Actions& actions);
   Time due() const { return due_; }
 
-  void set_candidate(const std::string& app, bool candidate, Time not_before, Time now, Actions& actions);
+  void set_candidate(const std::string& app, bool candidate, Time not_before, Time now,
+                     Actions& actions);
   /// Gives up a lease that is held.
   void release(const std::string& app, const std::string& target, Time now, Actions& actions);
 
@@ -98,7 +103,9 @@ class Coordination {
   bool leads(const std::string& app, Time now) const;
   bool holds(const std::string& app) const;
   const Lease& lease(const std::string& app) const;
-  std::optional<std::string> leader(const std::string& app) const { return lease(app).leader(view_); }
+  std::optional<std::string> leader(const std::string& app) const {
+    return lease(app).leader(view_);
+  }
   const SessionOwner& session() const { return owner_; }
   const SessionView& view() const { return view_; }
   bool members_known() const { return members_known_; }
@@ -125,7 +132,7 @@ class Coordination {
   bool leases_known_ = false;
   bool leases_dirty_ = true;  // something that leases depend on has changed
   Time leases_due_ = Time::max();
-  bool could_take_ = false;   // at the last step
+  bool could_take_ = false;  // at the last step
   struct Ending {
     Revision rev = 0;
     Time last_sent{};
@@ -134,7 +141,8 @@ class Coordination {
   Time due_{};
 };
 
-/// The place of `node` among `nodes` for the app: the same on all nodes, spread over apps (highest random weight first).
+/// The place of `node` among `nodes` for the app: the same on all nodes, spread over apps (highest
+/// random weight first).
 int rank_of(const std::string& app, const std::string& node, const std::vector<std::string>& nodes);
 
 }  // namespace cluster::coord

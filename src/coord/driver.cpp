@@ -38,7 +38,8 @@ void Driver::prepare(Completion done) {
     return c;
   };
   members_.ensure(config(members_, "cpp-cluster: sessions of nodes"),
-                  [this, done, alive = alive_, second = config(leases_, "cpp-cluster: leases of apps")](Failure failure) {
+                  [this, done, alive = alive_,
+                   second = config(leases_, "cpp-cluster: leases of apps")](Failure failure) {
                     if (!*alive) return;
                     if (failure) return done(failure);
                     leases_.ensure(second, done);
@@ -113,14 +114,19 @@ void Driver::arm() {
   });
 }
 
-void Driver::write(nats::KeyValue& bucket, WriteId id, const std::string& key, std::string value, Revision expected) {
+void Driver::write(nats::KeyValue& bucket, WriteId id, const std::string& key, std::string value,
+                   Revision expected) {
   auto done = [this, id, alive = alive_, who = coordination_.get()](Result<std::uint64_t> result) {
     if (!*alive || who != coordination_.get()) return;
     auto outcome = WriteOutcome::stored;
-    if (!result) outcome = result.error().errc() == Errc::wrong_revision ? WriteOutcome::refused : WriteOutcome::unknown;
+    if (!result)
+      outcome = result.error().errc() == Errc::wrong_revision ? WriteOutcome::refused
+                                                              : WriteOutcome::unknown;
     if (outcome == WriteOutcome::unknown) trouble(result.error());
     Revision stored = result ? result.value() : 0;
-    run([&](Coordination& c, Actions& actions) { c.on_write(id, outcome, stored, BootClock::now(), actions); });
+    run([&](Coordination& c, Actions& actions) {
+      c.on_write(id, outcome, stored, BootClock::now(), actions);
+    });
   };
   bucket.update(key, std::move(value), expected, kWriteTimeout, done);
 }
@@ -131,7 +137,8 @@ void Driver::carry_out(Action action) {
     nats::Message message;
     message.subject = subjects_ + to + "." + what;
     message.data = std::move(data);
-    connection.publish(message);  // lost while disconnected, as core NATS is: the protocol counts on nothing else
+    connection.publish(
+        message);  // lost while disconnected, as core NATS is: the protocol counts on nothing else
   };
   if (auto* heartbeat = std::get_if<Heartbeat>(&action)) {
     send(heartbeat->to, "heartbeat", to_json(*heartbeat));
@@ -142,7 +149,9 @@ void Driver::carry_out(Action action) {
     send("_", "withdrawal", to_json(*withdrawal));
   } else if (auto* member = std::get_if<WriteMember>(&action)) {
     if (member->record.state == SessionState::expired)
-      log::info("ending_session", {{"node", member->record.node}, {"session", member->record.session}, {"why", member->record.ended_by}});
+      log::info("ending_session", {{"node", member->record.node},
+                                   {"session", member->record.session},
+                                   {"why", member->record.ended_by}});
     write(members_, member->id, member->record.node, to_json(member->record), member->expected);
   } else if (auto* lease = std::get_if<WriteLease>(&action)) {
     write(leases_, lease->id, lease->record.app, to_json(lease->record), lease->expected);
@@ -170,38 +179,49 @@ void Driver::subscribe() {
   if (!subscriptions_.empty()) return;
   auto& connection = jetstream_.connection();
   auto on = [&](const std::string& subject, auto parse, auto event) {
-    subscriptions_.push_back(connection.subscribe(subjects_ + subject, [this, parse, event](nats::Message message) {
-      auto parsed = parse(message.data);
-      if (!parsed) return trouble(parsed.error());
-      run([&](Coordination& c, Actions& actions) { event(c, parsed.value(), actions); });
-    }));
+    subscriptions_.push_back(
+        connection.subscribe(subjects_ + subject, [this, parse, event](nats::Message message) {
+          auto parsed = parse(message.data);
+          if (!parsed) return trouble(parsed.error());
+          run([&](Coordination& c, Actions& actions) { event(c, parsed.value(), actions); });
+        }));
   };
   const std::string& node = options_.coordination.session.node;
-  on(node + ".heartbeat", heartbeat_from,
-     [](Coordination& c, const Heartbeat& h, Actions& a) { c.on_heartbeat(h, BootClock::now(), a); });
-  on(node + ".ack", heartbeat_ack_from,
-     [](Coordination& c, const HeartbeatAck& ack, Actions& a) { c.on_ack(ack, BootClock::now(), a); });
-  on("_.withdrawal", withdrawal_from,
-     [](Coordination& c, const Withdrawal& w, Actions& a) { c.on_withdrawal(w, BootClock::now(), a); });
+  on(node + ".heartbeat", heartbeat_from, [](Coordination& c, const Heartbeat& h, Actions& a) {
+    c.on_heartbeat(h, BootClock::now(), a);
+  });
+  on(node + ".ack", heartbeat_ack_from, [](Coordination& c, const HeartbeatAck& ack, Actions& a) {
+    c.on_ack(ack, BootClock::now(), a);
+  });
+  on("_.withdrawal", withdrawal_from, [](Coordination& c, const Withdrawal& w, Actions& a) {
+    c.on_withdrawal(w, BootClock::now(), a);
+  });
 }
 
 void Driver::follow() {
   nats::KvWatch::Handlers members;
   members.entry = [this](nats::KvEntry entry) {
     if (entry.operation != nats::KvEntry::Operation::put) {
-      trouble(Error(Errc::corrupt, "the record of node \"" + entry.key + "\" in bucket \"" + members_.bucket() +
+      trouble(Error(Errc::corrupt, "the record of node \"" + entry.key + "\" in bucket \"" +
+                                       members_.bucket() +
                                        "\" was deleted by somebody: that ends its session"));
       SessionRecord gone;
       gone.node = entry.key;
       gone.state = SessionState::expired;
       gone.ended_by = "its record was deleted";
-      return run([&](Coordination& c, Actions& a) { c.on_member(entry.revision, gone, BootClock::now(), a); });
+      return run([&](Coordination& c, Actions& a) {
+        c.on_member(entry.revision, gone, BootClock::now(), a);
+      });
     }
     auto record = session_record_from(entry.key, entry.value);
     if (!record) return trouble(record.error());
-    run([&](Coordination& c, Actions& a) { c.on_member(entry.revision, record.value(), BootClock::now(), a); });
+    run([&](Coordination& c, Actions& a) {
+      c.on_member(entry.revision, record.value(), BootClock::now(), a);
+    });
   };
-  members.caught_up = [this] { run([](Coordination& c, Actions& a) { c.on_members_known(BootClock::now(), a); }); };
+  members.caught_up = [this] {
+    run([](Coordination& c, Actions& a) { c.on_members_known(BootClock::now(), a); });
+  };
   members.rewound = [this](std::uint64_t, std::uint64_t) { rewound("members"); };
   members.trouble = [this](const Error& error) { trouble(error); };
   members_watch_ = members_.watch(">", std::move(members));
@@ -209,28 +229,39 @@ void Driver::follow() {
   nats::KvWatch::Handlers leases;
   leases.entry = [this](nats::KvEntry entry) {
     if (entry.operation != nats::KvEntry::Operation::put) {
-      trouble(Error(Errc::corrupt, "the lease of app \"" + entry.key + "\" in bucket \"" + leases_.bucket() +
-                                       "\" was deleted by somebody: it counts as released, with the newest epoch that this node has seen"));
+      trouble(Error(Errc::corrupt, "the lease of app \"" + entry.key + "\" in bucket \"" +
+                                       leases_.bucket() +
+                                       "\" was deleted by somebody: it counts as released, with "
+                                       "the newest epoch that this node has seen"));
       const auto& apps = options_.coordination.apps;
       if (std::find(apps.begin(), apps.end(), entry.key) == apps.end()) return;
       LeaseRecord gone;
       gone.app = entry.key;
       gone.epoch = coordination_->lease(entry.key).epoch();
-      return run([&](Coordination& c, Actions& a) { c.on_lease(entry.revision, gone, BootClock::now(), a); });
+      return run([&](Coordination& c, Actions& a) {
+        c.on_lease(entry.revision, gone, BootClock::now(), a);
+      });
     }
     auto record = lease_record_from(entry.key, entry.value);
     if (!record) return trouble(record.error());
-    run([&](Coordination& c, Actions& a) { c.on_lease(entry.revision, record.value(), BootClock::now(), a); });
+    run([&](Coordination& c, Actions& a) {
+      c.on_lease(entry.revision, record.value(), BootClock::now(), a);
+    });
   };
-  leases.caught_up = [this] { run([](Coordination& c, Actions& a) { c.on_leases_known(BootClock::now(), a); }); };
+  leases.caught_up = [this] {
+    run([](Coordination& c, Actions& a) { c.on_leases_known(BootClock::now(), a); });
+  };
   leases.rewound = [this](std::uint64_t, std::uint64_t) { rewound("leases"); };
   leases.trouble = [this](const Error& error) { trouble(error); };
   leases_watch_ = leases_.watch(">", std::move(leases));
 }
 
 void Driver::rewound(const char* bucket) {
-  trouble(Error(Errc::corrupt, options_.platform + "_" + bucket + ": JetStream has lost revisions that it had acknowledged (a crash without "
-                               "sync_interval: always, or a restored backup); this node's session ends and everything is read again"));
+  trouble(Error(Errc::corrupt,
+                options_.platform + "_" + bucket +
+                    ": JetStream has lost revisions that it had acknowledged (a crash without "
+                    "sync_interval: always, or a restored backup); this node's session ends and "
+                    "everything is read again"));
   // Not from within the watch's own callback.
   loop_.post([this, alive = alive_] {
     if (!*alive) return;
@@ -239,7 +270,9 @@ void Driver::rewound(const char* bucket) {
     leases_watch_.reset();
     coordination_ = std::make_unique<Coordination>(options_.coordination);
     for (const auto& [app, not_before] : candidates_)
-      run([&](Coordination& c, Actions& a) { c.set_candidate(app, true, not_before, BootClock::now(), a); });
+      run([&](Coordination& c, Actions& a) {
+        c.set_candidate(app, true, not_before, BootClock::now(), a);
+      });
     follow();
     if (!leaving_) run([](Coordination& c, Actions& a) { c.start(BootClock::now(), a); });
   });

@@ -1,5 +1,5 @@
-// Carries out what a Coordination decides: feeds it from NATS and timers, sends its messages, writes its records.
-// Decides nothing itself. On the loop's thread.
+// Carries out what a Coordination decides: feeds it from NATS and timers, sends its messages,
+// writes its records. Decides nothing itself. On the loop's thread.
 #pragma once
 
 #include <functional>
@@ -16,15 +16,18 @@ namespace cluster::coord {
 /// What a driver's user is told, on the loop.
 struct DriverEvents {
   std::function<void(const SessionId& id, Revision rev)> session_began{};
-  std::function<void(const std::string& why)> session_ended{};  ///< stop what it entitled to, by force, now
+  std::function<void(const std::string& why)>
+      session_ended{};  ///< stop what it entitled to, by force, now
   std::function<void()> left{};
   std::function<void(const std::string& app, std::uint64_t epoch)> acquired{};
   std::function<void(const std::string& app)> released{};
   std::function<void(const std::string& app)> lease_changed{};
   std::function<void(const std::string& node)> member_changed{};
-  /// Until when the session's rules hold, as far as is known now; Time{} without a session. Called when it has changed.
+  /// Until when the session's rules hold, as far as is known now; Time{} without a session. Called
+  /// when it has changed.
   std::function<void(Time limit)> limit_changed{};
-  /// Somebody else's session stands under this node's name and has not ended. Once for each revision seen of it.
+  /// Somebody else's session stands under this node's name and has not ended. Once for each
+  /// revision seen of it.
   std::function<void(const SessionRecord& other)> blocked{};
   /// Something on NATS is not as it should be; the driver goes on.
   std::function<void(const Error&)> trouble{};
@@ -43,7 +46,8 @@ class Driver {
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
 
-  /// Makes the buckets where they are missing; `done` tells whether that worked. Can be called again after a failure.
+  /// Makes the buckets where they are missing; `done` tells whether that worked. Can be called
+  /// again after a failure.
   void prepare(Completion done);
   /// Joins: from now on a session is kept. After prepare().
   void start();
@@ -57,7 +61,8 @@ class Driver {
  private:
   void run(const std::function<void(Coordination&, Actions&)>& event);
   void carry_out(Action action);
-  void write(nats::KeyValue& bucket, WriteId id, const std::string& key, std::string value, Revision expected);
+  void write(nats::KeyValue& bucket, WriteId id, const std::string& key, std::string value,
+             Revision expected);
   void subscribe();
   void follow();
   void rewound(const char* bucket);
@@ -78,7 +83,8 @@ class Driver {
   std::vector<Action> waiting_;
   bool carrying_out_ = false;
   bool leaving_ = false;
-  std::vector<std::pair<std::string, Time>> candidates_;  // app, not before: asked for, also after a rewind
+  std::vector<std::pair<std::string, Time>>
+      candidates_;  // app, not before: asked for, also after a rewind
   Revision blocked_told_ = 0;
   Time limit_told_{};
   Time armed_{};

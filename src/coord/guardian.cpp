@@ -9,12 +9,12 @@
 #include <vector>
 
 #include <fcntl.h>
-#include <nlohmann/json.hpp>
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include "cluster/error.h"
 #include "core/log.h"
@@ -29,28 +29,34 @@ namespace {
 constexpr Duration kFirstBackoff = std::chrono::milliseconds(50);
 constexpr Duration kMostBackoff = std::chrono::seconds(5);
 
-bool executable(const std::string& path) { return !path.empty() && ::access(path.c_str(), X_OK) == 0; }
+bool executable(const std::string& path) {
+  return !path.empty() && ::access(path.c_str(), X_OK) == 0;
+}
 
 }  // namespace
 
 std::string find_guardian(const std::string& program) {
   if (!program.empty()) return executable(program) ? program : std::string();
-  if (const char* named = std::getenv("CPP_CLUSTER_GUARDIAN"); named && executable(named)) return named;
+  if (const char* named = std::getenv("CPP_CLUSTER_GUARDIAN"); named && executable(named))
+    return named;
   std::error_code error;
   auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   if (!error) {
     auto beside = (self.parent_path() / "cpp-cluster-guardian").string();
     if (executable(beside)) return beside;
-    auto relocated = (self.parent_path().parent_path() / "libexec/cpp-cluster/cpp-cluster-guardian").string();
+    auto relocated =
+        (self.parent_path().parent_path() / "libexec/cpp-cluster/cpp-cluster-guardian").string();
     if (executable(relocated)) return relocated;
   }
   std::string installed = CLUSTER_LIBEXEC_DIR "/cpp-cluster-guardian";
   return executable(installed) ? installed : std::string();
 }
 
-Guardian::Guardian(Loop& loop, Options options) : loop_(loop), options_(std::move(options)), backoff_(kFirstBackoff) {
+Guardian::Guardian(Loop& loop, Options options)
+    : loop_(loop), options_(std::move(options)), backoff_(kFirstBackoff) {
   self_pidfd_ = static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0));
-  if (self_pidfd_ < 0) throw Error(Errc::system, std::string("guardian: pidfd_open: ") + std::strerror(errno));
+  if (self_pidfd_ < 0)
+    throw Error(Errc::system, std::string("guardian: pidfd_open: ") + std::strerror(errno));
 }
 
 Guardian::~Guardian() {
@@ -63,10 +69,14 @@ Guardian::~Guardian() {
 void Guardian::start() {
   path_ = find_guardian(options_.program);
   if (path_.empty()) {
-    log::warn("no_guardian",
-              {{"node", options_.node},
-               {"means", "when this process is killed or stopped, what it runs is ended only at the next start here"},
-               {"do", "install cpp-cluster, or set CPP_CLUSTER_GUARDIAN to the program cpp-cluster-guardian"}});
+    log::warn(
+        "no_guardian",
+        {{"node", options_.node},
+         {"means",
+          "when this process is killed or stopped, what it runs is ended only at the next start "
+          "here"},
+         {"do",
+          "install cpp-cluster, or set CPP_CLUSTER_GUARDIAN to the program cpp-cluster-guardian"}});
     return;
   }
   spawn();
@@ -74,11 +84,13 @@ void Guardian::start() {
 
 void Guardian::spawn() {
   int job = ::memfd_create("cpp-cluster-guardian-job", MFD_CLOEXEC);
-  std::string text = to_json(GuardianJob{options_.platform, options_.node, options_.marker, options_.nats, options_.give_up});
-  bool written = job >= 0 && ::write(job, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  std::string text = to_json(GuardianJob{options_.platform, options_.node, options_.marker,
+                                         options_.nats, options_.give_up});
+  bool written =
+      job >= 0 && ::write(job, text.data(), text.size()) == static_cast<ssize_t>(text.size());
 
-  // The guardian finds its descriptors at 3 to 6. They are copied out of the way first: dup2 in the child could
-  // otherwise overwrite one that is still to be copied.
+  // The guardian finds its descriptors at 3 to 6. They are copied out of the way first: dup2 in the
+  // child could otherwise overwrite one that is still to be copied.
   std::vector<int> from{memory_.fd(), options_.lock_fd, self_pidfd_, job};
   std::vector<int> high;
   for (int fd : from) high.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
@@ -100,7 +112,8 @@ void Guardian::spawn() {
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &defaults);
     // A session of its own: Ctrl-C in the node's terminal is not for the guardian.
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attributes,
+                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     std::string name = "cpp-cluster-guardian";
     std::string whose = options_.platform + "/" + options_.node;
     char* arguments[] = {name.data(), whose.data(), nullptr};
@@ -119,7 +132,8 @@ void Guardian::spawn() {
     log::debug("guardian_started", {{"node", options_.node}, {"pid", pid}});
     return;
   }
-  log::error("guardian_failed", {{"node", options_.node}, {"program", path_}, {"why", std::strerror(result)}});
+  log::error("guardian_failed",
+             {{"node", options_.node}, {"program", path_}, {"why", std::strerror(result)}});
   retry_ = loop_.after(backoff_, [this] { spawn(); });
   backoff_ = std::min(backoff_ * 2, kMostBackoff);
 }
@@ -127,7 +141,8 @@ void Guardian::spawn() {
 void Guardian::ended() {
   int status = 0;
   ::waitpid(pid_, &status, 0);
-  std::string how = WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status)) : "status " + std::to_string(WEXITSTATUS(status));
+  std::string how = WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
+                                        : "status " + std::to_string(WEXITSTATUS(status));
   log::warn("guardian_ended", {{"node", options_.node}, {"pid", pid_}, {"how", how}});
   exit_.reset();
   ::close(pidfd_);
@@ -135,16 +150,29 @@ void Guardian::ended() {
   pid_ = 0;
   retry_ = loop_.after(backoff_, [this] { spawn(); });
   backoff_ = std::min(backoff_ * 2, kMostBackoff);
-  if (!WIFEXITED(status)) backoff_ = kFirstBackoff;  // killed from outside: nothing is wrong with the program
+  if (!WIFEXITED(status))
+    backoff_ = kFirstBackoff;  // killed from outside: nothing is wrong with the program
 }
 
 std::string to_json(const GuardianJob& job) {
   const auto& n = job.nats;
-  return nlohmann::json{{"platform", job.platform}, {"node", job.node}, {"marker", job.marker}, {"servers", n.servers},
-                        {"creds", n.creds_file}, {"nkey", n.nkey_seed_file}, {"user", n.user}, {"password", n.password},
-                        {"token", n.token}, {"tls", n.tls.enabled}, {"ca", n.tls.ca_file}, {"cert", n.tls.cert_file},
-                        {"key", n.tls.key_file}, {"server_name", n.tls.server_name}, {"skip_verification", n.tls.skip_verification},
-                        {"give_up_ns", job.give_up.count()}}.dump();
+  return nlohmann::json{{"platform", job.platform},
+                        {"node", job.node},
+                        {"marker", job.marker},
+                        {"servers", n.servers},
+                        {"creds", n.creds_file},
+                        {"nkey", n.nkey_seed_file},
+                        {"user", n.user},
+                        {"password", n.password},
+                        {"token", n.token},
+                        {"tls", n.tls.enabled},
+                        {"ca", n.tls.ca_file},
+                        {"cert", n.tls.cert_file},
+                        {"key", n.tls.key_file},
+                        {"server_name", n.tls.server_name},
+                        {"skip_verification", n.tls.skip_verification},
+                        {"give_up_ns", job.give_up.count()}}
+      .dump();
 }
 
 GuardianJob guardian_job_from(const std::string& text) {

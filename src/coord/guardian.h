@@ -1,4 +1,5 @@
-// A node's side of its guardian: starts it, starts a new one when it dies, tells it what it needs (docs/protocols.md).
+// A node's side of its guardian: starts it, starts a new one when it dies, tells it what it needs
+// (docs/protocols.md).
 #pragma once
 
 #include <functional>
@@ -14,13 +15,15 @@ namespace cluster::coord {
 class Guardian {
  public:
   struct Options {
-    std::string program{};   ///< empty: looked for beside this program and where cpp-cluster is installed
+    std::string
+        program{};  ///< empty: looked for beside this program and where cpp-cluster is installed
     std::string platform{};
     std::string node{};
-    std::string marker{};    ///< the node folder's id, which the environment of all that runs for the node bears
-    Nats nats{};             ///< servers as they are reached now
-    int lock_fd = -1;        ///< the node folder's lock
-    Duration give_up{};      ///< so long it tries to write `left`
+    std::string marker{};  ///< the node folder's id, which the environment of all that runs for the
+                           ///< node bears
+    Nats nats{};           ///< servers as they are reached now
+    int lock_fd = -1;      ///< the node folder's lock
+    Duration give_up{};    ///< so long it tries to write `left`
   };
 
   Guardian(Loop& loop, Options options);
@@ -51,11 +54,12 @@ class Guardian {
   Duration backoff_{};
 };
 
-/// The guardian program: `program` if it can be executed, else $CPP_CLUSTER_GUARDIAN, one beside this program, the installed one;
-/// empty when there is none.
+/// The guardian program: `program` if it can be executed, else $CPP_CLUSTER_GUARDIAN, one beside
+/// this program, the installed one; empty when there is none.
 std::string find_guardian(const std::string& program);
 
-/// What the guardian program is started with, as JSON over an inherited descriptor (it holds credentials: never in arguments).
+/// What the guardian program is started with, as JSON over an inherited descriptor (it holds
+/// credentials: never in arguments).
 struct GuardianJob {
   std::string platform{};
   std::string node{};

@@ -18,18 +18,23 @@ GuardianMemory::GuardianMemory() {
   if (fd_ < 0 || ::ftruncate(fd_, sizeof(GuardianState)) != 0)
     throw Error(Errc::system, std::string("guardian: shared memory: ") + std::strerror(errno));
   void* memory = ::mmap(nullptr, sizeof(GuardianState), PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
-  if (memory == MAP_FAILED) throw Error(Errc::system, std::string("guardian: mmap: ") + std::strerror(errno));
+  if (memory == MAP_FAILED)
+    throw Error(Errc::system, std::string("guardian: mmap: ") + std::strerror(errno));
   state_ = new (memory) GuardianState();
 }
 
 GuardianMemory::GuardianMemory(int fd) : fd_(fd) {
   if (::lseek(fd, 0, SEEK_END) < static_cast<off_t>(sizeof(GuardianState)))
-    throw Error(Errc::corrupt, "guardian: descriptor " + std::to_string(fd) + " is no shared memory of a node");
+    throw Error(Errc::corrupt,
+                "guardian: descriptor " + std::to_string(fd) + " is no shared memory of a node");
   void* memory = ::mmap(nullptr, sizeof(GuardianState), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (memory == MAP_FAILED) throw Error(Errc::system, std::string("guardian: mmap: ") + std::strerror(errno));
+  if (memory == MAP_FAILED)
+    throw Error(Errc::system, std::string("guardian: mmap: ") + std::strerror(errno));
   state_ = static_cast<GuardianState*>(memory);
   if (state_->magic != GuardianState::kMagic)
-    throw Error(Errc::incompatible, "guardian: the shared memory is of another version of cpp-cluster: install node and guardian together");
+    throw Error(Errc::incompatible,
+                "guardian: the shared memory is of another version of cpp-cluster: install node "
+                "and guardian together");
 }
 
 GuardianMemory::~GuardianMemory() {
@@ -49,14 +54,17 @@ void GuardianMemory::set_session(const std::string& id) {
   state_->left.store(id.empty());
 }
 
-std::string GuardianMemory::session() const { return state_->session[state_->session_slot.load() & 1]; }
+std::string GuardianMemory::session() const {
+  return state_->session[state_->session_slot.load() & 1];
+}
 
 void GuardianMemory::add_group(pid_t group) {
   for (auto& slot : state_->groups) {
     pid_t none = 0;
     if (slot.compare_exchange_strong(none, group)) return;
   }
-  throw Error(Errc::system, "guardian: more than " + std::to_string(kMostGroups) + " process groups");
+  throw Error(Errc::system,
+              "guardian: more than " + std::to_string(kMostGroups) + " process groups");
 }
 
 void GuardianMemory::remove_group(pid_t group) {

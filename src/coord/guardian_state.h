@@ -1,5 +1,6 @@
 // What a node and its guardian share in memory: until when the node may act, and what runs for it.
-// The node alone writes, the guardian alone reads; every field is atomic, so a node killed at any instant leaves it whole.
+// The node alone writes, the guardian alone reads; every field is atomic, so a node killed at any
+// instant leaves it whole.
 #pragma once
 
 #include <atomic>

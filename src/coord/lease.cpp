@@ -23,14 +23,15 @@ std::optional<std::string> Lease::leader(const SessionView& view) const {
 }
 
 void Lease::on_session_ended() {
-  // A write under way may still land: as an acquisition of a session that has ended it gives nothing, and a
-  // release gives up what has ended anyway.
+  // A write under way may still land: as an acquisition of a session that has ended it gives
+  // nothing, and a release gives up what has ended anyway.
   held_ = false;
   in_flight_.reset();
   takeable_since_.reset();
 }
 
-void Lease::on_record(Revision rev, const LeaseRecord& record, const Context& context, Time now, Output& out) {
+void Lease::on_record(Revision rev, const LeaseRecord& record, const Context& context, Time now,
+                      Output& out) {
   if (rev <= rev_) return;
   rev_ = rev;
   record_ = record;
@@ -39,15 +40,16 @@ void Lease::on_record(Revision rev, const LeaseRecord& record, const Context& co
   out.changed = true;
   if (in_flight_) {
     settled(record == in_flight_->record, context, now, out);
-  } else if (held_ && !(record.held && record.holder == node_ && record.session == context.session.id().session)) {
+  } else if (held_ && !(record.held && record.holder == node_ &&
+                        record.session == context.session.id().session)) {
     // Taken from a session in force: only somebody who writes past the protocol does that.
     held_ = false;
     out.released = true;
   }
 }
 
-void Lease::on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, const Context& context, Time now,
-                     Output& out) {
+void Lease::on_write(std::uint64_t id, WriteOutcome outcome, Revision stored,
+                     const Context& context, Time now, Output& out) {
   if (!in_flight_ || in_flight_->id != id) return;
   if (outcome == WriteOutcome::stored) {
     if (stored <= rev_) return;
@@ -74,14 +76,16 @@ void Lease::settled(bool landed, const Context& context, Time now, Output& out) 
   }
   if (!landed) return;
   // By a session that is no longer in force it is worth nothing.
-  if (write.record.session != context.session.id().session || !context.session.in_force(now)) return;
+  if (write.record.session != context.session.id().session || !context.session.in_force(now))
+    return;
   held_ = true;
   out.acquired = write.record.epoch;
 }
 
 bool Lease::takeable(const Context& context, Time now) {
   if (!record_) return true;
-  if (record_->held) return context.view.ended({record_->holder, record_->session}, record_->session_rev);
+  if (record_->held)
+    return context.view.ended({record_->holder, record_->session}, record_->session_rev);
   if (record_->target.empty() || record_->target == node_) return true;
   Time free_at = released_seen_ + context.timing.session_timeout;
   if (now >= free_at) return true;

@@ -1,4 +1,5 @@
-// The lease of one app: when this node may take it, that it holds it, how it gives it up (docs/protocols.md, Leases). Pure.
+// The lease of one app: when this node may take it, that it holds it, how it gives it up
+// (docs/protocols.md, Leases). Pure.
 #pragma once
 
 #include <functional>
@@ -14,22 +15,23 @@ class Lease {
  public:
   struct Output {
     std::optional<std::uint64_t> acquired{};  ///< this node leads now, with this epoch
-    bool released = false;                    ///< a release is complete (or the lease has passed on meanwhile)
-    bool changed = false;                     ///< another record was seen
+    bool released = false;  ///< a release is complete (or the lease has passed on meanwhile)
+    bool changed = false;   ///< another record was seen
     struct Write {
       std::uint64_t id = 0;
       Revision expected = 0;
       LeaseRecord record{};
     };
-    std::optional<Write> write{};             ///< compare-and-set; answer with on_write()
+    std::optional<Write> write{};  ///< compare-and-set; answer with on_write()
   };
   /// What a lease needs to know of its surroundings at each step.
   struct Context {
     const SessionOwner& session;
     const SessionView& view;
     const SessionTiming& timing;
-    bool leases_known = false;     ///< the first contents of the leases' bucket have been seen
-    const std::function<int(const std::string& app)>& rank;  ///< this node's place among the live candidates, from 0
+    bool leases_known = false;  ///< the first contents of the leases' bucket have been seen
+    const std::function<int(const std::string& app)>&
+        rank;  ///< this node's place among the live candidates, from 0
   };
 
   Lease(std::string app, std::string node) : app_(std::move(app)), node_(std::move(node)) {}
@@ -39,11 +41,14 @@ class Lease {
     candidate_ = candidate;
     not_before_ = not_before;
   }
-  /// Gives the lease up, to be taken by `target` first if one is named. The caller has stopped leading before.
+  /// Gives the lease up, to be taken by `target` first if one is named. The caller has stopped
+  /// leading before.
   void release(const std::string& target, Time now, Output& out);
 
-  void on_record(Revision rev, const LeaseRecord& record, const Context& context, Time now, Output& out);
-  void on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, const Context& context, Time now, Output& out);
+  void on_record(Revision rev, const LeaseRecord& record, const Context& context, Time now,
+                 Output& out);
+  void on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, const Context& context,
+                Time now, Output& out);
   /// The own session has ended, and the lead with it.
   void on_session_ended();
   void tick(const Context& context, Time now, Output& out);

@@ -22,7 +22,9 @@
 namespace cluster::coord {
 namespace {
 
-[[noreturn]] void fail(const std::string& what) { throw Error(Errc::system, what + ": " + std::strerror(errno)); }
+[[noreturn]] void fail(const std::string& what) {
+  throw Error(Errc::system, what + ": " + std::strerror(errno));
+}
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path);
@@ -51,7 +53,9 @@ std::string random_part(const std::string& folder) {
     std::ofstream file(fresh, std::ios::trunc);
     file << id << "\n";
     file.flush();
-    if (!file) throw Error(Errc::system, "node folder: \"" + fresh + "\" can't be written: is the disk full or read-only?");
+    if (!file)
+      throw Error(Errc::system, "node folder: \"" + fresh +
+                                    "\" can't be written: is the disk full or read-only?");
   }
   if (::rename(fresh.c_str(), path.c_str()) != 0) fail("node folder: rename to \"" + path + "\"");
   return id;
@@ -62,7 +66,8 @@ std::string random_part(const std::string& folder) {
 NodeFolder::NodeFolder(const std::string& path, std::chrono::milliseconds patience) : path_(path) {
   std::error_code error;
   std::filesystem::create_directories(path_, error);
-  if (error) throw Error(Errc::system, "node folder: \"" + path_ + "\" can't be made: " + error.message());
+  if (error)
+    throw Error(Errc::system, "node folder: \"" + path_ + "\" can't be made: " + error.message());
 
   std::string lock_path = path_ + "/lock";
   lock_fd_ = ::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -75,24 +80,31 @@ NodeFolder::NodeFolder(const std::string& path, std::chrono::milliseconds patien
       std::string owner = read_file(lock_path);
       int pid = std::atoi(owner.c_str());
       if (pid > 0 && running(pid))
-        throw Error(Errc::node_already_present, "node folder \"" + path_ + "\" is in use by process " + owner +
-                                                    " on this host: stop that one, or give this node another name or folder");
-      if (!told) log::info("waiting_for_guardian", {{"folder", path_}, {"why", "it still cleans up after the node's last process"}});
+        throw Error(Errc::node_already_present,
+                    "node folder \"" + path_ + "\" is in use by process " + owner +
+                        " on this host: stop that one, or give this node another name or folder");
+      if (!told)
+        log::info("waiting_for_guardian",
+                  {{"folder", path_}, {"why", "it still cleans up after the node's last process"}});
       told = true;
       if (BootClock::now() >= end)
-        throw Error(Errc::timeout, "node folder \"" + path_ + "\" is still locked by the guardian of a process that has ended (" +
-                                       owner + "): is NATS away? Try again, or end the guardian (cpp-cluster-guardian)");
+        throw Error(Errc::timeout,
+                    "node folder \"" + path_ +
+                        "\" is still locked by the guardian of a process that has ended (" + owner +
+                        "): is NATS away? Try again, or end the guardian (cpp-cluster-guardian)");
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     std::time_t now = std::time(nullptr);
     char since[32];
     std::strftime(since, sizeof since, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
     std::string owner = std::to_string(::getpid()) + " since " + since + "\n";
-    if (::ftruncate(lock_fd_, 0) != 0 || ::pwrite(lock_fd_, owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size()))
+    if (::ftruncate(lock_fd_, 0) != 0 ||
+        ::pwrite(lock_fd_, owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size()))
       fail("node folder: \"" + lock_path + "\" can't be written");
-    struct stat status {};
+    struct stat status{};
     if (::stat(path_.c_str(), &status) != 0) fail("node folder: \"" + path_ + "\"");
-    id_ = random_part(path_) + "-" + std::to_string(status.st_dev) + "-" + std::to_string(status.st_ino);
+    id_ = random_part(path_) + "-" + std::to_string(status.st_dev) + "-" +
+          std::to_string(status.st_ino);
   } catch (...) {
     ::close(lock_fd_);
     throw;
@@ -112,7 +124,8 @@ std::string default_node_folder(const std::string& platform, const std::string& 
   } else if (const char* home = std::getenv("HOME"); home && *home) {
     base = std::string(home) + "/.local/state/cpp-cluster";
   } else {
-    throw Error(Errc::invalid_argument, "folder: neither STATE_DIRECTORY nor HOME is set; name a folder for the node");
+    throw Error(Errc::invalid_argument,
+                "folder: neither STATE_DIRECTORY nor HOME is set; name a folder for the node");
   }
   return base + "/" + platform + "/" + node;
 }

@@ -1,4 +1,5 @@
-// The folder that a node keeps on disk: its lock, which process and guardian hold together, and its identity.
+// The folder that a node keeps on disk: its lock, which process and guardian hold together, and its
+// identity.
 #pragma once
 
 #include <chrono>
@@ -8,8 +9,9 @@ namespace cluster::coord {
 
 class NodeFolder {
  public:
-  /// Makes the folder where it is missing and locks it. While a guardian of a node that died still cleans up there, waits up to `patience`.
-  /// Throws Error{node_already_present} when a living process uses it (with its pid and since when), Error{timeout}, Error{system}.
+  /// Makes the folder where it is missing and locks it. While a guardian of a node that died still
+  /// cleans up there, waits up to `patience`. Throws Error{node_already_present} when a living
+  /// process uses it (with its pid and since when), Error{timeout}, Error{system}.
   NodeFolder(const std::string& path, std::chrono::milliseconds patience);
   ~NodeFolder();
   NodeFolder(const NodeFolder&) = delete;
@@ -27,7 +29,8 @@ class NodeFolder {
   int lock_fd_ = -1;
 };
 
-/// $STATE_DIRECTORY, or the user's state folder, or /var/lib/cpp-cluster for root; with `<platform>/<node>` below.
+/// $STATE_DIRECTORY, or the user's state folder, or /var/lib/cpp-cluster for root; with
+/// `<platform>/<node>` below.
 std::string default_node_folder(const std::string& platform, const std::string& node);
 
 }  // namespace cluster::coord

@@ -12,12 +12,15 @@ constexpr int kVersion = 1;
 template <typename T, typename Read>
 Result<T> parsed(const std::string& what, const std::string& text, Read read) {
   auto json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return Error(Errc::corrupt, what + ": is no JSON object: " + text.substr(0, 100));
+  if (!json.is_object())
+    return Error(Errc::corrupt, what + ": is no JSON object: " + text.substr(0, 100));
   try {
     int version = json.at("v").get<int>();
     if (version > kVersion)
-      return Error(Errc::incompatible, what + ": has version " + std::to_string(version) + ", this program knows up to " +
-                                           std::to_string(kVersion) + ": update cpp-cluster on this node");
+      return Error(Errc::incompatible, what + ": has version " + std::to_string(version) +
+                                           ", this program knows up to " +
+                                           std::to_string(kVersion) +
+                                           ": update cpp-cluster on this node");
     return read(json);
   } catch (const Json::exception& e) {
     return Error(Errc::corrupt, what + ": " + e.what());
@@ -56,7 +59,10 @@ const char* to_text(SessionState state) {
 std::string to_json(const SessionRecord& record) {
   Json voters = Json::array();
   for (const auto& voter : record.voters) voters.push_back(voter.text());
-  Json json{{"v", kVersion}, {"node", record.node}, {"session", record.session}, {"state", to_text(record.state)},
+  Json json{{"v", kVersion},
+            {"node", record.node},
+            {"session", record.session},
+            {"state", to_text(record.state)},
             {"voters", std::move(voters)}};
   if (!record.ended_by.empty()) json["ended_by"] = record.ended_by;
   if (const auto& facts = record.facts) {
@@ -73,83 +79,107 @@ std::string to_json(const SessionRecord& record) {
 }
 
 Result<SessionRecord> session_record_from(const std::string& key, const std::string& text) {
-  return parsed<SessionRecord>("session record of \"" + key + "\"", text, [&](const Json& json) -> Result<SessionRecord> {
-    SessionRecord record;
-    record.node = json.at("node").get<std::string>();
-    if (record.node != key) throw Error(Errc::corrupt, "it names node \"" + record.node + "\"");
-    record.session = json.at("session").get<std::string>();
-    record.state = state_from(json.at("state").get<std::string>());
-    for (const auto& voter : json.at("voters")) record.voters.push_back(voter_from(voter.get<std::string>()));
-    record.ended_by = json.value("ended_by", std::string());
-    auto facts = std::make_shared<NodeFacts>();
-    facts->labels = json.value("labels", std::map<std::string, std::string>());
-    facts->host = json.value("host", std::string());
-    facts->boot = json.value("boot", std::string());
-    facts->folder = json.value("folder", std::string());
-    facts->version = json.value("version", std::string());
-    facts->apps = json.value("apps", std::vector<std::string>());
-    facts->load = json.value("load", 0.0);
-    facts->started = json.value("started", std::string());
-    record.facts = std::move(facts);
-    return record;
-  });
+  return parsed<SessionRecord>(
+      "session record of \"" + key + "\"", text, [&](const Json& json) -> Result<SessionRecord> {
+        SessionRecord record;
+        record.node = json.at("node").get<std::string>();
+        if (record.node != key) throw Error(Errc::corrupt, "it names node \"" + record.node + "\"");
+        record.session = json.at("session").get<std::string>();
+        record.state = state_from(json.at("state").get<std::string>());
+        for (const auto& voter : json.at("voters"))
+          record.voters.push_back(voter_from(voter.get<std::string>()));
+        record.ended_by = json.value("ended_by", std::string());
+        auto facts = std::make_shared<NodeFacts>();
+        facts->labels = json.value("labels", std::map<std::string, std::string>());
+        facts->host = json.value("host", std::string());
+        facts->boot = json.value("boot", std::string());
+        facts->folder = json.value("folder", std::string());
+        facts->version = json.value("version", std::string());
+        facts->apps = json.value("apps", std::vector<std::string>());
+        facts->load = json.value("load", 0.0);
+        facts->started = json.value("started", std::string());
+        record.facts = std::move(facts);
+        return record;
+      });
 }
 
 std::string to_json(const LeaseRecord& record) {
-  return Json{{"v", kVersion}, {"app", record.app}, {"epoch", record.epoch}, {"state", record.held ? "held" : "released"},
-              {"holder", record.holder}, {"session", record.session}, {"session_rev", record.session_rev},
-              {"target", record.target}}.dump();
+  return Json{{"v", kVersion},
+              {"app", record.app},
+              {"epoch", record.epoch},
+              {"state", record.held ? "held" : "released"},
+              {"holder", record.holder},
+              {"session", record.session},
+              {"session_rev", record.session_rev},
+              {"target", record.target}}
+      .dump();
 }
 
 Result<LeaseRecord> lease_record_from(const std::string& key, const std::string& text) {
-  return parsed<LeaseRecord>("lease of \"" + key + "\"", text, [&](const Json& json) -> Result<LeaseRecord> {
-    LeaseRecord record;
-    record.app = json.at("app").get<std::string>();
-    if (record.app != key) throw Error(Errc::corrupt, "it names app \"" + record.app + "\"");
-    record.epoch = json.at("epoch").get<std::uint64_t>();
-    std::string state = json.at("state").get<std::string>();
-    if (state != "held" && state != "released") throw Error(Errc::corrupt, "\"" + state + "\" is no state of a lease");
-    record.held = state == "held";
-    record.holder = json.at("holder").get<std::string>();
-    record.session = json.at("session").get<std::string>();
-    record.session_rev = json.at("session_rev").get<Revision>();
-    record.target = json.value("target", std::string());
-    return record;
-  });
+  return parsed<LeaseRecord>(
+      "lease of \"" + key + "\"", text, [&](const Json& json) -> Result<LeaseRecord> {
+        LeaseRecord record;
+        record.app = json.at("app").get<std::string>();
+        if (record.app != key) throw Error(Errc::corrupt, "it names app \"" + record.app + "\"");
+        record.epoch = json.at("epoch").get<std::uint64_t>();
+        std::string state = json.at("state").get<std::string>();
+        if (state != "held" && state != "released")
+          throw Error(Errc::corrupt, "\"" + state + "\" is no state of a lease");
+        record.held = state == "held";
+        record.holder = json.at("holder").get<std::string>();
+        record.session = json.at("session").get<std::string>();
+        record.session_rev = json.at("session_rev").get<Revision>();
+        record.target = json.value("target", std::string());
+        return record;
+      });
 }
 
 std::string to_json(const Heartbeat& heartbeat) {
-  return Json{{"v", kVersion}, {"to", heartbeat.to}, {"owner", heartbeat.owner.text()}, {"rev", heartbeat.rev},
-              {"sent", heartbeat.sent.time_since_epoch().count()}}.dump();
+  return Json{{"v", kVersion},
+              {"to", heartbeat.to},
+              {"owner", heartbeat.owner.text()},
+              {"rev", heartbeat.rev},
+              {"sent", heartbeat.sent.time_since_epoch().count()}}
+      .dump();
 }
 
 Result<Heartbeat> heartbeat_from(const std::string& text) {
   return parsed<Heartbeat>("heartbeat", text, [](const Json& json) -> Result<Heartbeat> {
-    return Heartbeat{json.at("to").get<std::string>(), voter_from(json.at("owner").get<std::string>()),
+    return Heartbeat{json.at("to").get<std::string>(),
+                     voter_from(json.at("owner").get<std::string>()),
                      json.at("rev").get<Revision>(), time_from(json.at("sent"))};
   });
 }
 
 std::string to_json(const HeartbeatAck& ack) {
-  return Json{{"v", kVersion}, {"owner", ack.owner.text()}, {"voter", ack.voter.text()},
-              {"sent", ack.sent.time_since_epoch().count()}}.dump();
+  return Json{{"v", kVersion},
+              {"owner", ack.owner.text()},
+              {"voter", ack.voter.text()},
+              {"sent", ack.sent.time_since_epoch().count()}}
+      .dump();
 }
 
 Result<HeartbeatAck> heartbeat_ack_from(const std::string& text) {
-  return parsed<HeartbeatAck>("heartbeat acknowledgement", text, [](const Json& json) -> Result<HeartbeatAck> {
-    return HeartbeatAck{voter_from(json.at("owner").get<std::string>()), voter_from(json.at("voter").get<std::string>()),
-                        time_from(json.at("sent"))};
-  });
+  return parsed<HeartbeatAck>("heartbeat acknowledgement", text,
+                              [](const Json& json) -> Result<HeartbeatAck> {
+                                return HeartbeatAck{voter_from(json.at("owner").get<std::string>()),
+                                                    voter_from(json.at("voter").get<std::string>()),
+                                                    time_from(json.at("sent"))};
+                              });
 }
 
 std::string to_json(const Withdrawal& withdrawal) {
-  return Json{{"v", kVersion}, {"owner", withdrawal.owner.text()}, {"rev", withdrawal.rev},
-              {"voter", withdrawal.voter.text()}}.dump();
+  return Json{{"v", kVersion},
+              {"owner", withdrawal.owner.text()},
+              {"rev", withdrawal.rev},
+              {"voter", withdrawal.voter.text()}}
+      .dump();
 }
 
 Result<Withdrawal> withdrawal_from(const std::string& text) {
   return parsed<Withdrawal>("withdrawal", text, [](const Json& json) -> Result<Withdrawal> {
-    return Withdrawal{voter_from(json.at("owner").get<std::string>()), json.at("rev").get<Revision>(),
+    return Withdrawal{voter_from(json.at("owner").get<std::string>()),
+                      json.at("rev").get<Revision>(),
                       voter_from(json.at("voter").get<std::string>())};
   });
 }

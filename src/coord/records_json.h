@@ -1,5 +1,6 @@
-// The JSON of records and messages as they stand on NATS (docs/protocols.md). Readers ignore unknown fields, refuse a higher major
-// version with Error{incompatible}, and anything else that is not what it should be with Error{corrupt}.
+// The JSON of records and messages as they stand on NATS (docs/protocols.md). Readers ignore
+// unknown fields, refuse a higher major version with Error{incompatible}, and anything else that is
+// not what it should be with Error{corrupt}.
 #pragma once
 
 #include <string>

@@ -44,7 +44,9 @@ bool SessionOwner::may_take(Time now) const {
   return had_voters_ || now >= live_since_ + options_.timing.session_timeout;
 }
 
-std::vector<SessionId> SessionOwner::voters() const { return phase_ == Phase::live ? voters_ : std::vector<SessionId>{}; }
+std::vector<SessionId> SessionOwner::voters() const {
+  return phase_ == Phase::live ? voters_ : std::vector<SessionId>{};
+}
 
 Time SessionOwner::rule_two(const std::vector<SessionId>& voters) const {
   std::size_t needed = acks_to_keep(voters.size());
@@ -52,7 +54,8 @@ Time SessionOwner::rule_two(const std::vector<SessionId>& voters) const {
   std::vector<Time> fresh_until;
   for (const auto& id : voters) {
     const Peer* p = peer(id);
-    fresh_until.push_back(p ? p->last_acked_sent + options_.timing.owner_session_timeout() : Time{});
+    fresh_until.push_back(p ? p->last_acked_sent + options_.timing.owner_session_timeout()
+                            : Time{});
   }
   std::sort(fresh_until.begin(), fresh_until.end(), std::greater<>());
   return fresh_until[needed - 1];
@@ -63,15 +66,18 @@ Time SessionOwner::limit() const {
   bool changing = in_flight_ && in_flight_->record.voters != voters_;
   if (!(changing && mutant(Mutation::only_new_voters))) limit = std::min(limit, rule_two(voters_));
   // A write that changes the voters may have landed or not: the rule must hold for both lists.
-  if (changing && phase_ == Phase::live) limit = std::min(limit, rule_two(in_flight_->record.voters));
+  if (changing && phase_ == Phase::live)
+    limit = std::min(limit, rule_two(in_flight_->record.voters));
   return limit;
 }
 
 void SessionOwner::expire_if_due(Time now, Output& out) {
   if (phase_ != Phase::live || now < limit() - options_.timing.stop_margin) return;
-  bool by_ttl = now >= last_write_sent_ + options_.timing.owner_lease_ttl() - options_.timing.stop_margin;
+  bool by_ttl =
+      now >= last_write_sent_ + options_.timing.owner_lease_ttl() - options_.timing.stop_margin;
   lose(by_ttl ? "its record could not be rewritten within lease_ttl: JetStream is slow or away"
-              : "too few voters acknowledge: this node, its network or its NATS server is slow or cut off",
+              : "too few voters acknowledge: this node, its network or its NATS server is slow or "
+                "cut off",
        now, out);
 }
 
@@ -88,7 +94,8 @@ void SessionOwner::lose(const std::string& why, Time, Output& out) {
   session_.clear();
 }
 
-SessionRecord SessionOwner::record_with(const std::vector<SessionId>& voters, SessionState state) const {
+SessionRecord SessionOwner::record_with(const std::vector<SessionId>& voters,
+                                        SessionState state) const {
   SessionRecord record;
   record.node = options_.node;
   record.session = session_;
@@ -111,7 +118,8 @@ void SessionOwner::begin(const SessionView& view, Time now, Output& out) {
   blocked_ = false;
   if (seen && seen->record.live()) {
     const auto& facts = seen->record.facts;
-    bool our_own = facts && !options_.folder.empty() && facts->boot == options_.boot && facts->folder == options_.folder;
+    bool our_own = facts && !options_.folder.empty() && facts->boot == options_.boot &&
+                   facts->folder == options_.folder;
     if (!our_own) {
       blocked_ = true;
       return;
@@ -164,8 +172,7 @@ void SessionOwner::settled(bool landed, Revision rev, Time now, Output& out) {
       }
       return;
     case Phase::none:
-    case Phase::left:
-      return;
+    case Phase::left: return;
   }
 }
 
@@ -174,9 +181,10 @@ void SessionOwner::on_own_record(Revision rev, const SessionRecord& record, Time
   if (rev <= known_rev_) return;
   known_rev_ = rev;
   if (in_flight_) {
-    // Exactly one write follows the expected revision, and only one of ours is under way: a live record
-    // of this session is that write.
-    bool ours = record.session == in_flight_->record.session && record.state == in_flight_->record.state;
+    // Exactly one write follows the expected revision, and only one of ours is under way: a live
+    // record of this session is that write.
+    bool ours =
+        record.session == in_flight_->record.session && record.state == in_flight_->record.state;
     settled(ours, rev, now, out);
     return;
   }
@@ -185,7 +193,8 @@ void SessionOwner::on_own_record(Revision rev, const SessionRecord& record, Time
     lose(record.ended_by.empty() ? "ended by others" : "ended by " + record.ended_by, now, out);
 }
 
-void SessionOwner::on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, Time now, Output& out) {
+void SessionOwner::on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, Time now,
+                            Output& out) {
   expire_if_due(now, out);
   if (!in_flight_ || in_flight_->id != id) return;
   if (outcome == WriteOutcome::stored) {
@@ -200,7 +209,8 @@ void SessionOwner::on_write(std::uint64_t id, WriteOutcome outcome, Revision sto
 }
 
 void SessionOwner::on_store_rewound(Time now, Output& out) {
-  if (phase_ == Phase::live) lose("JetStream has lost revisions that it had acknowledged", now, out);
+  if (phase_ == Phase::live)
+    lose("JetStream has lost revisions that it had acknowledged", now, out);
   in_flight_.reset();
   if (phase_ == Phase::beginning) phase_ = Phase::none;
 }
@@ -221,7 +231,8 @@ void SessionOwner::on_ack(const HeartbeatAck& ack, Time now, Output& out) {
   if (!p) return;  // nobody that was asked
   if (p->acking_since == Time{} || silent(*p, now)) p->acking_since = now;
   p->last_ack_arrival = now;
-  p->last_acked_sent = std::max(p->last_acked_sent, mutant(Mutation::count_from_ack_arrival) ? now : ack.sent);
+  p->last_acked_sent =
+      std::max(p->last_acked_sent, mutant(Mutation::count_from_ack_arrival) ? now : ack.sent);
 }
 
 bool SessionOwner::silent(const Peer& p, Time now) const {
@@ -229,13 +240,15 @@ bool SessionOwner::silent(const Peer& p, Time now) const {
   return now >= heard + options_.timing.silence();
 }
 
-// Live nodes in name order behind the own one, each once; first those of zones that no voter is in yet.
+// Live nodes in name order behind the own one, each once; first those of zones that no voter is in
+// yet.
 std::vector<SessionId> SessionOwner::candidates(const SessionView& view) const {
   std::vector<const SessionRecord*> live;
   const auto& all = view.all();
   auto add = [&](auto from, auto to) {
     for (auto it = from; it != to; ++it)
-      if (it->first != options_.node && it->second.record.live()) live.push_back(&it->second.record);
+      if (it->first != options_.node && it->second.record.live())
+        live.push_back(&it->second.record);
   };
   auto next = all.upper_bound(options_.node);
   add(next, all.end());
@@ -243,7 +256,8 @@ std::vector<SessionId> SessionOwner::candidates(const SessionView& view) const {
 
   std::set<std::string> zones;
   for (const auto& voter : voters_)
-    if (const auto* p = peer(voter); p && p->acking_since != Time{}) zones.insert(zone_of(record_of(view, voter.node)));
+    if (const auto* p = peer(voter); p && p->acking_since != Time{})
+      zones.insert(zone_of(record_of(view, voter.node)));
   std::vector<SessionId> fresh_zone;
   std::vector<SessionId> others;
   for (const auto* record : live) {
@@ -260,7 +274,8 @@ std::vector<SessionId> SessionOwner::candidates(const SessionView& view) const {
 }
 
 // The place of a voter whose zone another voter before it is in.
-std::optional<std::size_t> SessionOwner::doubled_zone(const SessionView& view, const std::vector<SessionId>& voters) const {
+std::optional<std::size_t> SessionOwner::doubled_zone(const SessionView& view,
+                                                      const std::vector<SessionId>& voters) const {
   std::set<std::string> zones;
   for (std::size_t i = 0; i < voters.size(); ++i) {
     std::string zone = zone_of(record_of(view, voters[i].node));
@@ -286,7 +301,8 @@ std::vector<SessionId> SessionOwner::wanted_voters(const SessionView& view, Time
   };
   bool young = !had_voters_ || now < live_since_ + options_.timing.session_timeout;
   for (const auto& id : candidates(view)) {
-    // A full set is left alone, but for a voter of a new zone in the place of one whose zone is there twice.
+    // A full set is left alone, but for a voter of a new zone in the place of one whose zone is
+    // there twice.
     auto doubled = wanted.size() < kMostVoters ? std::nullopt : doubled_zone(view, wanted);
     if (wanted.size() >= kMostVoters && !(doubled && improves(id))) break;
     const Peer* p = peer(id);
@@ -339,7 +355,8 @@ void SessionOwner::heartbeat(const SessionView& view, Time now, Output& out) {
   std::size_t good = 0;
   for (const auto& voter : voters_)
     if (const Peer* p = peer(voter); p && !silent(*p, now)) ++good;
-  // Ask nodes that may become voters: as many as are missing, passing over those that do not answer.
+  // Ask nodes that may become voters: as many as are missing, passing over those that do not
+  // answer.
   std::size_t missing = good < kMostVoters ? kMostVoters - good : 0;
   auto spare = candidates(view);
   if (missing == 0 && doubled_zone(view, voters_)) missing = 1;
@@ -369,14 +386,17 @@ void SessionOwner::heartbeat(const SessionView& view, Time now, Output& out) {
   }
 }
 
-void SessionOwner::tick(const SessionView& view, bool members_known, bool late, Time now, Output& out) {
+void SessionOwner::tick(const SessionView& view, bool members_known, bool late, Time now,
+                        Output& out) {
   due_ = Time::max();
   expire_if_due(now, out);
   if (late) silence_from_ = now;
   if (phase_ == Phase::none && wanted_ && members_known) begin(view, now, out);
   if (phase_ == Phase::live) heartbeat(view, now, out);
-  if (!out.write) consider_write(view, now, out);
-  else if (in_flight_) due_ = std::min(due_, in_flight_->last_sent + options_.timing.write_retry());
+  if (!out.write)
+    consider_write(view, now, out);
+  else if (in_flight_)
+    due_ = std::min(due_, in_flight_->last_sent + options_.timing.write_retry());
   if (phase_ == Phase::live) due_ = std::min(due_, limit() - options_.timing.stop_margin);
 }
 

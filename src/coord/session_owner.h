@@ -1,5 +1,6 @@
-// A node's own session: begins it, keeps it by rewriting its record and by heartbeats to its voters, knows until when it may
-// act by it, and ends it (docs/protocols.md, "The owner" and "Starting"). Pure: events and the time in, what to do out.
+// A node's own session: begins it, keeps it by rewriting its record and by heartbeats to its
+// voters, knows until when it may act by it, and ends it (docs/protocols.md, "The owner" and
+// "Starting"). Pure: events and the time in, what to do out.
 #pragma once
 
 #include <functional>
@@ -26,7 +27,8 @@ class SessionOwner {
   struct Options {
     std::string node{};
     SessionTiming timing{};
-    std::string boot{};    ///< with `folder`: an earlier session from here may be overwritten, its process is gone
+    std::string boot{};  ///< with `folder`: an earlier session from here may be overwritten, its
+                         ///< process is gone
     std::string folder{};
     std::function<std::string()> new_id{};
     std::function<std::shared_ptr<const NodeFacts>()> facts{};  ///< asked for each write
@@ -34,15 +36,16 @@ class SessionOwner {
 
   /// What is to be done now, in this order.
   struct Output {
-    std::optional<std::string> ended{};  ///< the session has ended (why): drop everything it entitled to, by force
-    bool began = false;                  ///< a session is in force
-    bool left = false;                   ///< leave() is complete
+    std::optional<std::string>
+        ended{};         ///< the session has ended (why): drop everything it entitled to, by force
+    bool began = false;  ///< a session is in force
+    bool left = false;   ///< leave() is complete
     struct Write {
       std::uint64_t id = 0;  ///< the same for each repeat
       Revision expected = 0;
       SessionRecord record{};
     };
-    std::optional<Write> write{};        ///< compare-and-set the own record; answer with on_write()
+    std::optional<Write> write{};  ///< compare-and-set the own record; answer with on_write()
     std::vector<Heartbeat> heartbeats{};
   };
 
@@ -53,14 +56,15 @@ class SessionOwner {
   /// No session is wanted any more: gives the present one up and writes `left`.
   void leave(Output& out, Time now);
 
-  /// A revision of the own record, by watch, by read or as a write's answer. Call after the view has seen it.
+  /// A revision of the own record, by watch, by read or as a write's answer. Call after the view
+  /// has seen it.
   void on_own_record(Revision rev, const SessionRecord& record, Time now, Output& out);
   void on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, Time now, Output& out);
   void on_ack(const HeartbeatAck& ack, Time now, Output& out);
   /// The store shows less than it has acknowledged: the session is lost.
   void on_store_rewound(Time now, Output& out);
-  /// Does what is due. Call after each event too. `members_known`: the first contents of the members' bucket have been
-  /// seen. `late`: the loop was stopped for a while.
+  /// Does what is due. Call after each event too. `members_known`: the first contents of the
+  /// members' bucket have been seen. `late`: the loop was stopped for a while.
   void tick(const SessionView& view, bool members_known, bool late, Time now, Output& out);
   /// When tick() is to be called next.
   Time due() const { return due_; }
@@ -87,10 +91,10 @@ class SessionOwner {
   enum class Phase { none, beginning, live, leaving, left };
   struct Peer {
     SessionId id{};
-    Time first_sent{};        ///< of a heartbeat since it was last silent or unknown
-    Time acking_since{};      ///< no gap of `silence` since; 0: it does not acknowledge now
+    Time first_sent{};    ///< of a heartbeat since it was last silent or unknown
+    Time acking_since{};  ///< no gap of `silence` since; 0: it does not acknowledge now
     Time last_ack_arrival{};
-    Time last_acked_sent{};   ///< what rule 2 counts from
+    Time last_acked_sent{};  ///< what rule 2 counts from
   };
   struct InFlight {
     std::uint64_t id = 0;
@@ -110,7 +114,8 @@ class SessionOwner {
   SessionRecord record_with(const std::vector<SessionId>& voters, SessionState state) const;
   std::vector<SessionId> wanted_voters(const SessionView& view, Time now);
   std::vector<SessionId> candidates(const SessionView& view) const;
-  std::optional<std::size_t> doubled_zone(const SessionView& view, const std::vector<SessionId>& voters) const;
+  std::optional<std::size_t> doubled_zone(const SessionView& view,
+                                          const std::vector<SessionId>& voters) const;
   bool silent(const Peer& peer, Time now) const;
   Peer* peer(const SessionId& id);
   const Peer* peer(const SessionId& id) const;
@@ -122,14 +127,14 @@ class SessionOwner {
   bool blocked_ = false;
   std::string session_;
   Revision session_rev_ = 0;
-  Revision known_rev_ = 0;   ///< newest revision of the own record that was seen
+  Revision known_rev_ = 0;  ///< newest revision of the own record that was seen
   std::vector<SessionId> voters_;
   bool had_voters_ = false;
   std::optional<InFlight> in_flight_;
   std::uint64_t last_write_id_ = 0;
   Time live_since_{};
-  Time last_write_sent_{};   ///< first sending of the last write known to have landed
-  Time silence_from_{};      ///< silence of voters counts from here at the earliest
+  Time last_write_sent_{};  ///< first sending of the last write known to have landed
+  Time silence_from_{};     ///< silence of voters counts from here at the earliest
   Time next_heartbeat_{};
   std::vector<Peer> peers_;
   Time due_{};

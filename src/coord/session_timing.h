@@ -13,8 +13,10 @@ struct SessionTiming {
   Duration lease_ttl = std::chrono::seconds(15);
   Duration stop_margin = std::chrono::milliseconds(100);
   double drift = 0.02;
-  Duration rank_delay = std::chrono::milliseconds(20);  ///< a candidate waits this long for each one before it
-  Duration settle_in = std::chrono::seconds(1);  ///< a node acknowledges this long before it becomes a voter
+  Duration rank_delay =
+      std::chrono::milliseconds(20);  ///< a candidate waits this long for each one before it
+  Duration settle_in =
+      std::chrono::seconds(1);  ///< a node acknowledges this long before it becomes a voter
 
   Duration heartbeat_period() const { return session_timeout / 4; }
   Duration rewrite_period() const { return lease_ttl / 5; }

@@ -44,7 +44,8 @@ bool SessionView::ended(const SessionId& id, Revision session_rev) const {
   return !seen->record.live() || seen->record.session != id.session;
 }
 
-std::string SessionView::why_endable(const Seen& seen, Time now, const SessionTiming& timing, Time* due) const {
+std::string SessionView::why_endable(const Seen& seen, Time now, const SessionTiming& timing,
+                                     Time* due) const {
   if (!seen.record.live()) return {};
   const auto& voters = seen.record.voters;
   if (!voters.empty()) {
@@ -56,7 +57,8 @@ std::string SessionView::why_endable(const Seen& seen, Time now, const SessionTi
         return w->second == seen.rev || mutant(Mutation::withdrawals_of_any_revision);
       });
       if (count > 0 && static_cast<std::size_t>(count) >= withdrawals_to_end(voters.size()))
-        return std::to_string(count) + " of " + std::to_string(voters.size()) + " voters had no heartbeat for session_timeout";
+        return std::to_string(count) + " of " + std::to_string(voters.size()) +
+               " voters had no heartbeat for session_timeout";
     }
   }
   Time silent_at = seen.at + timing.lease_ttl;

@@ -1,5 +1,6 @@
-// What one node has seen of all session records, and the withdrawals of their voters: tells whether a session has ended,
-// and when anyone may end it (docs/protocols.md, "Anyone may end a session"). Pure.
+// What one node has seen of all session records, and the withdrawals of their voters: tells whether
+// a session has ended, and when anyone may end it (docs/protocols.md, "Anyone may end a session").
+// Pure.
 #pragma once
 
 #include <map>
@@ -13,7 +14,8 @@
 
 namespace cluster::coord {
 
-/// Withdrawals it takes to end a session with so many voters, and acknowledgements it takes to keep it.
+/// Withdrawals it takes to end a session with so many voters, and acknowledgements it takes to keep
+/// it.
 inline std::size_t withdrawals_to_end(std::size_t voters) {
   return voters / 2 + 1 - (mutant(Mutation::quorum_one_less) ? 1 : 0);
 }
@@ -39,8 +41,8 @@ class SessionView {
   /// True once and for all when that session, which began with `session_rev`, is over.
   bool ended(const SessionId& id, Revision session_rev) const;
 
-  /// Why anyone may end the session that stands in this node's record now; empty when nobody may. `due`, when given, is lowered to the time
-  /// at which that may change by itself.
+  /// Why anyone may end the session that stands in this node's record now; empty when nobody may.
+  /// `due`, when given, is lowered to the time at which that may change by itself.
   std::string why_endable(const Seen& seen, Time now, const SessionTiming& timing, Time* due) const;
 
  private:

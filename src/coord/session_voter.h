@@ -1,5 +1,5 @@
-// A node's duty as a voter for the sessions of others: acknowledge heartbeats, withdraw when they stop
-// (docs/protocols.md, "A voter"). Pure.
+// A node's duty as a voter for the sessions of others: acknowledge heartbeats, withdraw when they
+// stop (docs/protocols.md, "A voter"). Pure.
 #pragma once
 
 #include <map>
@@ -15,14 +15,15 @@ namespace cluster::coord {
 
 class SessionVoter {
  public:
-  /// An acknowledgement, unless this voter has withdrawn at the stated revision or a later one. Call only while the own
-  /// session, `self`, is in force.
-  std::optional<HeartbeatAck> on_heartbeat(const Heartbeat& heartbeat, const SessionId& self, Time now);
+  /// An acknowledgement, unless this voter has withdrawn at the stated revision or a later one.
+  /// Call only while the own session, `self`, is in force.
+  std::optional<HeartbeatAck> on_heartbeat(const Heartbeat& heartbeat, const SessionId& self,
+                                           Time now);
 
-  /// The withdrawals that are due for the sessions that list `self` as a voter; only while the own session is in force. Lowers `due` to
-  /// the time of the next.
-  std::vector<Withdrawal> tick(const SessionView& view, const SessionId& self, Time now, const SessionTiming& timing,
-                               Time* due);
+  /// The withdrawals that are due for the sessions that list `self` as a voter; only while the own
+  /// session is in force. Lowers `due` to the time of the next.
+  std::vector<Withdrawal> tick(const SessionView& view, const SessionId& self, Time now,
+                               const SessionTiming& timing, Time* due);
 
   /// The node was itself stopped for a while: silence counts from now.
   void count_from(Time now) { counting_since_ = now; }
@@ -33,7 +34,7 @@ class SessionVoter {
  private:
   struct Watched {
     Time last_arrival{};
-    Revision withdrawn = 0;   ///< up to here nothing is acknowledged
+    Revision withdrawn = 0;  ///< up to here nothing is acknowledged
     Time last_broadcast{};
     Revision broadcast_rev = 0;
   };

@@ -45,7 +45,7 @@ std::string describe_exit(const siginfo_t& info) {
 // The last lines that the program wrote to its log file since `start`.
 std::string read_tail(const std::string& path, off_t start) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat found {};
+  struct stat found{};
   if (!fd || ::fstat(fd.get(), &found) != 0 || !S_ISREG(found.st_mode) || found.st_size <= start)
     return {};
   off_t from = std::max(start, found.st_size - static_cast<off_t>(kTailBytes));

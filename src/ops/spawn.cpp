@@ -45,7 +45,7 @@ std::string variable(const std::vector<std::string>& environment, const std::str
 }
 
 bool is_program(const std::string& path) {
-  struct stat found {};
+  struct stat found{};
   return ::stat(path.c_str(), &found) == 0 && S_ISREG(found.st_mode) &&
          ::access(path.c_str(), X_OK) == 0;
 }
@@ -106,7 +106,7 @@ void open_log(const std::string& path, Launch& launch) {
     throw refuse("can't write the log file " + quoted(path) + ": " + std::strerror(errno) +
                  "; create its folder, allow writing there, or correct `log_file`");
   ::fcntl(launch.output.get(), F_SETFL, O_APPEND);
-  struct stat found {};
+  struct stat found{};
   if (::fstat(launch.output.get(), &found) == 0 && S_ISREG(found.st_mode))
     launch.log_start = found.st_size;
 }
@@ -177,7 +177,7 @@ struct ChildPlan {
   while (n < 0 && errno == EINTR);
   if (n != 1) ::_exit(127);  // the parent is gone, or gave up
 
-  struct sigaction standard {};
+  struct sigaction standard{};
   standard.sa_handler = SIG_DFL;
   for (int signal = 1; signal < NSIG; ++signal) ::sigaction(signal, &standard, nullptr);
 

@@ -12,9 +12,15 @@ void App::on_start(Hook hook) { core_->start_hooks.push_back(std::move(hook)); }
 void App::on_active(Hook hook) { core_->active_hooks.push_back(std::move(hook)); }
 void App::on_passive(Hook hook) { core_->passive_hooks.push_back(std::move(hook)); }
 void App::on_stop(Hook hook) { core_->stop_hooks.push_back(std::move(hook)); }
-void App::on_leader_change(std::function<void(const LeaderChange&)> hook) { core_->leader_hooks.push_back(std::move(hook)); }
-void App::on_member_join(std::function<void(const Member&)> hook) { core_->join_hooks.push_back(std::move(hook)); }
-void App::on_member_leave(std::function<void(const Member&)> hook) { core_->leave_hooks.push_back(std::move(hook)); }
+void App::on_leader_change(std::function<void(const LeaderChange&)> hook) {
+  core_->leader_hooks.push_back(std::move(hook));
+}
+void App::on_member_join(std::function<void(const Member&)> hook) {
+  core_->join_hooks.push_back(std::move(hook));
+}
+void App::on_member_leave(std::function<void(const Member&)> hook) {
+  core_->leave_hooks.push_back(std::move(hook));
+}
 
 const std::string& App::name() const noexcept { return core_->options.name; }
 Role App::role() const { return core_->role.load(); }
@@ -22,17 +28,22 @@ std::uint64_t App::epoch() const { return core_->epoch.load(); }
 
 Election& App::election() {
   if (!core_->singleton())
-    throw Error(Errc::invalid_argument, "app \"" + name() + "\" is active on every node: it has no election");
+    throw Error(Errc::invalid_argument,
+                "app \"" + name() + "\" is active on every node: it has no election");
   return *core_->election;
 }
 
 bool Election::is_leader() const { return core_.app.is_leader(); }
 std::optional<Leader> Election::leader() const { return core_.app.leader(); }
 std::uint64_t Election::epoch() const { return core_.app.epoch.load(); }
-bool Election::wait_for_leadership(std::chrono::milliseconds timeout) { return core_.app.wait_for_leadership(timeout); }
+bool Election::wait_for_leadership(std::chrono::milliseconds timeout) {
+  return core_.app.wait_for_leadership(timeout);
+}
 void Election::step_down(const std::string& target, std::chrono::milliseconds timeout) {
   core_.app.step_down_and_wait(target, timeout);
 }
-void Election::on_leader_change(std::function<void(const LeaderChange&)> fn) { core_.app.leader_hooks.push_back(std::move(fn)); }
+void Election::on_leader_change(std::function<void(const LeaderChange&)> fn) {
+  core_.app.leader_hooks.push_back(std::move(fn));
+}
 
 }  // namespace cluster

@@ -9,7 +9,8 @@ namespace cluster {
 namespace {
 
 constexpr int kMostCooldownFactor = 16;
-/// A backend answers stop() when SIGKILL has done its work; after this it is killed again and the log tells.
+/// A backend answers stop() when SIGKILL has done its work; after this it is killed again and the
+/// log tells.
 constexpr Duration kKillAgain = std::chrono::seconds(5);
 
 }  // namespace
@@ -28,9 +29,14 @@ void App::Core::make_backend() {
     backend_->on_process_group([this](pid_t group) { set_group(group); });
     backend_->on_failed([this](const Error& error, bool cooldown) {
       last_error_ = error.what();
-      log::error("backend_failed", {{"app", options.name}, {"node", host.node_name()}, {"epoch", epoch.load()}, {"why", error.what()}});
+      log::error("backend_failed", {{"app", options.name},
+                                    {"node", host.node_name()},
+                                    {"epoch", epoch.load()},
+                                    {"why", error.what()}});
       if (cooldown)
-        step([&](Transition& t, Time now, Transition::Output& out) { t.fail(std::string("backend: ") + error.what(), now, out); });
+        step([&](Transition& t, Time now, Transition::Output& out) {
+          t.fail(std::string("backend: ") + error.what(), now, out);
+        });
       else
         step([&](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
     });
@@ -49,7 +55,8 @@ Duration App::Core::hook_timeout() const {
 std::vector<StepPlan> App::Core::plan() const {
   std::vector<StepPlan> steps;
   if (auto* process = std::get_if<Process>(&options.backend)) {
-    // A first start may take every restart that the policy allows; the backend itself says when it gives up.
+    // A first start may take every restart that the policy allows; the backend itself says when it
+    // gives up.
     steps.push_back({Step::backend, process->ready_timeout + process->stop_timeout + kKillAgain,
                      process->stop_timeout + kKillAgain, true});
   }
@@ -87,14 +94,16 @@ void App::Core::carry_out(Transition::Output& out) {
   if (out.active) {
     failures_ = 0;
     last_error_.clear();
-    log::info("active", {{"app", options.name}, {"node", host.node_name()}, {"epoch", epoch.load()}});
+    log::info("active",
+              {{"app", options.name}, {"node", host.node_name()}, {"epoch", epoch.load()}});
     {
       std::lock_guard lock(mutex_);
       active_ = true;
     }
     changed_.notify_all();
   }
-  if (transition_.phase() != Transition::Phase::active && transition_.phase() != Transition::Phase::promoting) {
+  if (transition_.phase() != Transition::Phase::active &&
+      transition_.phase() != Transition::Phase::promoting) {
     std::lock_guard lock(mutex_);
     active_ = false;
   }
@@ -113,20 +122,24 @@ void App::Core::arm() {
   });
 }
 
-// Runs hooks one after the other on the strand; the answer comes on the loop. The first exception is the answer, the
-// others are still run.
+// Runs hooks one after the other on the strand; the answer comes on the loop. The first exception
+// is the answer, the others are still run.
 void App::Core::run_hooks(const char* what, const std::vector<Hook>& hooks, std::stop_source stop,
                           std::function<void(std::optional<std::string>)> done) {
-  auto work = [this, what, &hooks, stop, done, alive = alive_, &loop = host.loop(), name = options.name, node = host.node_name()] {
+  auto work = [this, what, &hooks, stop, done, alive = alive_, &loop = host.loop(),
+               name = options.name, node = host.node_name()] {
     std::optional<std::string> failure;
     for (const auto& hook : hooks) {
       try {
         hook(stop.get_token());
       } catch (const std::exception& e) {
-        log::error("hook_threw", {{"app", name}, {"node", node}, {"hook", what}, {"why", e.what()}});
+        log::error("hook_threw",
+                   {{"app", name}, {"node", node}, {"hook", what}, {"why", e.what()}});
         if (!failure) failure = std::string(what) + " threw: " + e.what();
       } catch (...) {
-        log::error("hook_threw", {{"app", name}, {"node", node}, {"hook", what}, {"why", "not a std::exception"}});
+        log::error(
+            "hook_threw",
+            {{"app", name}, {"node", node}, {"hook", what}, {"why", "not a std::exception"}});
         if (!failure) failure = std::string(what) + " threw";
       }
     }
@@ -142,15 +155,21 @@ void App::Core::run_hooks(const char* what, const std::vector<Hook>& hooks, std:
 
 void App::Core::up(Step which, std::uint64_t ticket) {
   auto finished = [this, ticket](std::optional<std::string> failure) {
-    step([&](Transition& t, Time now, Transition::Output& out) { t.finished(ticket, failure, now, out); });
+    step([&](Transition& t, Time now, Transition::Output& out) {
+      t.finished(ticket, failure, now, out);
+    });
   };
   if (which == Step::backend) {
-    backend_->start(epoch.load(), singleton() ? "leader" : "active", [this, finished](std::optional<Error> error) {
-      if (error) return finished(std::string(error->what()));
-      auto status = backend_->status();
-      log::info("backend_ready", {{"app", options.name}, {"node", host.node_name()}, {"epoch", epoch.load()}, {"pid", status.pid}});
-      finished(std::nullopt);
-    });
+    backend_->start(epoch.load(), singleton() ? "leader" : "active",
+                    [this, finished](std::optional<Error> error) {
+                      if (error) return finished(std::string(error->what()));
+                      auto status = backend_->status();
+                      log::info("backend_ready", {{"app", options.name},
+                                                  {"node", host.node_name()},
+                                                  {"epoch", epoch.load()},
+                                                  {"pid", status.pid}});
+                      finished(std::nullopt);
+                    });
     return;
   }
   role.store(Role::active);
@@ -162,37 +181,49 @@ void App::Core::up(Step which, std::uint64_t ticket) {
 void App::Core::undo(Step which, std::uint64_t ticket) {
   if (which == Step::backend) {
     backend_->stop([this, ticket] {
-      step([&](Transition& t, Time now, Transition::Output& out) { t.finished(ticket, std::nullopt, now, out); });
+      step([&](Transition& t, Time now, Transition::Output& out) {
+        t.finished(ticket, std::nullopt, now, out);
+      });
     });
     return;
   }
   active_stop_.request_stop();
   auto finished = [this, ticket](std::optional<std::string> failure) {
     role.store(Role::standby);
-    step([&](Transition& t, Time now, Transition::Output& out) { t.finished(ticket, failure, now, out); });
+    step([&](Transition& t, Time now, Transition::Output& out) {
+      t.finished(ticket, failure, now, out);
+    });
     // An answer that came after the step had been given up: the app can be active here again.
     offer();
   };
   if (passive_hooks.empty() && active_hooks.empty()) return finished(std::nullopt);
   auto stop = std::make_shared<std::stop_source>();
   // At its limit the hook is told to return.
-  auto limit = std::make_shared<LoopSource>(host.loop().after(hook_timeout(), [stop] { stop->request_stop(); }));
-  run_hooks("on_passive", passive_hooks, *stop, [finished, limit](std::optional<std::string> failure) {
-    limit->reset();
-    finished(failure);
-  });
+  auto limit = std::make_shared<LoopSource>(
+      host.loop().after(hook_timeout(), [stop] { stop->request_stop(); }));
+  run_hooks("on_passive", passive_hooks, *stop,
+            [finished, limit](std::optional<std::string> failure) {
+              limit->reset();
+              finished(failure);
+            });
 }
 
 void App::Core::standby_reached(const std::optional<std::string>& failure) {
-  log::info("standby", {{"app", options.name}, {"node", host.node_name()}, {"epoch", epoch.load()},
-                        {"why", failure.value_or(stopping_ ? "stopping" : in_force_ ? "stepped down" : "session ended")}});
+  log::info("standby", {{"app", options.name},
+                        {"node", host.node_name()},
+                        {"epoch", epoch.load()},
+                        {"why", failure.value_or(stopping_   ? "stopping"
+                                                 : in_force_ ? "stepped down"
+                                                             : "session ended")}});
   Time now = BootClock::now();
   if (failure) {
     last_error_ = *failure;
     int factor = std::min(1 << std::min(failures_, 4), kMostCooldownFactor);
     ++failures_;
     not_before_ = now + host.timing().cooldown * factor;
-    log::warn("cooldown", {{"app", options.name}, {"node", host.node_name()}, {"why", *failure},
+    log::warn("cooldown", {{"app", options.name},
+                           {"node", host.node_name()},
+                           {"why", *failure},
                            {"ms", (host.timing().cooldown * factor).count()}});
   } else if (in_force_ && !stopping_) {
     // Let somebody else take it, and never spin: for a while this node does not.
@@ -222,9 +253,12 @@ void App::Core::lease_gone() {
 }
 
 void App::Core::offer() {
-  if (!in_force_ || !start_hooks_done_ || stopping_ || offered_ || transition_.phase() != Transition::Phase::standby) return;
+  if (!in_force_ || !start_hooks_done_ || stopping_ || offered_ ||
+      transition_.phase() != Transition::Phase::standby)
+    return;
   if (transition_.stuck()) {
-    last_error_ = "a hook has not returned after its time limit: this node does not lead until it does";
+    last_error_ =
+        "a hook has not returned after its time limit: this node does not lead until it does";
     return;
   }
   Time now = BootClock::now();
@@ -245,12 +279,13 @@ void App::Core::session_began() {
   if (start_hooks_done_) return offer();
   if (start_hooks_begun_) return;
   start_hooks_begun_ = true;
-  run_hooks("on_start", start_hooks, std::stop_source(), [this](std::optional<std::string> failure) {
-    if (failure) last_error_ = *failure;
-    start_hooks_done_ = true;
-    if (stopping_) return stop();
-    offer();
-  });
+  run_hooks("on_start", start_hooks, std::stop_source(),
+            [this](std::optional<std::string> failure) {
+              if (failure) last_error_ = *failure;
+              start_hooks_done_ = true;
+              if (stopping_) return stop();
+              offer();
+            });
 }
 
 void App::Core::session_ended(const std::string& why) {
@@ -265,7 +300,8 @@ void App::Core::session_ended(const std::string& why) {
 void App::Core::acquired(std::uint64_t new_epoch) {
   epoch.store(new_epoch);
   held.store(true);
-  log::info("lease_taken", {{"app", options.name}, {"node", host.node_name()}, {"epoch", new_epoch}});
+  log::info("lease_taken",
+            {{"app", options.name}, {"node", host.node_name()}, {"epoch", new_epoch}});
   if (stopping_ || transition_.phase() != Transition::Phase::standby || transition_.stuck()) {
     // It came too late to be wanted.
     host.set_candidate(options.name, false, Time{});
@@ -284,7 +320,9 @@ void App::Core::leader_seen(std::optional<Leader> now_leads, std::uint64_t newes
     leader_ = now_leads;
   }
   changed_.notify_all();
-  log::info("leader", {{"app", options.name}, {"node", host.node_name()}, {"leader", now_leads ? now_leads->node : "none"},
+  log::info("leader", {{"app", options.name},
+                       {"node", host.node_name()},
+                       {"leader", now_leads ? now_leads->node : "none"},
                        {"epoch", newest}});
   if (leader_hooks.empty()) return;
   LeaderChange change{options.name, now_leads};
@@ -293,11 +331,15 @@ void App::Core::leader_seen(std::optional<Leader> now_leads, std::uint64_t newes
       try {
         hook(change);
       } catch (const std::exception& e) {
-        log::error("hook_threw", {{"app", options.name}, {"hook", "on_leader_change"}, {"why", e.what()}});
+        log::error("hook_threw",
+                   {{"app", options.name}, {"hook", "on_leader_change"}, {"why", e.what()}});
       }
     }
   });
-  if (!queued) log::error("hook_dropped", {{"app", options.name}, {"hook", "on_leader_change"}, {"why", "the app's queue of hooks is full"}});
+  if (!queued)
+    log::error("hook_dropped", {{"app", options.name},
+                                {"hook", "on_leader_change"},
+                                {"why", "the app's queue of hooks is full"}});
 }
 
 void App::Core::member_joined(const Member& member) {
@@ -307,7 +349,8 @@ void App::Core::member_joined(const Member& member) {
       try {
         hook(member);
       } catch (const std::exception& e) {
-        log::error("hook_threw", {{"app", options.name}, {"hook", "on_member_join"}, {"why", e.what()}});
+        log::error("hook_threw",
+                   {{"app", options.name}, {"hook", "on_member_join"}, {"why", e.what()}});
       }
     }
   });
@@ -320,21 +363,31 @@ void App::Core::member_left(const Member& member) {
       try {
         hook(member);
       } catch (const std::exception& e) {
-        log::error("hook_threw", {{"app", options.name}, {"hook", "on_member_leave"}, {"why", e.what()}});
+        log::error("hook_threw",
+                   {{"app", options.name}, {"hook", "on_member_leave"}, {"why", e.what()}});
       }
     }
   });
 }
 
 void App::Core::step_down(const std::string& target, Completion done) {
-  if (!singleton()) return done(Error(Errc::invalid_argument, "app \"" + options.name + "\" is no singleton: it has no leader to step down"));
-  if (!held.load()) return done(Error(Errc::not_leader, "app \"" + options.name + "\": node \"" + host.node_name() + "\" does not lead it"));
+  if (!singleton())
+    return done(
+        Error(Errc::invalid_argument,
+              "app \"" + options.name + "\" is no singleton: it has no leader to step down"));
+  if (!held.load())
+    return done(Error(Errc::not_leader, "app \"" + options.name + "\": node \"" + host.node_name() +
+                                            "\" does not lead it"));
   if (!target.empty() && target != host.node_name() && !host.is_live(target))
-    return done(Error(Errc::node_not_found, "app \"" + options.name + "\": target \"" + target + "\" is no live node of this platform"));
+    return done(Error(Errc::node_not_found, "app \"" + options.name + "\": target \"" + target +
+                                                "\" is no live node of this platform"));
   if (target == host.node_name()) return done(std::nullopt);
   step_down_waiters_.push_back(std::move(done));
   target_ = target;
-  log::info("step_down", {{"app", options.name}, {"node", host.node_name()}, {"epoch", epoch.load()}, {"target", target}});
+  log::info("step_down", {{"app", options.name},
+                          {"node", host.node_name()},
+                          {"epoch", epoch.load()},
+                          {"target", target}});
   step([](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
 }
 
@@ -387,7 +440,9 @@ App::Core::Seen App::Core::seen() const {
   Seen seen;
   seen.role = role.load();
   switch (transition_.phase()) {
-    case Transition::Phase::standby: seen.phase = BootClock::now() < not_before_ && !last_error_.empty() ? "cooldown" : "standby"; break;
+    case Transition::Phase::standby:
+      seen.phase = BootClock::now() < not_before_ && !last_error_.empty() ? "cooldown" : "standby";
+      break;
     case Transition::Phase::promoting: seen.phase = "promoting"; break;
     case Transition::Phase::active: seen.phase = "active"; break;
     case Transition::Phase::demoting: seen.phase = "demoting"; break;
@@ -409,14 +464,17 @@ std::optional<Leader> App::Core::leader() const {
 
 void App::Core::forbid_from_hooks(const char* what) const {
   if (strand_->in_strand())
-    throw Error(Errc::invalid_argument, std::string(what) + " of app \"" + options.name + "\" was called from one of its own hooks: it would wait for itself");
+    throw Error(Errc::invalid_argument,
+                std::string(what) + " of app \"" + options.name +
+                    "\" was called from one of its own hooks: it would wait for itself");
 }
 
 bool App::Core::wait_for_leadership(std::chrono::milliseconds timeout) {
   forbid_from_hooks("wait_for_leadership");
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, timeout, [&] { return active_ || shut_down_; });
-  if (!active_ && shut_down_) throw Error(Errc::shutting_down, "app \"" + options.name + "\": the platform stops");
+  if (!active_ && shut_down_)
+    throw Error(Errc::shutting_down, "app \"" + options.name + "\": the platform stops");
   return active_;
 }
 
@@ -429,7 +487,8 @@ void App::Core::step_down_and_wait(const std::string& target, std::chrono::milli
     step_down(target, [answer](Failure failure) { answer->set_value(std::move(failure)); });
   });
   if (future.wait_for(timeout) != std::future_status::ready)
-    throw Error(Errc::timeout, "step_down of app \"" + options.name + "\": not complete within " + std::to_string(timeout.count()) + " ms; it goes on");
+    throw Error(Errc::timeout, "step_down of app \"" + options.name + "\": not complete within " +
+                                   std::to_string(timeout.count()) + " ms; it goes on");
   if (auto failure = future.get()) throw *failure;
 }
 

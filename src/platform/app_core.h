@@ -1,4 +1,5 @@
-// One app on this node: its hooks, its backend, and the life between standby and active. On the loop, but for what says otherwise.
+// One app on this node: its hooks, its backend, and the life between standby and active. On the
+// loop, but for what says otherwise.
 #pragma once
 
 #include <atomic>
@@ -56,8 +57,8 @@ struct App::Core {
   void member_left(const Member& member);
   /// Gives the lead up; `done` tells whether that was possible.
   void step_down(const std::string& target, Completion done);
-  void stop();                 ///< demote in order, then on_stop; AppHost::app_is_down follows
-  void kill_now();             ///< what runs, at once
+  void stop();      ///< demote in order, then on_stop; AppHost::app_is_down follows
+  void kill_now();  ///< what runs, at once
   bool down() const { return stopped_; }
   bool singleton() const { return std::holds_alternative<Singleton>(options.mode); }
 
@@ -109,15 +110,15 @@ struct App::Core {
   Transition transition_;
   std::unique_ptr<ProcessBackend> backend_;
   pid_t group_ = 0;
-  bool in_force_ = false;    // the node has a session
+  bool in_force_ = false;  // the node has a session
   bool start_hooks_done_ = false;
   bool start_hooks_begun_ = false;
   bool stopping_ = false;
   bool stopped_ = false;
   bool offered_ = false;
-  int failures_ = 0;         // promotions that failed in a row
+  int failures_ = 0;  // promotions that failed in a row
   Time not_before_{};
-  std::string target_;       // of the step-down under way
+  std::string target_;  // of the step-down under way
   std::vector<Completion> step_down_waiters_;
   std::string last_error_;
   std::stop_source active_stop_{std::nostopstate};

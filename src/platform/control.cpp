@@ -1,7 +1,7 @@
 #include "platform/control.h"
 
-#include <nlohmann/json.hpp>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include "cluster/version.h"
 #include "core/ids.h"
@@ -29,30 +29,48 @@ int code_of(const Error& error) {
 
 }  // namespace
 
-ControlService::ControlService(nats::Connection& connection, const std::string& platform, const std::string& node, Answers answers)
+ControlService::ControlService(nats::Connection& connection, const std::string& platform,
+                               const std::string& node, Answers answers)
     : node_(node),
       answers_(std::move(answers)),
-      service_(connection, {.name = platform, .version = CLUSTER_VERSION, .description = "a node of a cpp-cluster platform",
-                            .metadata = {{"platform", platform}, {"node", node}, {"host", short_host_name()}}}) {
-  service_.add_endpoint("ping", subject(platform, node, "ping"),
-                        [this](nats::Message, nats::Responder responder) { ping(std::move(responder)); });
-  service_.add_endpoint("status", subject(platform, node, "status"),
-                        [this](nats::Message, nats::Responder responder) { responder.reply(answers_.status()); });
+      service_(
+          connection,
+          {.name = platform,
+           .version = CLUSTER_VERSION,
+           .description = "a node of a cpp-cluster platform",
+           .metadata = {{"platform", platform}, {"node", node}, {"host", short_host_name()}}}) {
+  service_.add_endpoint(
+      "ping", subject(platform, node, "ping"),
+      [this](nats::Message, nats::Responder responder) { ping(std::move(responder)); });
+  service_.add_endpoint(
+      "status", subject(platform, node, "status"),
+      [this](nats::Message, nats::Responder responder) { responder.reply(answers_.status()); });
   service_.add_endpoint("stepdown", subject(platform, node, "stepdown"),
-                        [this](nats::Message request, nats::Responder responder) { step_down(request, std::move(responder)); });
+                        [this](nats::Message request, nats::Responder responder) {
+                          step_down(request, std::move(responder));
+                        });
 }
 
 void ControlService::ping(nats::Responder responder) const {
-  responder.reply(Json{{"v", 1}, {"node", node_}, {"host", short_host_name()}, {"pid", ::getpid()},
-                       {"since", answers_.started}, {"session", answers_.session()}}.dump());
+  responder.reply(Json{{"v", 1},
+                       {"node", node_},
+                       {"host", short_host_name()},
+                       {"pid", ::getpid()},
+                       {"since", answers_.started},
+                       {"session", answers_.session()}}
+                      .dump());
 }
 
 void ControlService::step_down(const nats::Message& request, nats::Responder responder) const {
   auto json = Json::parse(request.data, nullptr, false);
   if (!json.is_object() || !json.contains("app") || !json["app"].is_string())
-    return responder.fail(400, R"(stepdown: the request is no JSON object with "app": {"v":1,"app":"NAME","target":"NODE"})");
+    return responder.fail(
+        400,
+        R"(stepdown: the request is no JSON object with "app": {"v":1,"app":"NAME","target":"NODE"})");
   std::string app = json["app"];
-  std::string target = json.contains("target") && json["target"].is_string() ? json["target"].get<std::string>() : std::string();
+  std::string target = json.contains("target") && json["target"].is_string()
+                           ? json["target"].get<std::string>()
+                           : std::string();
   auto answer = std::make_shared<nats::Responder>(std::move(responder));
   answers_.step_down(app, target, [answer, app](Result<std::uint64_t> epoch) {
     if (!epoch) return answer->fail(code_of(epoch.error()), epoch.error().what());
@@ -60,18 +78,24 @@ void ControlService::step_down(const nats::Message& request, nats::Responder res
   });
 }
 
-void ask_for_node(nats::Connection& connection, const std::string& platform, const std::string& node, Callback<std::string> done) {
+void ask_for_node(nats::Connection& connection, const std::string& platform,
+                  const std::string& node, Callback<std::string> done) {
   nats::Message request;
   request.subject = subject(platform, node, "ping");
-  connection.request(std::move(request), std::chrono::seconds(1), [done](Result<nats::Message> answer) {
-    if (!answer) return done(answer.error());
-    auto json = Json::parse(answer.value().data, nullptr, false);
-    auto text = [&](const char* key) {
-      return json.is_object() && json.contains(key) && json[key].is_string() ? json[key].get<std::string>() : std::string("unknown");
-    };
-    std::string pid = json.is_object() && json.contains("pid") && json["pid"].is_number() ? json["pid"].dump() : "unknown";
-    done("process " + pid + " on host " + text("host") + ", since " + text("since"));
-  });
+  connection.request(
+      std::move(request), std::chrono::seconds(1), [done](Result<nats::Message> answer) {
+        if (!answer) return done(answer.error());
+        auto json = Json::parse(answer.value().data, nullptr, false);
+        auto text = [&](const char* key) {
+          return json.is_object() && json.contains(key) && json[key].is_string()
+                     ? json[key].get<std::string>()
+                     : std::string("unknown");
+        };
+        std::string pid = json.is_object() && json.contains("pid") && json["pid"].is_number()
+                              ? json["pid"].dump()
+                              : "unknown";
+        done("process " + pid + " on host " + text("host") + ", since " + text("since"));
+      });
 }
 
 }  // namespace cluster

@@ -1,4 +1,5 @@
-// A node's control service on NATS, a micro-service that `nats micro ls` shows: ping, status, stepdown.
+// A node's control service on NATS, a micro-service that `nats micro ls` shows: ping, status,
+// stepdown.
 #pragma once
 
 #include <functional>
@@ -12,12 +13,15 @@ namespace cluster {
 class ControlService {
  public:
   struct Answers {
-    std::function<std::string()> status{};   ///< the JSON of /status
+    std::function<std::string()> status{};  ///< the JSON of /status
     std::function<std::string()> session{};
     std::string started{};
-    std::function<void(const std::string& app, const std::string& target, Callback<std::uint64_t> done)> step_down{};
+    std::function<void(const std::string& app, const std::string& target,
+                       Callback<std::uint64_t> done)>
+        step_down{};
   };
-  ControlService(nats::Connection& connection, const std::string& platform, const std::string& node, Answers answers);
+  ControlService(nats::Connection& connection, const std::string& platform, const std::string& node,
+                 Answers answers);
 
  private:
   void ping(nats::Responder responder) const;
@@ -28,7 +32,9 @@ class ControlService {
   nats::MicroService service_;
 };
 
-/// Asks whoever serves as `node` who it is; the answer is text for people. An error when nobody answers within a second.
-void ask_for_node(nats::Connection& connection, const std::string& platform, const std::string& node, Callback<std::string> done);
+/// Asks whoever serves as `node` who it is; the answer is text for people. An error when nobody
+/// answers within a second.
+void ask_for_node(nats::Connection& connection, const std::string& platform,
+                  const std::string& node, Callback<std::string> done);
 
 }  // namespace cluster

@@ -24,22 +24,40 @@ Json or_null(const std::optional<T>& value) {
 }
 
 Json json_of(const AppStatus& app) {
-  Json json{{"name", app.name}, {"mode", app.singleton ? "singleton" : "spread"}, {"role", app.active ? "active" : "standby"},
-            {"phase", app.phase}, {"leader", or_null(app.leader)}, {"epoch", app.epoch}, {"target", app.target},
-            {"last_error", app.last_error}, {"backend", nullptr}};
+  Json json{{"name", app.name},
+            {"mode", app.singleton ? "singleton" : "spread"},
+            {"role", app.active ? "active" : "standby"},
+            {"phase", app.phase},
+            {"leader", or_null(app.leader)},
+            {"epoch", app.epoch},
+            {"target", app.target},
+            {"last_error", app.last_error},
+            {"backend", nullptr}};
   if (const auto& backend = app.backend)
-    json["backend"] = {{"kind", "process"}, {"state", ProcessBackend::name(backend->state)}, {"pid", backend->pid},
-                       {"restarts", backend->restarts}, {"last_exit", backend->last_exit}, {"health", backend->last_health}};
+    json["backend"] = {{"kind", "process"},
+                       {"state", ProcessBackend::name(backend->state)},
+                       {"pid", backend->pid},
+                       {"restarts", backend->restarts},
+                       {"last_exit", backend->last_exit},
+                       {"health", backend->last_health}};
   return json;
 }
 
 Json json_of(const Member& m) {
-  return {{"node", m.node}, {"state", to_text(m.state)}, {"session", m.session}, {"session_rev", m.session_rev}, {"labels", m.labels},
-          {"host", m.host}, {"version", m.version}, {"apps", m.apps}, {"load", m.load}, {"ended_by", m.ended_by}, {"started", m.started}};
+  return {{"node", m.node},       {"state", to_text(m.state)},
+          {"session", m.session}, {"session_rev", m.session_rev},
+          {"labels", m.labels},   {"host", m.host},
+          {"version", m.version}, {"apps", m.apps},
+          {"load", m.load},       {"ended_by", m.ended_by},
+          {"started", m.started}};
 }
 
-Health judged(const NodeStatus& status, const std::vector<std::string>& faults, const char* good, const char* bad) {
-  Json json{{"status", faults.empty() ? good : bad}, {"platform", status.platform}, {"node", status.node}, {"faults", faults}};
+Health judged(const NodeStatus& status, const std::vector<std::string>& faults, const char* good,
+              const char* bad) {
+  Json json{{"status", faults.empty() ? good : bad},
+            {"platform", status.platform},
+            {"node", status.node},
+            {"faults", faults}};
   return {faults.empty(), json.dump()};
 }
 
@@ -50,26 +68,45 @@ std::string to_json(const NodeStatus& s) {
   for (const auto& app : s.apps) apps.push_back(json_of(app));
   Json members = Json::array();
   for (const auto& member : s.members) members.push_back(json_of(member));
-  Json json{
-      {"v", 1}, {"platform", s.platform}, {"node", s.node}, {"version", CLUSTER_VERSION}, {"state", s.state},
-      {"waiting_for", s.waiting_for}, {"trouble", s.trouble}, {"uptime_s", s.uptime_s},
-      {"session", {{"id", s.session}, {"rev", s.session_rev}, {"in_force", s.in_force}, {"voters", s.voters}, {"left_ms", s.left_ms}}},
-      {"nats", {{"url", s.nats_url}, {"server", s.nats_server}, {"version", s.nats_version},
-                {"state", s.nats_connected ? "connected" : "disconnected"}, {"sync", s.nats_sync}}},
-      {"guardian", {{"pid", s.guardian_pid}, {"running", s.guardian_pid > 0}}},
-      {"coordinator", or_null(s.coordinator)}, {"apps", std::move(apps)}, {"members", std::move(members)}};
+  Json json{{"v", 1},
+            {"platform", s.platform},
+            {"node", s.node},
+            {"version", CLUSTER_VERSION},
+            {"state", s.state},
+            {"waiting_for", s.waiting_for},
+            {"trouble", s.trouble},
+            {"uptime_s", s.uptime_s},
+            {"session",
+             {{"id", s.session},
+              {"rev", s.session_rev},
+              {"in_force", s.in_force},
+              {"voters", s.voters},
+              {"left_ms", s.left_ms}}},
+            {"nats",
+             {{"url", s.nats_url},
+              {"server", s.nats_server},
+              {"version", s.nats_version},
+              {"state", s.nats_connected ? "connected" : "disconnected"},
+              {"sync", s.nats_sync}}},
+            {"guardian", {{"pid", s.guardian_pid}, {"running", s.guardian_pid > 0}}},
+            {"coordinator", or_null(s.coordinator)},
+            {"apps", std::move(apps)},
+            {"members", std::move(members)}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 Health health_of(const NodeStatus& status) {
   std::vector<std::string> faults;
-  if (!status.nats_connected) faults.push_back("NATS: not connected" + (status.waiting_for.empty() ? "" : ": " + status.waiting_for));
+  if (!status.nats_connected)
+    faults.push_back("NATS: not connected" +
+                     (status.waiting_for.empty() ? "" : ": " + status.waiting_for));
   if (status.state == "waiting") faults.push_back("session: none is in force");
   if (status.state == "stopping") faults.push_back("node: it is stopping");
   for (const auto& app : status.apps) {
     if (app.phase == "cooldown") faults.push_back("app " + app.name + ": " + app.last_error);
     if (app.backend && app.backend->state == ProcessBackend::State::backing_off)
-      faults.push_back("app " + app.name + ": its backend has ended and will be started again: " + app.backend->last_exit);
+      faults.push_back("app " + app.name + ": its backend has ended and will be started again: " +
+                       app.backend->last_exit);
   }
   return judged(status, faults, "passing", "critical");
 }
@@ -78,7 +115,8 @@ Health ready_of(const NodeStatus& status) {
   std::vector<std::string> faults;
   if (!status.in_force) faults.push_back("session: none is in force");
   for (const auto& app : status.apps)
-    if (app.phase == "promoting" || app.phase == "demoting") faults.push_back("app " + app.name + ": " + app.phase);
+    if (app.phase == "promoting" || app.phase == "demoting")
+      faults.push_back("app " + app.name + ": " + app.phase);
   return judged(status, faults, "ready", "not_ready");
 }
 

@@ -1,4 +1,5 @@
-// What a node tells of itself: /status, /health, /ready and the control service answer from this value.
+// What a node tells of itself: /status, /health, /ready and the control service answer from this
+// value.
 #pragma once
 
 #include <cstdint>
@@ -26,18 +27,18 @@ struct AppStatus {
 struct NodeStatus {
   std::string platform{};
   std::string node{};
-  std::string state{};        ///< starting, waiting (no session), running, stopping
+  std::string state{};  ///< starting, waiting (no session), running, stopping
   std::string waiting_for{};
-  std::string trouble{};      ///< the last thing that NATS complained of
+  std::string trouble{};  ///< the last thing that NATS complained of
   std::int64_t uptime_s = 0;
   std::string session{};
   std::uint64_t session_rev = 0;
   bool in_force = false;
   std::vector<std::string> voters{};
-  std::int64_t left_ms = 0;   ///< until the session's limits, as things stand
+  std::int64_t left_ms = 0;  ///< until the session's limits, as things stand
   std::string nats_url{}, nats_server{}, nats_version{}, nats_sync{};
   bool nats_connected = false;
-  int guardian_pid = 0;       ///< 0: none
+  int guardian_pid = 0;  ///< 0: none
   std::optional<std::string> coordinator{};
   std::vector<AppStatus> apps{};
   std::vector<Member> members{};
@@ -49,7 +50,8 @@ struct Health {
   bool ok = false;
   std::string json{};
 };
-/// Alive, with a session in force or on its way to one. Fails once the session was lost, or an app can't do its work here.
+/// Alive, with a session in force or on its way to one. Fails once the session was lost, or an app
+/// can't do its work here.
 Health health_of(const NodeStatus& status);
 /// A session is in force, and every app that this node is to run is complete: in standby or active.
 Health ready_of(const NodeStatus& status);

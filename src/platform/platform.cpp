@@ -97,8 +97,12 @@ struct Platform::Core final : AppHost {
   void set_candidate(const std::string& app, bool candidate, Time not_before) override {
     if (driver_) driver_->set_candidate(app, candidate, not_before);
   }
-  bool holds(const std::string& app) const override { return driver_ && driver_->coordination().holds(app); }
-  void release(const std::string& app, const std::string& target) override { driver_->release(app, target); }
+  bool holds(const std::string& app) const override {
+    return driver_ && driver_->coordination().holds(app);
+  }
+  void release(const std::string& app, const std::string& target) override {
+    driver_->release(app, target);
+  }
   std::int64_t limit_ns() const noexcept override { return limit_ns_.load(); }
   bool is_live(const std::string& node) const override {
     const auto* seen = driver_ ? driver_->coordination().view().find(node) : nullptr;
@@ -126,7 +130,8 @@ struct Platform::Core final : AppHost {
   void member_changed(const std::string& node);
   void leave_when_all_are_down();
   void finish(std::exception_ptr failure);
-  Member member_of(const std::string& node, const coord::SessionRecord& record, coord::Revision rev) const;
+  Member member_of(const std::string& node, const coord::SessionRecord& record,
+                   coord::Revision rev) const;
   std::shared_ptr<const coord::NodeFacts> facts() const;
   ControlService::Answers control_answers();
 
@@ -174,12 +179,14 @@ struct Platform::Core final : AppHost {
 // ---- start
 
 void Platform::Core::run() {
-  if (run_called_.exchange(true)) throw Error(Errc::invalid_argument, "Platform::run() was called before: a platform runs once");
+  if (run_called_.exchange(true))
+    throw Error(Errc::invalid_argument, "Platform::run() was called before: a platform runs once");
   sigset_t before;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
   for (int signal : {SIGINT, SIGTERM})
     signals_.push_back(loop_.on_signal(signal, [this, signal] {
-      log::info("signal", {{"node", options.node}, {"signal", signal == SIGINT ? "SIGINT" : "SIGTERM"}});
+      log::info("signal",
+                {{"node", options.node}, {"signal", signal == SIGINT ? "SIGINT" : "SIGTERM"}});
       if (life_ == Life::stopping) {
         // Asked twice: no more courtesy.
         for (auto& [name, app] : cores_) app->kill_now();
@@ -191,17 +198,24 @@ void Platform::Core::run() {
   started_at_ = BootClock::now();
   life_ = Life::starting;
   try {
-    std::string path = options.folder.empty() ? coord::default_node_folder(options.name, options.node) : options.folder;
-    folder_ = std::make_unique<coord::NodeFolder>(path, std::chrono::duration_cast<std::chrono::milliseconds>(kFolderPatience));
+    std::string path = options.folder.empty()
+                           ? coord::default_node_folder(options.name, options.node)
+                           : options.folder;
+    folder_ = std::make_unique<coord::NodeFolder>(
+        path, std::chrono::duration_cast<std::chrono::milliseconds>(kFolderPatience));
     marker_ = folder_->id();
     auto leftovers = end_marked({instance_mark(marker_)}, std::chrono::seconds(5));
     for (const auto& process : leftovers.ended)
-      log::warn("leftover_ended", {{"node", options.node}, {"pid", process.pid}, {"command", process.command}});
+      log::warn("leftover_ended",
+                {{"node", options.node}, {"pid", process.pid}, {"command", process.command}});
     if (!leftovers.remaining.empty())
-      throw Error(Errc::system, "process " + std::to_string(leftovers.remaining.front().pid) + " (" + leftovers.remaining.front().command +
-                                    "), left over from this node's last run, can't be ended: end it by hand");
+      throw Error(Errc::system,
+                  "process " + std::to_string(leftovers.remaining.front().pid) + " (" +
+                      leftovers.remaining.front().command +
+                      "), left over from this node's last run, can't be ended: end it by hand");
     if (!options.http.empty()) {
-      http_ = std::make_unique<HttpEndpoint>(options.http, [this](const std::string& p) { return answer(p); });
+      http_ = std::make_unique<HttpEndpoint>(options.http,
+                                             [this](const std::string& p) { return answer(p); });
       std::lock_guard lock(mutex_);
       http_address_ = http_->address();
     }
@@ -209,9 +223,10 @@ void Platform::Core::run() {
     if (options.nats.start_timeout.count() > 0)
       start_limit_ = loop_.after(options.nats.start_timeout, [this] {
         finish(std::make_exception_ptr(Error(
-            Errc::unavailable, "node \"" + options.node + "\" could not join platform \"" + options.name + "\" within nats.start_timeout (" +
-                                   std::to_string(options.nats.start_timeout.count() / 1000) + " s): " +
-                                   (waiting_for_.empty() ? "no answer" : waiting_for_))));
+            Errc::unavailable, "node \"" + options.node + "\" could not join platform \"" +
+                                   options.name + "\" within nats.start_timeout (" +
+                                   std::to_string(options.nats.start_timeout.count() / 1000) +
+                                   " s): " + (waiting_for_.empty() ? "no answer" : waiting_for_))));
       });
     if (stop_asked_.load()) begin_stop();
     loop_.run();
@@ -219,8 +234,8 @@ void Platform::Core::run() {
     failure_ = std::current_exception();
   }
   life_ = Life::over;
-  // In reverse order, while the loop's thread lives: children die with it. HTTP threads wait for the loop to answer them, so
-  // the endpoint goes once it is known that nothing will.
+  // In reverse order, while the loop's thread lives: children die with it. HTTP threads wait for
+  // the loop to answer them, so the endpoint goes once it is known that nothing will.
   limit_ns_.store(0);
   start_timer_.reset();
   start_limit_.reset();
@@ -246,7 +261,9 @@ void Platform::Core::start_nats() {
     if (embedded.cluster_name.empty()) embedded.cluster_name = options.name;
     embedded_ = std::make_unique<nats::EmbeddedServer>(embedded);
     options.nats.servers.insert(options.nats.servers.begin(), embedded_->url());
-    log::info("nats_server", {{"node", options.node}, {"url", embedded_->url()}, {"pid", embedded_->pid()},
+    log::info("nats_server", {{"node", options.node},
+                              {"url", embedded_->url()},
+                              {"pid", embedded_->pid()},
                               {"sync_interval", embedded.sync_always ? "always" : "default"}});
   }
   nats::ConnectOptions connect;
@@ -267,7 +284,8 @@ void Platform::Core::start_nats() {
   connection_->on_error([this](const Error& error) {
     last_trouble_ = error.what();
     log::error("nats_error", {{"node", options.node}, {"why", error.what()}});
-    if (life_ == Life::starting && error.errc() == Errc::permission_denied) finish(std::make_exception_ptr(error));
+    if (life_ == Life::starting && error.errc() == Errc::permission_denied)
+      finish(std::make_exception_ptr(error));
   });
 }
 
@@ -277,7 +295,8 @@ void Platform::Core::start_failed(const Error& error) {
   if (final_error(error)) return finish(std::make_exception_ptr(error));
   std::string why_dead;
   if (embedded_ && !embedded_->running(&why_dead))
-    return finish(std::make_exception_ptr(Error(Errc::backend_failed, "the embedded nats-server has ended: " + why_dead)));
+    return finish(std::make_exception_ptr(
+        Error(Errc::backend_failed, "the embedded nats-server has ended: " + why_dead)));
   Time now = BootClock::now();
   if (told_at_ == Time{} || now >= told_at_ + kTellAgain) {
     told_at_ = now;
@@ -286,7 +305,9 @@ void Platform::Core::start_failed(const Error& error) {
 }
 
 void Platform::Core::try_to_start() {
-  if (life_ != Life::starting || driver_ || starting_step_ || connection_->state() != nats::ConnectionState::connected) return;
+  if (life_ != Life::starting || driver_ || starting_step_ ||
+      connection_->state() != nats::ConnectionState::connected)
+    return;
   starting_step_ = true;
   nats::check_server(*jetstream_, [this](Failure failure) {
     starting_step_ = false;
@@ -359,7 +380,9 @@ void Platform::Core::start_coordination(int replicas) {
       });
       return;
     }
-    waiting_for_ = "its first session: JetStream does not store the node's record, or another session stands under its name";
+    waiting_for_ =
+        "its first session: JetStream does not store the node's record, or another session stands "
+        "under its name";
     driver_->start();
     driver_->set_candidate(kCoordinatorApp, true);
   });
@@ -367,15 +390,19 @@ void Platform::Core::start_coordination(int replicas) {
 
 coord::DriverEvents Platform::Core::events() {
   coord::DriverEvents events;
-  events.session_began = [this](const coord::SessionId& id, coord::Revision rev) { session_began(id, rev); };
+  events.session_began = [this](const coord::SessionId& id, coord::Revision rev) {
+    session_began(id, rev);
+  };
   events.session_ended = [this](const std::string& why) { session_ended(why); };
   events.left = [this] {
     if (guardian_) guardian_->memory().state().left.store(true);
     finish(nullptr);
   };
   events.acquired = [this](const std::string& app, std::uint64_t epoch) {
-    if (auto* core = find_app(app)) core->acquired(epoch);
-    else log::info("coordinator", {{"node", options.node}, {"epoch", epoch}});
+    if (auto* core = find_app(app))
+      core->acquired(epoch);
+    else
+      log::info("coordinator", {{"node", options.node}, {"epoch", epoch}});
     lease_changed(app);
   };
   events.released = [this](const std::string& app) {
@@ -391,7 +418,8 @@ coord::DriverEvents Platform::Core::events() {
   events.blocked = [this](const coord::SessionRecord& other) { blocked_by(other); };
   events.trouble = [this](const Error& error) {
     last_trouble_ = error.what();
-    if (life_ == Life::starting && final_error(error)) return finish(std::make_exception_ptr(error));
+    if (life_ == Life::starting && final_error(error))
+      return finish(std::make_exception_ptr(error));
     log::warn("nats_trouble", {{"node", options.node}, {"why", error.what()}});
   };
   return events;
@@ -399,15 +427,18 @@ coord::DriverEvents Platform::Core::events() {
 
 // Another session stands under this node's name: is somebody there?
 void Platform::Core::blocked_by(const coord::SessionRecord& other) {
-  log::warn("name_in_use", {{"node", options.node}, {"session", other.session},
+  log::warn("name_in_use", {{"node", options.node},
+                            {"session", other.session},
                             {"host", other.facts ? other.facts->host : std::string()},
                             {"do", "waiting until that session has ended"}});
-  ask_for_node(*connection_, options.name, options.node, [this, alive = alive_](Result<std::string> who) {
-    if (!*alive || !who || life_ == Life::stopping || life_ == Life::over) return;
-    finish(std::make_exception_ptr(Error(Errc::node_already_present,
-                                         "node \"" + options.node + "\" of platform \"" + options.name + "\" runs already: " + who.value() +
-                                             "; stop that one, or give this node another name")));
-  });
+  ask_for_node(
+      *connection_, options.name, options.node, [this, alive = alive_](Result<std::string> who) {
+        if (!*alive || !who || life_ == Life::stopping || life_ == Life::over) return;
+        finish(std::make_exception_ptr(Error(
+            Errc::node_already_present, "node \"" + options.node + "\" of platform \"" +
+                                            options.name + "\" runs already: " + who.value() +
+                                            "; stop that one, or give this node another name")));
+      });
 }
 
 // ---- the session's life
@@ -419,7 +450,9 @@ void Platform::Core::session_began(const coord::SessionId& id, coord::Revision r
   log::info("session_began", {{"node", options.node}, {"session", id.session}, {"rev", rev}});
   if (guardian_) guardian_->memory().set_session(id.session);
   if (life_ == Life::starting) life_ = Life::running;
-  if (!control_) control_ = std::make_unique<ControlService>(*connection_, options.name, options.node, control_answers());
+  if (!control_)
+    control_ = std::make_unique<ControlService>(*connection_, options.name, options.node,
+                                                control_answers());
   for (auto& [name, app] : cores_) app->session_began();
 }
 
@@ -439,7 +472,8 @@ void Platform::Core::lease_changed(const std::string& app) {
   core->leader_seen(leader, lease.epoch());
 }
 
-Member Platform::Core::member_of(const std::string& node, const coord::SessionRecord& record, coord::Revision rev) const {
+Member Platform::Core::member_of(const std::string& node, const coord::SessionRecord& record,
+                                 coord::Revision rev) const {
   Member member;
   member.node = node;
   member.session = record.session;
@@ -465,7 +499,8 @@ void Platform::Core::member_changed(const std::string& node) {
   auto known = known_.find(node);
   const auto& record = seen->record;
   bool same = known != known_.end() && known->second.session == record.session;
-  auto tell = [this](const std::vector<std::function<void(const Member&)>>& hooks, const Member& member, bool joined) {
+  auto tell = [this](const std::vector<std::function<void(const Member&)>>& hooks,
+                     const Member& member, bool joined) {
     for (auto& [name, app] : cores_)
       if (std::find(member.apps.begin(), member.apps.end(), name) != member.apps.end())
         joined ? app->member_joined(member) : app->member_left(member);
@@ -475,7 +510,8 @@ void Platform::Core::member_changed(const std::string& node) {
         try {
           hook(member);
         } catch (const std::exception& e) {
-          log::error("hook_threw", {{"hook", "on_member_change"}, {"node", member.node}, {"why", e.what()}});
+          log::error("hook_threw",
+                     {{"hook", "on_member_change"}, {"node", member.node}, {"why", e.what()}});
         }
       }
     });
@@ -486,18 +522,23 @@ void Platform::Core::member_changed(const std::string& node) {
     gone.state = record.live() ? MemberState::left : member_of(node, record, 0).state;
     gone.ended_by = record.ended_by;
     known_.erase(known);
-    log::info("member_left", {{"node", options.node}, {"member", node}, {"session", gone.session}, {"by", gone.ended_by}});
+    log::info("member_left", {{"node", options.node},
+                              {"member", node},
+                              {"session", gone.session},
+                              {"by", gone.ended_by}});
     tell(leave_hooks, gone, false);
     life_changed = true;
     same = false;
   }
   if (record.live()) {
-    // The revision that began the session is that at which it was first seen, or earlier; it is what a reader may rely on.
+    // The revision that began the session is that at which it was first seen, or earlier; it is
+    // what a reader may rely on.
     Member member = member_of(node, record, same ? known_[node].session_rev : seen->rev);
     bool fresh = !same;
     known_[node] = member;
     if (fresh) {
-      log::info("member_joined", {{"node", options.node}, {"member", node}, {"session", member.session}});
+      log::info("member_joined",
+                {{"node", options.node}, {"member", node}, {"session", member.session}});
       tell(join_hooks, member, true);
       life_changed = true;
     }
@@ -537,7 +578,9 @@ void Platform::Core::leave_when_all_are_down() {
   if (!driver_ || !joined_) return finish(nullptr);
   if (driver_->coordination().holds(kCoordinatorApp)) driver_->release(kCoordinatorApp);
   leave_limit_ = loop_.after(kLeaveLimit, [this] {
-    log::warn("leave_not_settled", {{"node", options.node}, {"means", "the guardian goes on with it, or the others end the session"}});
+    log::warn("leave_not_settled",
+              {{"node", options.node},
+               {"means", "the guardian goes on with it, or the others end the session"}});
     finish(nullptr);
   });
   driver_->leave();
@@ -561,10 +604,10 @@ NodeStatus Platform::Core::status() const {
   NodeStatus status;
   status.platform = options.name;
   status.node = options.node;
-  status.state = life_ == Life::starting                       ? "starting"
+  status.state = life_ == Life::starting                           ? "starting"
                  : life_ == Life::running && limit_ns_.load() == 0 ? "waiting"
-                 : life_ == Life::running                      ? "running"
-                                                               : "stopping";
+                 : life_ == Life::running                          ? "running"
+                                                                   : "stopping";
   status.waiting_for = waiting_for_;
   status.trouble = last_trouble_;
   Time now = BootClock::now();
@@ -576,11 +619,14 @@ NodeStatus Platform::Core::status() const {
     status.session_rev = session.session_rev();
     status.in_force = session.in_force(now);
     for (const auto& voter : session.voters()) status.voters.push_back(voter.text());
-    if (session.live()) status.left_ms = std::chrono::duration_cast<std::chrono::milliseconds>(session.limit() - now).count();
+    if (session.live())
+      status.left_ms =
+          std::chrono::duration_cast<std::chrono::milliseconds>(session.limit() - now).count();
     status.coordinator = coordination.leader(kCoordinatorApp);
     for (const auto& [node, seen] : coordination.view().all()) {
       auto known = known_.find(node);
-      status.members.push_back(member_of(node, seen.record, known == known_.end() ? 0 : known->second.session_rev));
+      status.members.push_back(
+          member_of(node, seen.record, known == known_.end() ? 0 : known->second.session_rev));
     }
   }
   if (connection_) {
@@ -590,7 +636,8 @@ NodeStatus Platform::Core::status() const {
     status.nats_version = server.version;
     status.nats_connected = connection_->state() == nats::ConnectionState::connected;
   }
-  status.nats_sync = embedded_ ? (embedded_->options().sync_always ? "always" : "default") : "unknown";
+  status.nats_sync =
+      embedded_ ? (embedded_->options().sync_always ? "always" : "default") : "unknown";
   if (guardian_) status.guardian_pid = guardian_->pid();
   for (const auto& [name, app] : cores_) {
     AppStatus one;
@@ -598,7 +645,8 @@ NodeStatus Platform::Core::status() const {
     one.singleton = app->singleton();
     one.epoch = app->epoch.load();
     if (driver_ && app->singleton())
-      if (const auto& record = driver_->coordination().lease(name).record()) one.target = record->target;
+      if (const auto& record = driver_->coordination().lease(name).record())
+        one.target = record->target;
     auto seen = app->seen();
     one.active = seen.role == Role::active;
     one.phase = seen.phase;
@@ -617,7 +665,8 @@ std::string Platform::Core::status_json() {
     if (*alive) answer->set_value(to_json(status()));
   });
   if (future.wait_for(std::chrono::seconds(1)) != std::future_status::ready)
-    throw Error(Errc::timeout, "status of node \"" + options.node + "\": the node's loop did not answer within a second");
+    throw Error(Errc::timeout, "status of node \"" + options.node +
+                                   "\": the node's loop did not answer within a second");
   return future.get();
 }
 
@@ -628,7 +677,9 @@ HttpReply Platform::Core::answer(const std::string& path) {
     if (*alive) answer->set_value(status());
   });
   if (future.wait_for(std::chrono::seconds(1)) != std::future_status::ready)
-    return {503, "application/json", R"({"status":"critical","why":"the node's loop did not answer within a second"})" "\n"};
+    return {503, "application/json",
+            R"({"status":"critical","why":"the node's loop did not answer within a second"})"
+            "\n"};
   NodeStatus status = future.get();
   if (path == "/status") return {200, "application/json", to_json(status) + "\n"};
   auto health = path == "/ready" ? ready_of(status) : health_of(status);
@@ -638,11 +689,16 @@ HttpReply Platform::Core::answer(const std::string& path) {
 ControlService::Answers Platform::Core::control_answers() {
   ControlService::Answers answers;
   answers.status = [this] { return to_json(status()); };
-  answers.session = [this] { return driver_ ? driver_->coordination().session().id().session : std::string(); };
+  answers.session = [this] {
+    return driver_ ? driver_->coordination().session().id().session : std::string();
+  };
   answers.started = started_;
-  answers.step_down = [this](const std::string& app, const std::string& target, Callback<std::uint64_t> done) {
+  answers.step_down = [this](const std::string& app, const std::string& target,
+                             Callback<std::uint64_t> done) {
     auto* core = find_app(app);
-    if (!core) return done(Error(Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\""));
+    if (!core)
+      return done(
+          Error(Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\""));
     core->step_down(target, [core, done](Failure failure) {
       if (failure) return done(*failure);
       done(core->epoch.load());
@@ -666,9 +722,12 @@ Platform::~Platform() {
 }
 
 App& Platform::add_app(AppOptions options) {
-  if (core_->run_called_.load()) throw Error(Errc::invalid_argument, "add_app(\"" + options.name + "\") after run(): add apps before");
+  if (core_->run_called_.load())
+    throw Error(Errc::invalid_argument,
+                "add_app(\"" + options.name + "\") after run(): add apps before");
   auto faults = faults_of(options);
-  if (core_->cores_.contains(options.name)) faults.push_back("apps." + options.name + ".name: an app of that name was added before");
+  if (core_->cores_.contains(options.name))
+    faults.push_back("apps." + options.name + ".name: an app of that name was added before");
   if (!faults.empty()) throw Error(Errc::invalid_argument, faults_text(faults));
   auto core = std::make_unique<App::Core>(*core_, options);
   core_->cores_[options.name] = core.get();
@@ -678,8 +737,12 @@ App& Platform::add_app(AppOptions options) {
 
 void Platform::run() { core_->run(); }
 void Platform::stop() { core_->stop(); }
-void Platform::on_member_join(std::function<void(const Member&)> fn) { core_->join_hooks.push_back(std::move(fn)); }
-void Platform::on_member_leave(std::function<void(const Member&)> fn) { core_->leave_hooks.push_back(std::move(fn)); }
+void Platform::on_member_join(std::function<void(const Member&)> fn) {
+  core_->join_hooks.push_back(std::move(fn));
+}
+void Platform::on_member_leave(std::function<void(const Member&)> fn) {
+  core_->leave_hooks.push_back(std::move(fn));
+}
 std::vector<Member> Platform::members() const {
   std::lock_guard lock(core_->mutex_);
   return core_->members_;

@@ -86,12 +86,14 @@ void Transition::fail(const std::string& why, Time now, Output& out) {
   turn_down(now, out);
 }
 
-void Transition::finished(std::uint64_t ticket, const std::optional<std::string>& error, Time now, Output& out) {
+void Transition::finished(std::uint64_t ticket, const std::optional<std::string>& error, Time now,
+                          Output& out) {
   if (std::erase(stuck_, ticket) > 0) return;
   if (!waiting_ || ticket != ticket_) return;
   waiting_ = false;
   if (phase_ == Phase::promoting) {
-    if (error && !breaking_off_ && !failure_) failure_ = std::string(to_text(plan_[up_ - 1].step)) + ": " + *error;
+    if (error && !breaking_off_ && !failure_)
+      failure_ = std::string(to_text(plan_[up_ - 1].step)) + ": " + *error;
     if (error || breaking_off_) {
       phase_ = Phase::demoting;
       begin_down(now, out);
@@ -99,7 +101,8 @@ void Transition::finished(std::uint64_t ticket, const std::optional<std::string>
       begin_up(up_, now, out);
     }
   } else if (phase_ == Phase::demoting) {
-    // A step that could not be undone in good order has said so; what follows is undone all the same.
+    // A step that could not be undone in good order has said so; what follows is undone all the
+    // same.
     --up_;
     begin_down(now, out);
   }

@@ -1,6 +1,7 @@
-// The order of promotion and demotion of one app on one node (docs/protocols.md, Promotion and demotion): which step is done, undone or
-// broken off, and what follows. Pure: it runs no step itself. New steps (a database, a virtual IP, announcing services) are more
-// entries in the list of steps.
+// The order of promotion and demotion of one app on one node (docs/protocols.md, Promotion and
+// demotion): which step is done, undone or broken off, and what follows. Pure: it runs no step
+// itself. New steps (a database, a virtual IP, announcing services) are more entries in the list of
+// steps.
 #pragma once
 
 #include <cstdint>
@@ -64,7 +65,8 @@ class Transition {
   /// As demote, after something that ran has failed.
   void fail(const std::string& why, Time now, Output& out);
   /// The answer to an up or down: done, or why not.
-  void finished(std::uint64_t ticket, const std::optional<std::string>& error, Time now, Output& out);
+  void finished(std::uint64_t ticket, const std::optional<std::string>& error, Time now,
+                Output& out);
   void tick(Time now, Output& out);
   Time due() const { return limit_; }
 
@@ -76,8 +78,8 @@ class Transition {
 
   std::vector<StepPlan> plan_;
   Phase phase_ = Phase::standby;
-  std::size_t up_ = 0;     // steps that are up, or were begun
-  bool waiting_ = false;   // for the answer to ticket_
+  std::size_t up_ = 0;    // steps that are up, or were begun
+  bool waiting_ = false;  // for the answer to ticket_
   bool breaking_off_ = false;
   std::uint64_t ticket_ = 0;
   Time limit_ = Time::max();

@@ -38,7 +38,8 @@ class Chaos {
  public:
   Chaos(World& world, Nanos end) : world_(world), random_(world.random()), end_(end) {
     kinds_ = 1 + static_cast<int>(random_.below(3));
-    for (int i = 0; i < kinds_; ++i) favourites_.push_back(static_cast<int>(random_.below(kFaults)));
+    for (int i = 0; i < kinds_; ++i)
+      favourites_.push_back(static_cast<int>(random_.below(kFaults)));
     mean_gap_ = random_.between(100 * kMillisecond, 4 * kSecond);
   }
 
@@ -56,25 +57,35 @@ class Chaos {
     });
   }
 
-  int any_node() { return static_cast<int>(random_.below(static_cast<std::uint64_t>(world_.options().nodes))); }
+  int any_node() {
+    return static_cast<int>(random_.below(static_cast<std::uint64_t>(world_.options().nodes)));
+  }
   int leader_or_any() {
     auto leader = world_.leader(0);
     return leader && random_.chance(0.6) ? *leader : any_node();
   }
 
   void strike() {
-    int fault = random_.chance(0.7) ? favourites_[random_.below(favourites_.size())] : static_cast<int>(random_.below(kFaults));
+    int fault = random_.chance(0.7) ? favourites_[random_.below(favourites_.size())]
+                                    : static_cast<int>(random_.below(kFaults));
     int node = leader_or_any();
     const auto& timing = world_.options().timing;
     Nanos timeout = timing.session_timeout.count();
     switch (fault) {
       case 0: {  // paused about as long as it takes to be given up
-        Nanos duration = random_.chance(0.5) ? random_.between(timeout / 2, 2 * timeout) : random_.between(0, 6 * kSecond);
+        Nanos duration = random_.chance(0.5) ? random_.between(timeout / 2, 2 * timeout)
+                                             : random_.between(0, 6 * kSecond);
         world_.pause(node, duration);
         break;
       }
-      case 1: world_.crash_process(node); restart_later(node); break;
-      case 2: world_.crash_machine(node); restart_later(node); break;
+      case 1:
+        world_.crash_process(node);
+        restart_later(node);
+        break;
+      case 2:
+        world_.crash_machine(node);
+        restart_later(node);
+        break;
       case 3: cut_off(node, true, true); break;
       case 4: cut_off(node, true, false); break;
       case 5: cut_off(node, false, true); break;
@@ -95,8 +106,11 @@ class Chaos {
         end_spell();
         break;
       }
-      case 9: world_.step_down(node, static_cast<int>(random_.below(static_cast<std::uint64_t>(world_.options().apps))),
-                               random_.chance(0.5) ? World::node_name(any_node()) : std::string());
+      case 9:
+        world_.step_down(
+            node,
+            static_cast<int>(random_.below(static_cast<std::uint64_t>(world_.options().apps))),
+            random_.chance(0.5) ? World::node_name(any_node()) : std::string());
         break;
       case 10:
         if (random_.chance(0.3)) {
@@ -117,11 +131,13 @@ class Chaos {
   }
 
   void restart_later(int node) {
-    world_.at(world_.now() + random_.between(kMillisecond, 3 * kSecond), [this, node] { world_.start_node(node); });
+    world_.at(world_.now() + random_.between(kMillisecond, 3 * kSecond),
+              [this, node] { world_.start_node(node); });
   }
 
   void end_spell() {
-    world_.at(world_.now() + random_.between(100 * kMillisecond, 8 * kSecond), [this] { world_.weather() = Weather{}; });
+    world_.at(world_.now() + random_.between(100 * kMillisecond, 8 * kSecond),
+              [this] { world_.weather() = Weather{}; });
   }
 
   /// Cuts a node from some or all others, and perhaps from the store, in one direction or both.
@@ -135,11 +151,12 @@ class Chaos {
       if (incoming) cut(other, node, until);
     }
   }
-  /// One after the other, the others hear nothing from a node for about session_timeout, while its record can't change: withdrawals of
-  /// different times meet at one revision.
+  /// One after the other, the others hear nothing from a node for about session_timeout, while its
+  /// record can't change: withdrawals of different times meet at one revision.
   void rolling_cut(int node) {
     Nanos timeout = world_.options().timing.session_timeout.count();
-    Nanos start = world_.now() + random_.between(0, world_.options().timing.rewrite_period().count());
+    Nanos start =
+        world_.now() + random_.between(0, world_.options().timing.rewrite_period().count());
     Nanos at = start;
     int first = any_node();
     for (int i = 0; i < world_.options().nodes; ++i) {
@@ -153,7 +170,8 @@ class Chaos {
       });
       at += length + random_.between(-timeout / 4, timeout / 4);
     }
-    if (random_.chance(0.8)) world_.store_down(at - world_.now() + random_.between(-timeout, timeout));
+    if (random_.chance(0.8))
+      world_.store_down(at - world_.now() + random_.between(-timeout, timeout));
   }
   void cut(int from, int to, Nanos until) {
     world_.cut(from, to, true);
@@ -180,7 +198,8 @@ Outcome chaos(std::uint64_t seed, bool keep_trace) {
   options.guardians = draw.chance(0.7);
   options.zones = draw.chance(0.2);
   // Shorter limits are reached more often; no margin shows what the limits themselves are worth.
-  options.timing.lease_ttl = std::chrono::milliseconds(draw.chance(0.6) ? draw.between(1'000, 5'000) : 15'000);
+  options.timing.lease_ttl =
+      std::chrono::milliseconds(draw.chance(0.6) ? draw.between(1'000, 5'000) : 15'000);
   options.timing.stop_margin = std::chrono::milliseconds(draw.chance(0.6) ? 0 : 100);
   if (draw.chance(0.3)) options.timing.settle_in = std::chrono::milliseconds(100);
   if (draw.chance(0.3)) options.timing.drift = 0.1;
@@ -222,11 +241,13 @@ Outcome store_outage(std::uint64_t seed, bool keep_trace) {
     int dead = -1;
     if (draw.chance(0.6)) {
       dead = static_cast<int>(draw.below(static_cast<std::uint64_t>(options.nodes)));
-      world.at(world.now() + draw.between(0, outage), [&world, dead] { world.crash_machine(dead); });
+      world.at(world.now() + draw.between(0, outage),
+               [&world, dead] { world.crash_machine(dead); });
     }
     world.run_until(world.now() + outage + 8 * kSecond);
     if (world.violation().empty() && world.sessions_ended() != before)
-      world.violate(std::to_string(world.sessions_ended() - before) + " healthy sessions ended in a store outage of 9 s" +
+      world.violate(std::to_string(world.sessions_ended() - before) +
+                    " healthy sessions ended in a store outage of 9 s" +
                     (dead >= 0 ? ", with the death of " + World::node_name(dead) : ""));
   }
   return finish(world, keep_trace);
@@ -263,7 +284,9 @@ Outcome hand_over(std::uint64_t seed, bool keep_trace) {
   world.keep_trace(keep_trace);
   if (start_and_settle(world)) {
     int from = *world.leader(0);
-    int to = (from + 1 + static_cast<int>(draw.below(static_cast<std::uint64_t>(options.nodes - 1)))) % options.nodes;
+    int to =
+        (from + 1 + static_cast<int>(draw.below(static_cast<std::uint64_t>(options.nodes - 1)))) %
+        options.nodes;
     world.step_down(from, 0, World::node_name(to));
     world.run_until([&] { return world.leader(0).has_value(); }, world.now() + kSecond);
     if (world.leader(0) != to) world.violate("the target of a step-down did not become the leader");

@@ -17,14 +17,17 @@ struct Outcome {
   std::string trace;
 };
 
-/// Anything goes: partitions one-way and whole, loss, pauses, crashes, clocks at their worst, a store that stalls, forgets answers and lands
-/// writes late. Afterwards all heals, and each app must have one leader again, each node its session.
+/// Anything goes: partitions one-way and whole, loss, pauses, crashes, clocks at their worst, a
+/// store that stalls, forgets answers and lands writes late. Afterwards all heals, and each app
+/// must have one leader again, each node its session.
 Outcome chaos(std::uint64_t seed, bool keep_trace = false);
 
-/// JetStream without a leader for 9 s, the network intact, of three nodes or more one may die with it: no other node's session ends.
+/// JetStream without a leader for 9 s, the network intact, of three nodes or more one may die with
+/// it: no other node's session ends.
 Outcome store_outage(std::uint64_t seed, bool keep_trace = false);
 
-/// The leader's machine is lost: how long until another leads, in true time; within session_timeout and some.
+/// The leader's machine is lost: how long until another leads, in true time; within session_timeout
+/// and some.
 struct Failover {
   Outcome outcome;
   Nanos gap = 0;

@@ -1,4 +1,5 @@
-// Long runs: `cluster-sim --seeds N [--from S]` on all cores, `cluster-sim --replay S` with the last events of one seed.
+// Long runs: `cluster-sim --seeds N [--from S]` on all cores, `cluster-sim --replay S` with the
+// last events of one seed.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -22,13 +23,20 @@ int main(int argc, char** argv) {
   for (int i = 1; i + 1 < argc; i += 2) {
     std::string flag = argv[i];
     std::uint64_t value = std::strtoull(argv[i + 1], nullptr, 10);
-    if (flag == "--seeds") seeds = value;
-    else if (flag == "--from") from = value;
-    else if (flag == "--replay") replay = value;
-    else if (flag == "--mutant") mutation = static_cast<coord::Mutation>(value);
-    else if (flag == "--jobs") jobs = static_cast<unsigned>(value);
+    if (flag == "--seeds")
+      seeds = value;
+    else if (flag == "--from")
+      from = value;
+    else if (flag == "--replay")
+      replay = value;
+    else if (flag == "--mutant")
+      mutation = static_cast<coord::Mutation>(value);
+    else if (flag == "--jobs")
+      jobs = static_cast<unsigned>(value);
     else {
-      std::fprintf(stderr, "usage: cluster-sim [--seeds N] [--from SEED] [--jobs N] [--mutant NUMBER] | --replay SEED\n");
+      std::fprintf(stderr,
+                   "usage: cluster-sim [--seeds N] [--from SEED] [--jobs N] [--mutant NUMBER] | "
+                   "--replay SEED\n");
       return 2;
     }
   }
@@ -63,17 +71,20 @@ int main(int argc, char** argv) {
         if (!outcome.violation.empty()) {
           ++failed;
           std::lock_guard lock(output);
-          std::printf("seed %llu: %s\n  see it with: cluster-sim --replay %llu\n", static_cast<unsigned long long>(seed),
-                      outcome.violation.c_str(), static_cast<unsigned long long>(seed));
+          std::printf("seed %llu: %s\n  see it with: cluster-sim --replay %llu\n",
+                      static_cast<unsigned long long>(seed), outcome.violation.c_str(),
+                      static_cast<unsigned long long>(seed));
         }
       }
     });
   }
   for (auto& worker : workers) worker.join();
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  std::printf("%llu seeds, %llu failed, %.1f million steps, %.0f virtual seconds, %.1f s, %.1f million steps a minute and core\n",
-              static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(failed.load()),
-              static_cast<double>(steps.load()) / 1e6, static_cast<double>(virtual_ms.load()) / 1e3, seconds,
-              static_cast<double>(steps.load()) / 1e6 * 60 / seconds / jobs);
+  std::printf(
+      "%llu seeds, %llu failed, %.1f million steps, %.0f virtual seconds, %.1f s, %.1f million "
+      "steps a minute and core\n",
+      static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(failed.load()),
+      static_cast<double>(steps.load()) / 1e6, static_cast<double>(virtual_ms.load()) / 1e3,
+      seconds, static_cast<double>(steps.load()) / 1e6 * 60 / seconds / jobs);
   return failed ? 1 : 0;
 }

@@ -1,4 +1,5 @@
-// Sessions and leases under the simulator: the invariants hold for every seed, and deliberate mutants of the protocols are caught.
+// Sessions and leases under the simulator: the invariants hold for every seed, and deliberate
+// mutants of the protocols are caught.
 #include "sim/scenario.h"
 
 #include <algorithm>
@@ -14,7 +15,8 @@ namespace {
 
 using coord::Mutation;
 
-// Sanitizers make the simulator ten times slower; they look for other faults than its invariants do.
+// Sanitizers make the simulator ten times slower; they look for other faults than its invariants
+// do.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kSanitized = true;
 #else
@@ -48,11 +50,13 @@ TEST(Simulation, ALostMachineIsReplacedSoonAfterSessionTimeout) {
   std::vector<Nanos> gaps;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     auto failover = machine_loss(seed);
-    ASSERT_EQ(failover.outcome.violation, "") << replay(seed) << machine_loss(seed, true).outcome.trace;
+    ASSERT_EQ(failover.outcome.violation, "")
+        << replay(seed) << machine_loss(seed, true).outcome.trace;
     gaps.push_back(failover.gap);
   }
   std::sort(gaps.begin(), gaps.end());
-  // The sum of session_timeout by the slowest clock, a message each way, and the ranks of candidates.
+  // The sum of session_timeout by the slowest clock, a message each way, and the ranks of
+  // candidates.
   EXPECT_LT(gaps.back(), 800 * kMillisecond);
   RecordProperty("p50_us", static_cast<int>(gaps[gaps.size() / 2] / 1000));
   RecordProperty("max_us", static_cast<int>(gaps.back() / 1000));
@@ -75,6 +79,9 @@ TEST(Simulation, OneSeedIsOneHistory) {
   EXPECT_NE(chaos(1).digest, chaos(2).digest);
 }
 
+// They are hunted without sanitizers only: it takes tens of thousands of seeds.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+
 struct Mutant {
   Mutation mutation;
   const char* name;
@@ -84,7 +91,6 @@ void PrintTo(const Mutant& mutant, std::ostream* out) { *out << mutant.name; }
 class Mutants : public testing::TestWithParam<Mutant> {};
 
 TEST_P(Mutants, AreCaught) {
-  if (kSanitized) GTEST_SKIP() << "mutants are hunted without sanitizers";
   constexpr std::uint64_t kMost = 40'000;
   std::atomic<std::uint64_t> next{1};
   std::atomic<std::uint64_t> caught{0};
@@ -96,7 +102,8 @@ TEST_P(Mutants, AreCaught) {
   std::thread other(hunt);
   hunt();
   other.join();
-  EXPECT_NE(caught.load(), 0u) << "no seed up to " << kMost << " shows what is wrong with " << GetParam().name;
+  EXPECT_NE(caught.load(), 0u) << "no seed up to " << kMost << " shows what is wrong with "
+                               << GetParam().name;
   RecordProperty("seed", static_cast<int>(caught.load()));
 }
 
@@ -118,6 +125,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Mutant{Mutation::act_before_settled, "act_before_settled"},
                     Mutant{Mutation::keep_epoch, "keep_epoch"}),
     [](const auto& param_info) { return param_info.param.name; });
+
+#endif
 
 }  // namespace
 }  // namespace cluster::sim

@@ -47,7 +47,8 @@ World::World(Options options) : options_(options), random_(options.seed) {
 }
 
 Time World::local(const Node& node) const {
-  return Time(Duration(node.clock_offset + static_cast<Nanos>(static_cast<double>(now_) * node.rate)));
+  return Time(
+      Duration(node.clock_offset + static_cast<Nanos>(static_cast<double>(now_) * node.rate)));
 }
 
 Nanos World::true_time(const Node& node, Time local_time) const {
@@ -68,7 +69,9 @@ void World::schedule(Nanos when, Event event) {
   queue_.push({std::max(when, now_), order_++, slot});
 }
 
-void World::at(Nanos when, std::function<void()> fault) { schedule(when, {kStore, 0, std::move(fault)}); }
+void World::at(Nanos when, std::function<void()> fault) {
+  schedule(when, {kStore, 0, std::move(fault)});
+}
 
 void World::run_until(Nanos end) {
   run_until([] { return false; }, end);
@@ -81,7 +84,9 @@ bool World::run_until(const std::function<bool()>& condition, Nanos end) {
     now_ = next.at;
     Event event = std::move(slots_[next.slot]);
     free_slots_.push_back(next.slot);
-    digest_ = (digest_ ^ static_cast<std::uint64_t>(now_) ^ (event.what.index() << 56)) * 0x100000001b3u + event.incarnation;
+    digest_ =
+        (digest_ ^ static_cast<std::uint64_t>(now_) ^ (event.what.index() << 56)) * 0x100000001b3u +
+        event.incarnation;
     step(std::move(event));
     if (condition()) return true;
   }
@@ -145,7 +150,8 @@ void World::arm(int index) {
 }
 
 Nanos World::delay() {
-  if (weather_.slow > 0 && random_.chance(weather_.slow)) return random_.between(weather_.delay_low, weather_.slow_high);
+  if (weather_.slow > 0 && random_.chance(weather_.slow))
+    return random_.between(weather_.delay_low, weather_.slow_high);
   return random_.between(weather_.delay_low, weather_.delay_high);
 }
 
@@ -158,18 +164,23 @@ bool World::is_cut(int from, int to) const {
 void World::send(int from, int to, What what) {
   if (is_cut(from, to) || (weather_.drop > 0 && random_.chance(weather_.drop))) return;
   auto incarnation = nodes_[static_cast<std::size_t>(to)].incarnation;
-  if (weather_.duplicate > 0 && random_.chance(weather_.duplicate)) schedule(now_ + delay(), {to, incarnation, what});
+  if (weather_.duplicate > 0 && random_.chance(weather_.duplicate))
+    schedule(now_ + delay(), {to, incarnation, what});
   schedule(now_ + delay(), {to, incarnation, std::move(what)});
 }
 
-void World::write(int from, Bucket b, std::optional<WriteId> id, Revision expected, StoreValue value) {
+void World::write(int from, Bucket b, std::optional<WriteId> id, Revision expected,
+                  StoreValue value) {
   auto shared = std::make_shared<const StoreValue>(std::move(value));
   if (id) {
     auto& node = nodes_[static_cast<std::size_t>(from)];
-    schedule(now_ + kWriteTimeout, {from, node.incarnation, Outcome{*id, WriteOutcome::unknown, 0}});
+    schedule(now_ + kWriteTimeout,
+             {from, node.incarnation, Outcome{*id, WriteOutcome::unknown, 0}});
   }
   if (is_cut(from, kStore)) return;
-  schedule(now_ + delay(), {from, 0, StoreWrite{b, id, expected, shared, nodes_[static_cast<std::size_t>(from)].incarnation}});
+  schedule(now_ + delay(), {from, 0,
+                            StoreWrite{b, id, expected, shared,
+                                       nodes_[static_cast<std::size_t>(from)].incarnation}});
 }
 
 void World::apply(int from, StoreWrite& write) {
@@ -194,10 +205,13 @@ void World::apply(int from, StoreWrite& write) {
   bool unconditional = false;
   if (member) {
     unconditional = mutant(Mutation::expire_without_revision) &&
-                    std::get<SessionRecord>(*write.value).state == SessionState::expired && latest.second &&
-                    std::get<SessionRecord>(*latest.second).session == std::get<SessionRecord>(*write.value).session;
+                    std::get<SessionRecord>(*write.value).state == SessionState::expired &&
+                    latest.second &&
+                    std::get<SessionRecord>(*latest.second).session ==
+                        std::get<SessionRecord>(*write.value).session;
   } else {
-    unconditional = mutant(Mutation::release_without_revision) && !std::get<LeaseRecord>(*write.value).held;
+    unconditional =
+        mutant(Mutation::release_without_revision) && !std::get<LeaseRecord>(*write.value).held;
   }
   WriteOutcome outcome = WriteOutcome::refused;
   if (latest.first == write.expected || unconditional) {
@@ -206,32 +220,45 @@ void World::apply(int from, StoreWrite& write) {
     state.log.push_back({key, write.value});
     latest = {state.log.size(), write.value};
     if (keep_trace_)
-      note("store " + std::string(member ? "members/" : "leases/") + key + " rev " + std::to_string(latest.first) + " " +
-           (member ? std::get<SessionRecord>(*write.value).session + (std::get<SessionRecord>(*write.value).live() ? " live" : " ended") +
-                         " voters " + std::to_string(std::get<SessionRecord>(*write.value).voters.size()) +
-                         (std::get<SessionRecord>(*write.value).ended_by.empty() ? "" : " by " + std::get<SessionRecord>(*write.value).ended_by)
-                   : std::get<LeaseRecord>(*write.value).holder + " epoch " + std::to_string(std::get<LeaseRecord>(*write.value).epoch) +
+      note("store " + std::string(member ? "members/" : "leases/") + key + " rev " +
+           std::to_string(latest.first) + " " +
+           (member ? std::get<SessionRecord>(*write.value).session +
+                         (std::get<SessionRecord>(*write.value).live() ? " live" : " ended") +
+                         " voters " +
+                         std::to_string(std::get<SessionRecord>(*write.value).voters.size()) +
+                         (std::get<SessionRecord>(*write.value).ended_by.empty()
+                              ? ""
+                              : " by " + std::get<SessionRecord>(*write.value).ended_by)
+                   : std::get<LeaseRecord>(*write.value).holder + " epoch " +
+                         std::to_string(std::get<LeaseRecord>(*write.value).epoch) +
                          (std::get<LeaseRecord>(*write.value).held ? " held" : " released")));
-    if (member && before) check_session_end(key, std::get<SessionRecord>(*before), std::get<SessionRecord>(*write.value));
+    if (member && before)
+      check_session_end(key, std::get<SessionRecord>(*before),
+                        std::get<SessionRecord>(*write.value));
     if (!member) {
       const auto& lease = std::get<LeaseRecord>(*write.value);
       std::uint64_t epoch_before = before ? std::get<LeaseRecord>(*before).epoch : 0;
       if (lease.epoch != epoch_before + (lease.held ? 1 : 0))
-        violate("lease " + key + ": epoch " + std::to_string(lease.epoch) + " follows " + std::to_string(epoch_before));
+        violate("lease " + key + ": epoch " + std::to_string(lease.epoch) + " follows " +
+                std::to_string(epoch_before));
     }
     for (int i = 0; i < options_.nodes; ++i) {
       auto& node = nodes_[static_cast<std::size_t>(i)];
       if (!node.process) continue;
       Nanos lag = random_.between(0, weather_.watch_lag_high);
-      if (weather_.watch_slow > 0 && random_.chance(weather_.watch_slow)) lag = random_.between(0, weather_.watch_slow_high);
+      if (weather_.watch_slow > 0 && random_.chance(weather_.watch_slow))
+        lag = random_.between(0, weather_.watch_slow_high);
       schedule(now_ + lag, {i, node.incarnation, Pump{write.bucket, latest.first}});
     }
   }
   if (!write.id) return;
-  if (is_cut(kStore, from) || (weather_.answer_lost > 0 && random_.chance(weather_.answer_lost))) return;
+  if (is_cut(kStore, from) || (weather_.answer_lost > 0 && random_.chance(weather_.answer_lost)))
+    return;
   auto& node = nodes_[static_cast<std::size_t>(from)];
   if (node.process)
-    schedule(now_ + delay(), {from, write.incarnation, Outcome{*write.id, outcome, outcome == WriteOutcome::stored ? latest.first : 0}});
+    schedule(now_ + delay(),
+             {from, write.incarnation,
+              Outcome{*write.id, outcome, outcome == WriteOutcome::stored ? latest.first : 0}});
 }
 
 void World::begin_watch(int index, Bucket b) {
@@ -243,7 +270,8 @@ void World::begin_watch(int index, Bucket b) {
   if (weather_.watch_slow > 0) upto -= std::min<Revision>(upto, random_.below(4));
   schedule(now_ + delay(), {index, node.incarnation, Pump{b, upto}});
   if (upto < bucket(b).log.size())
-    schedule(now_ + random_.between(0, weather_.watch_slow_high), {index, node.incarnation, Pump{b, bucket(b).log.size()}});
+    schedule(now_ + random_.between(0, weather_.watch_slow_high),
+             {index, node.incarnation, Pump{b, bucket(b).log.size()}});
 }
 
 void World::pump(int index, Bucket b, Revision upto, Actions& actions) {
@@ -260,7 +288,8 @@ void World::pump(int index, Bucket b, Revision upto, Actions& actions) {
     const auto& change = state.log[rev - 1];
     if (skip_superseded) {
       bool superseded = false;
-      for (Revision later = rev + 1; later <= upto && !superseded; ++later) superseded = state.log[later - 1].key == change.key;
+      for (Revision later = rev + 1; later <= upto && !superseded; ++later)
+        superseded = state.log[later - 1].key == change.key;
       if (superseded) continue;
     }
     if (which == 0)
@@ -288,7 +317,9 @@ void World::perform(int index, Actions& actions) {
       int to = std::stoi(ack->owner.node.substr(1));
       send(index, to, std::move(*ack));
     } else if (auto* withdrawal = std::get_if<Withdrawal>(&action)) {
-      if (keep_trace_) note(node_name(index) + " withdraws from " + withdrawal->owner.text() + " at " + std::to_string(withdrawal->rev));
+      if (keep_trace_)
+        note(node_name(index) + " withdraws from " + withdrawal->owner.text() + " at " +
+             std::to_string(withdrawal->rev));
       for (int to = 0; to < options_.nodes; ++to)
         if (to != index) send(index, to, *withdrawal);
     } else if (auto* member = std::get_if<WriteMember>(&action)) {
@@ -300,21 +331,26 @@ void World::perform(int index, Actions& actions) {
       if (keep_trace_) note(node_name(index) + " session ended: " + ended->why);
     } else if (auto* began = std::get_if<SessionBegan>(&action)) {
       if (keep_trace_) note(node_name(index) + " session began: " + began->id.text());
-      if (ended_sessions_.contains(began->id.text())) violate("session " + began->id.text() + " began after it had ended");
+      if (ended_sessions_.contains(began->id.text()))
+        violate("session " + began->id.text() + " began after it had ended");
     } else if (auto* acquired = std::get_if<LeaseAcquired>(&action)) {
       ++elections_;
-      if (keep_trace_) note(node_name(index) + " leads " + acquired->app + " epoch " + std::to_string(acquired->epoch));
+      if (keep_trace_)
+        note(node_name(index) + " leads " + acquired->app + " epoch " +
+             std::to_string(acquired->epoch));
       auto& last = last_epoch_[acquired->app];
       if (acquired->epoch <= last)
-        violate(acquired->app + ": " + node_name(index) + " leads with epoch " + std::to_string(acquired->epoch) + ", but " +
-                std::to_string(last) + " was there before");
+        violate(acquired->app + ": " + node_name(index) + " leads with epoch " +
+                std::to_string(acquired->epoch) + ", but " + std::to_string(last) +
+                " was there before");
       last = acquired->epoch;
     }
   }
   actions.clear();
 }
 
-void World::check_session_end(const std::string& name, const SessionRecord& before, const SessionRecord& after) {
+void World::check_session_end(const std::string& name, const SessionRecord& before,
+                              const SessionRecord& after) {
   if (!before.live() || (after.live() && after.session == before.session)) return;
   ended_sessions_.insert(before.node + "/" + before.session);
   int index = std::stoi(name.substr(1));
@@ -322,7 +358,8 @@ void World::check_session_end(const std::string& name, const SessionRecord& befo
   if (!node.process) return;
   const auto& session = node.process->session();
   if (session.id().session == before.session && session.in_force(local(node)))
-    violate("session " + before.node + "/" + before.session + " ended (" + after.ended_by + ") while its owner may act for " +
+    violate("session " + before.node + "/" + before.session + " ended (" + after.ended_by +
+            ") while its owner may act for " +
             std::to_string((session.limit() - local(node)).count() / 1000) + " us more");
 }
 
@@ -332,15 +369,18 @@ void World::check_after(int index) {
   const auto& session = node.process->session();
   if (session.in_force(local(node))) {
     auto it = buckets_[0].latest.find(node_name(index));
-    const auto* record = it == buckets_[0].latest.end() ? nullptr : &std::get<SessionRecord>(*it->second.second);
+    const auto* record =
+        it == buckets_[0].latest.end() ? nullptr : &std::get<SessionRecord>(*it->second.second);
     if (!record || !record->live() || record->session != session.id().session)
-      violate(node_name(index) + " may act by session " + session.id().session + ", which does not stand in the store");
+      violate(node_name(index) + " may act by session " + session.id().session +
+              ", which does not stand in the store");
   }
   for (int app = 0; app < options_.apps; ++app) {
     if (!leads(index, app)) continue;
     for (int other = 0; other < options_.nodes; ++other)
       if (other != index && leads(other, app))
-        violate(app_name(app) + ": both " + node_name(index) + " and " + node_name(other) + " lead");
+        violate(app_name(app) + ": both " + node_name(index) + " and " + node_name(other) +
+                " lead");
   }
 }
 
@@ -361,7 +401,8 @@ std::optional<int> World::leader(int app) const {
 }
 
 void World::violate(const std::string& what) {
-  if (violation_.empty()) violation_ = "at " + std::to_string(static_cast<double>(now_) / 1e9) + " s: " + what;
+  if (violation_.empty())
+    violation_ = "at " + std::to_string(static_cast<double>(now_) / 1e9) + " s: " + what;
 }
 
 void World::note(const std::string& line) {
@@ -422,7 +463,8 @@ void World::crash_process(int index) {
   node.process.reset();
   if (options_.guardians && !session.empty()) {
     node.guardian_busy = true;
-    schedule(now_ + random_.between(kMillisecond, 10 * kMillisecond), {index, node.incarnation, GuardianStep{session}});
+    schedule(now_ + random_.between(kMillisecond, 10 * kMillisecond),
+             {index, node.incarnation, GuardianStep{session}});
   }
 }
 
@@ -458,7 +500,8 @@ void World::pause(int index, Nanos duration) {
   auto& node = nodes_[static_cast<std::size_t>(index)];
   if (!node.process || node.paused) return;
   node.paused = true;
-  if (keep_trace_) note(node_name(index) + " paused for " + std::to_string(duration / kMillisecond) + " ms");
+  if (keep_trace_)
+    note(node_name(index) + " paused for " + std::to_string(duration / kMillisecond) + " ms");
   auto incarnation = node.incarnation;
   at(now_ + duration, [this, index, incarnation] {
     auto& sleeper = nodes_[static_cast<std::size_t>(index)];
@@ -491,10 +534,14 @@ void World::store_down(Nanos duration) {
 void World::step_down(int index, int app, const std::string& target) {
   auto& node = nodes_[static_cast<std::size_t>(index)];
   if (!node.process || node.paused || !leads(index, app)) return;
-  if (keep_trace_) note(node_name(index) + " steps down from " + app_name(app) + (target.empty() ? "" : " for " + target));
+  if (keep_trace_)
+    note(node_name(index) + " steps down from " + app_name(app) +
+         (target.empty() ? "" : " for " + target));
   Actions actions;
-  node.process->set_candidate(app_name(app), true, local(node) + std::chrono::seconds(2), local(node), actions);
-  if (node.process->holds(app_name(app))) node.process->release(app_name(app), target, local(node), actions);
+  node.process->set_candidate(app_name(app), true, local(node) + std::chrono::seconds(2),
+                              local(node), actions);
+  if (node.process->holds(app_name(app)))
+    node.process->release(app_name(app), target, local(node), actions);
   perform(index, actions);
   arm(index);
 }

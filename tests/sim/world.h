@@ -1,5 +1,6 @@
-// A simulated platform: nodes that run the deciding code of src/coord, a network, and a store that behaves as a JetStream KV
-// at its worst. Virtual time, one thread, everything from one seed. It knows nothing of how the code under test decides.
+// A simulated platform: nodes that run the deciding code of src/coord, a network, and a store that
+// behaves as a JetStream KV at its worst. Virtual time, one thread, everything from one seed. It
+// knows nothing of how the code under test decides.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,9 @@ class Random {
   std::uint64_t next();
   /// Uniform in [0, bound).
   std::uint64_t below(std::uint64_t bound) { return bound == 0 ? 0 : next() % bound; }
-  Nanos between(Nanos low, Nanos high) { return low + static_cast<Nanos>(below(static_cast<std::uint64_t>(high - low + 1))); }
+  Nanos between(Nanos low, Nanos high) {
+    return low + static_cast<Nanos>(below(static_cast<std::uint64_t>(high - low + 1)));
+  }
   double unit() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
   bool chance(double p) { return unit() < p; }
 
@@ -44,15 +47,15 @@ class Random {
 struct Weather {
   Nanos delay_low = kMillisecond / 10;
   Nanos delay_high = kMillisecond;
-  double slow = 0;           ///< share of messages that take up to slow_high
+  double slow = 0;  ///< share of messages that take up to slow_high
   Nanos slow_high = kSecond;
   double drop = 0;
   double duplicate = 0;
-  double answer_lost = 0;    ///< of store writes that took effect
-  double write_late = 0;     ///< of store writes that land up to late_high after they were sent
+  double answer_lost = 0;  ///< of store writes that took effect
+  double write_late = 0;   ///< of store writes that land up to late_high after they were sent
   Nanos late_high = 4 * kSecond;
   Nanos watch_lag_high = kMillisecond;
-  double watch_slow = 0;     ///< share of watch deliveries that lag up to watch_slow_high
+  double watch_slow = 0;  ///< share of watch deliveries that lag up to watch_slow_high
   Nanos watch_slow_high = 3 * kSecond;
 };
 
@@ -91,10 +94,12 @@ class World {
 
   // Faults.
   void start_node(int node);
-  void crash_process(int node);   ///< the guardian, if there is one, writes `left`
-  void crash_machine(int node);   ///< both at once; the next start is another boot
+  void crash_process(int node);  ///< the guardian, if there is one, writes `left`
+  void crash_machine(int node);  ///< both at once; the next start is another boot
   void pause(int node, Nanos duration);
-  void cut(int from, int to, bool cut) { cuts_[{from, to}] = cut; }  ///< one way; kStore is the store
+  void cut(int from, int to, bool cut) {
+    cuts_[{from, to}] = cut;
+  }  ///< one way; kStore is the store
   void heal();
   void store_down(Nanos duration);
   void step_down(int node, int app, const std::string& target);
@@ -106,7 +111,9 @@ class World {
   bool in_force(int node) const;
   bool leads(int node, int app) const;
   std::optional<int> leader(int app) const;
-  std::uint64_t sessions_ended() const { return sessions_ended_; }  ///< of running processes, not by leave()
+  std::uint64_t sessions_ended() const {
+    return sessions_ended_;
+  }  ///< of running processes, not by leave()
   std::uint64_t elections() const { return elections_; }
   static std::string node_name(int node) { return "n" + std::to_string(node); }
   static std::string app_name(int app) { return "app" + std::to_string(app); }
@@ -148,8 +155,8 @@ class World {
   struct GuardianStep {
     std::string session;
   };
-  using What = std::variant<Tick, coord::Heartbeat, coord::HeartbeatAck, coord::Withdrawal, Pump, StoreWrite, Outcome,
-                            GuardianStep, std::function<void()>>;
+  using What = std::variant<Tick, coord::Heartbeat, coord::HeartbeatAck, coord::Withdrawal, Pump,
+                            StoreWrite, Outcome, GuardianStep, std::function<void()>>;
   struct Event {
     int node = kStore;
     std::uint64_t incarnation = 0;
@@ -187,7 +194,8 @@ class World {
   void perform(int index, coord::Actions& actions);
   void arm(int index);
   void send(int from, int to, What what);
-  void write(int from, Bucket bucket, std::optional<coord::WriteId> id, Revision expected, StoreValue value);
+  void write(int from, Bucket bucket, std::optional<coord::WriteId> id, Revision expected,
+             StoreValue value);
   void apply(int from, StoreWrite& write);
   void pump(int index, Bucket bucket, Revision upto, coord::Actions& actions);
   void guardian_step(int index, const std::string& session);
@@ -196,7 +204,8 @@ class World {
   Nanos delay();
   BucketState& bucket(Bucket b) { return buckets_[b == Bucket::members ? 0 : 1]; }
   void check_after(int index);
-  void check_session_end(const std::string& node, const coord::SessionRecord& before, const coord::SessionRecord& after);
+  void check_session_end(const std::string& node, const coord::SessionRecord& before,
+                         const coord::SessionRecord& after);
   void note(const std::string& line);
 
   Options options_;

@@ -96,7 +96,7 @@ int report_inherited(const std::string& file) {
   sigset_t blocked;
   ::sigprocmask(SIG_SETMASK, nullptr, &blocked);
   for (int signal : {SIGUSR1, SIGUSR2, SIGPIPE, SIGTERM, SIGCHLD}) {
-    struct sigaction action {};
+    struct sigaction action{};
     ::sigaction(signal, nullptr, &action);
     if (sigismember(&blocked, signal)) text += " blocked " + std::to_string(signal);
     if (action.sa_handler == SIG_IGN) text += " ignored " + std::to_string(signal);

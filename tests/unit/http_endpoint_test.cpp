@@ -38,7 +38,7 @@ std::string raw_request(const std::string& address, const std::string& request) 
 
 std::string ask(const std::string& address, const std::string& method, const std::string& path) {
   return raw_request(address,
-                  method + " " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                     method + " " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
 }
 
 HttpReply echo(const std::string& path) {

@@ -33,7 +33,8 @@ TEST(RecordsJson, ALeaseComesBackAsItWas) {
 }
 
 TEST(RecordsJson, UnknownFieldsAreIgnoredAndHigherVersionsRefused) {
-  std::string good = R"({"v":1,"app":"a","epoch":1,"state":"held","holder":"n","session":"s","session_rev":1,"new":[1]})";
+  std::string good =
+      R"({"v":1,"app":"a","epoch":1,"state":"held","holder":"n","session":"s","session_rev":1,"new":[1]})";
   EXPECT_TRUE(lease_record_from("a", good).ok());
   std::string newer = R"({"v":2,"app":"a"})";
   auto refused = lease_record_from("a", newer);
@@ -43,14 +44,17 @@ TEST(RecordsJson, UnknownFieldsAreIgnoredAndHigherVersionsRefused) {
 }
 
 TEST(RecordsJson, WhatIsNoRecordIsCorruptWithTheKeyNamed) {
-  for (const char* bad : {"", "[]", "{", R"({"v":1})", R"({"v":"x"})", R"({"v":1,"node":"other","session":"s","state":"live","voters":[]})",
-                          R"({"v":1,"node":"n","session":"s","state":"dead","voters":[]})",
-                          R"({"v":1,"node":"n","session":"s","state":"live","voters":["nosession"]})",
-                          R"({"v":1,"node":"n","session":"s","state":"live","voters":[],"labels":7})"}) {
+  for (const char* bad :
+       {"", "[]", "{", R"({"v":1})", R"({"v":"x"})",
+        R"({"v":1,"node":"other","session":"s","state":"live","voters":[]})",
+        R"({"v":1,"node":"n","session":"s","state":"dead","voters":[]})",
+        R"({"v":1,"node":"n","session":"s","state":"live","voters":["nosession"]})",
+        R"({"v":1,"node":"n","session":"s","state":"live","voters":[],"labels":7})"}) {
     auto result = session_record_from("n", bad);
     ASSERT_FALSE(result.ok()) << bad;
     EXPECT_EQ(result.error().errc(), Errc::corrupt) << bad;
-    EXPECT_NE(std::string(result.error().what()).find("\"n\""), std::string::npos) << result.error().what();
+    EXPECT_NE(std::string(result.error().what()).find("\"n\""), std::string::npos)
+        << result.error().what();
   }
 }
 

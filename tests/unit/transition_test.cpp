@@ -135,8 +135,9 @@ TEST(Transition, ABackendThatDoesNotGoDownIsKilledAgainAndNeverGivenUp) {
   }
 }
 
-// Whatever happens in whatever order: what went up comes down, at most one step is under way, and standby is reached only
-// when every step that was begun has been undone or, unless it is hard, given up.
+// Whatever happens in whatever order: what went up comes down, at most one step is under way, and
+// standby is reached only when every step that was begun has been undone or, unless it is hard,
+// given up.
 RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
   Transition transition(kPlan);
   Time now{};
@@ -166,7 +167,8 @@ RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
     Transition::Output out;
     switch (what) {
       case 0:
-        if (transition.phase() == Phase::standby && !transition.stuck()) transition.promote(now, out);
+        if (transition.phase() == Phase::standby && !transition.stuck())
+          transition.promote(now, out);
         break;
       case 1: transition.demote(false, now, out); break;
       case 2: transition.demote(true, now, out); break;
@@ -181,7 +183,8 @@ RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
         auto command = it->second;
         open.erase(it);
         if (command.kind == Kind::down && command.step == Step::backend) backend_up = false;
-        transition.finished(command.ticket, what == 5 ? std::nullopt : std::optional<std::string>("no"), now, out);
+        transition.finished(command.ticket,
+                            what == 5 ? std::nullopt : std::optional<std::string>("no"), now, out);
         break;
       }
     }

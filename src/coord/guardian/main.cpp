@@ -1,5 +1,6 @@
-// The guardian program of a node: a small process of its own that holds what the node runs to the session's limits, and
-// cleans up after the node's death (docs/protocols.md, "The guardian"). Started by the node, never by hand.
+// The guardian program of a node: a small process of its own that holds what the node runs to the
+// session's limits, and cleans up after the node's death (docs/protocols.md, "The guardian").
+// Started by the node, never by hand.
 #include <csignal>
 #include <cstdio>
 #include <memory>
@@ -26,7 +27,9 @@ constexpr Duration kRetry = std::chrono::milliseconds(100);
 std::string read_job() {
   std::string text(static_cast<std::size_t>(::lseek(kJobFd, 0, SEEK_END)), '\0');
   if (::pread(kJobFd, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
-    throw Error(Errc::corrupt, "guardian: descriptor 6 holds no job: this program is started by a node, not by hand");
+    throw Error(
+        Errc::corrupt,
+        "guardian: descriptor 6 holds no job: this program is started by a node, not by hand");
   ::close(kJobFd);
   return text;
 }
@@ -55,7 +58,8 @@ class GuardianProgram {
     return options;
   }
 
-  // Kills what runs once the limit is near, and looks again when the limit that is known now would come.
+  // Kills what runs once the limit is near, and looks again when the limit that is known now would
+  // come.
   void watch_limit() {
     auto& state = memory_.state();
     Time limit{Duration(state.limit_ns.load())};
@@ -69,8 +73,10 @@ class GuardianProgram {
     int killed = memory_.kill_groups();
     if (killed > 0 && !told_) {
       told_ = true;
-      log::warn("guardian_stops_by_force", {{"node", job_.node}, {"groups", killed},
-                                            {"why", "the session's limit has passed and the node has not stopped them"}});
+      log::warn("guardian_stops_by_force",
+                {{"node", job_.node},
+                 {"groups", killed},
+                 {"why", "the session's limit has passed and the node has not stopped them"}});
     }
     limit_timer_ = loop_.after(std::chrono::milliseconds(20), [this] { watch_limit(); });
   }
@@ -79,15 +85,17 @@ class GuardianProgram {
     limit_timer_.reset();
     int killed = memory_.kill_groups();
     give_up_at_ = BootClock::now() + job_.give_up;
-    // Processes that have left their group are found by their environment. It takes milliseconds: after the
-    // groups, and before others may start.
+    // Processes that have left their group are found by their environment. It takes milliseconds:
+    // after the groups, and before others may start.
     std::size_t strays = 0;
     try {
       auto found = end_marked({instance_mark(job_.marker)}, std::chrono::seconds(1));
       strays = found.ended.size();
       if (!found.remaining.empty())
-        log::error("guardian_cannot_end", {{"node", job_.node}, {"pid", found.remaining.front().pid},
-                                           {"command", found.remaining.front().command}, {"count", found.remaining.size()}});
+        log::error("guardian_cannot_end", {{"node", job_.node},
+                                           {"pid", found.remaining.front().pid},
+                                           {"command", found.remaining.front().command},
+                                           {"count", found.remaining.size()}});
     } catch (const Error& error) {
       log::error("guardian_cannot_end", {{"node", job_.node}, {"why", error.what()}});
     }
@@ -98,7 +106,8 @@ class GuardianProgram {
 
   void write_left() {
     if (BootClock::now() >= give_up_at_) {
-      log::error("guardian_gives_up", {{"node", job_.node}, {"session", memory_.session()},
+      log::error("guardian_gives_up", {{"node", job_.node},
+                                       {"session", memory_.session()},
                                        {"means", "the others end the session by its timeouts"}});
       return loop_.stop();
     }
@@ -112,7 +121,8 @@ class GuardianProgram {
         log::error("guardian_gives_up", {{"node", job_.node}, {"why", record.error().what()}});
         return loop_.stop();
       }
-      if (!record.value().live() || record.value().session != memory_.session()) return loop_.stop();  // settled
+      if (!record.value().live() || record.value().session != memory_.session())
+        return loop_.stop();  // settled
       SessionRecord left = record.value();
       left.state = SessionState::left;
       left.ended_by = job_.node + ": guardian: the process has ended";
