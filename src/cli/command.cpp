@@ -1,9 +1,11 @@
 #include "cli/command.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <vector>
 
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 
 #include "cluster/version.h"
 #include "core/duration.h"
+#include "core/names.h"
 
 namespace cluster::cli {
 namespace {
@@ -196,6 +199,20 @@ std::unique_ptr<CLI::App> make_commands(Chosen& chosen) {
   return app;
 }
 
+// What to say of a first word that names no command; empty when it does.
+std::string unknown_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return {};
+  const std::string word = argv[1];
+  std::vector<std::string> known;
+  for (const auto* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    known.push_back(command->get_name());
+  if (std::find(known.begin(), known.end(), word) != known.end()) return {};
+  const std::string near = nearest_name(word, known);
+  return "unknown command \"" + word + "\"" +
+         (near.empty() ? "" : "; did you mean \"" + near + "\"?") +
+         " (cpp-cluster --help lists them)";
+}
+
 int run_program(int argc, char** argv) {
   Exit code = Exit::failed;
   try {
@@ -204,6 +221,8 @@ int run_program(int argc, char** argv) {
     try {
       app->parse(argc, argv);
     } catch (const CLI::ParseError& error) {
+      if (const std::string fault = unknown_command(*app, argc, argv); !fault.empty())
+        throw CommandError(Exit::usage, fault);
       return app->exit(error) == 0 ? 0 : static_cast<int>(Exit::usage);
     }
     code = chosen();

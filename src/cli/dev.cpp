@@ -171,7 +171,7 @@ void Dev::say_what_runs() const {
       "\n"
       "  kill -9 " +
       std::to_string(nodes_.front()->pid()) +
-      "    # node-1 dies; another takes over\n\n"
+      "    # node-1 dies; what it led goes on elsewhere\n\n"
       "Ctrl-C stops everything.\n\n";
   print(text);
 }

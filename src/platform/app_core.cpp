@@ -126,8 +126,8 @@ void App::Core::arm() {
 // is the answer, the others are still run.
 void App::Core::run_hooks(const char* what, const std::vector<Hook>& hooks, std::stop_source stop,
                           std::function<void(std::optional<std::string>)> done) {
-  auto work = [this, what, &hooks, stop, done, alive = alive_, &loop = host.loop(),
-               name = options.name, node = host.node_name()] {
+  auto work = [what, &hooks, stop, done, alive = alive_, &loop = host.loop(), name = options.name,
+               node = host.node_name()] {
     std::optional<std::string> failure;
     for (const auto& hook : hooks) {
       try {
@@ -161,14 +161,8 @@ void App::Core::up(Step which, std::uint64_t ticket) {
   };
   if (which == Step::backend) {
     backend_->start(epoch.load(), singleton() ? "leader" : "active",
-                    [this, finished](std::optional<Error> error) {
-                      if (error) return finished(std::string(error->what()));
-                      auto status = backend_->status();
-                      log::info("backend_ready", {{"app", options.name},
-                                                  {"node", host.node_name()},
-                                                  {"epoch", epoch.load()},
-                                                  {"pid", status.pid}});
-                      finished(std::nullopt);
+                    [finished](std::optional<Error> error) {
+                      finished(error ? std::optional<std::string>(error->what()) : std::nullopt);
                     });
     return;
   }

@@ -160,6 +160,8 @@ struct Platform::Core final : AppHost {
   Time told_at_{};
   std::string waiting_for_;
   std::string last_trouble_;
+  std::string trouble_told_;
+  Time trouble_told_at_{};
   enum class Life { idle, starting, running, stopping, over } life_ = Life::idle;
   bool joined_ = false;  // a session was in force at least once
   bool leaving_ = false;
@@ -420,6 +422,11 @@ coord::DriverEvents Platform::Core::events() {
     last_trouble_ = error.what();
     if (life_ == Life::starting && final_error(error))
       return finish(std::make_exception_ptr(error));
+    // Writes are repeated many times a second: the same trouble is told once in a while.
+    Time now = BootClock::now();
+    if (trouble_told_ == error.what() && now < trouble_told_at_ + kTellAgain) return;
+    trouble_told_ = error.what();
+    trouble_told_at_ = now;
     log::warn("nats_trouble", {{"node", options.node}, {"why", error.what()}});
   };
   return events;
