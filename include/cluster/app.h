@@ -22,8 +22,9 @@ enum class Role {
 /// each runs on the app's strand, one at a time and in order: on_start, then pairs of on_active and
 /// on_passive, at last on_stop. A hook's stop_token is stopped when its timeout passes, when the
 /// node loses what entitled it (on_active), or when the platform stops by force: return soon then.
-/// An on_active that throws fails the promotion: what was done is undone, the lead is given up with
-/// a cooldown. What other hooks throw is logged.
+/// An on_active that throws fails the promotion: what was done is undone (on_passive runs), the
+/// lead is given up with a cooldown. What other hooks throw is logged. A hook that never returns
+/// keeps its app from leading on this node again, and the platform's destructor waits for it.
 class App {
  public:
   using Hook = std::function<void(std::stop_token)>;

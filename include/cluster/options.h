@@ -38,7 +38,7 @@ struct EmbeddedNats {
   /// Address that other servers connect to; used with `routes`
   std::string cluster_host = "0.0.0.0";
   int cluster_port = 6222;  ///< used with `routes`
-  /// Nats://host:port of every server of the cluster; empty: one server alone
+  /// Servers of the cluster, each nats://host:port; empty: one server alone
   std::vector<std::string> routes{};
   /// JetStream syncs each write to disk before it acknowledges it
   bool sync_always = true;

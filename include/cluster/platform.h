@@ -22,7 +22,7 @@ class Platform {
  public:
   /// Checks the options, nothing else. Throws Error{invalid_argument} with all faults.
   explicit Platform(PlatformOptions options);
-  /// Stops, if it runs still.
+  /// Stops, if it runs still, and waits until run() and all hooks have returned. Not from a hook.
   ~Platform();
   Platform(const Platform&) = delete;
   Platform& operator=(const Platform&) = delete;

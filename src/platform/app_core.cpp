@@ -4,6 +4,7 @@
 #include <future>
 
 #include "core/log.h"
+#include "platform/tell.h"
 
 namespace cluster {
 namespace {
@@ -12,6 +13,7 @@ constexpr int kMostCooldownFactor = 16;
 /// A backend answers stop() when SIGKILL has done its work; after this it is killed again and the
 /// log tells.
 constexpr Duration kKillAgain = std::chrono::seconds(5);
+constexpr std::size_t kMostStepDownWaiters = 64;
 
 }  // namespace
 
@@ -191,13 +193,10 @@ void App::Core::undo(Step which, std::uint64_t ticket) {
     offer();
   };
   if (passive_hooks.empty() && active_hooks.empty()) return finished(std::nullopt);
-  auto stop = std::make_shared<std::stop_source>();
   // At its limit the hook is told to return.
-  auto limit = std::make_shared<LoopSource>(
-      host.loop().after(hook_timeout(), [stop] { stop->request_stop(); }));
-  run_hooks("on_passive", passive_hooks, *stop,
-            [finished, limit](std::optional<std::string> failure) {
-              limit->reset();
+  run_hooks("on_passive", passive_hooks, limited_stop(),
+            [this, finished](std::optional<std::string> failure) {
+              hook_limit_.reset();
               finished(failure);
             });
 }
@@ -273,13 +272,21 @@ void App::Core::session_began() {
   if (start_hooks_done_) return offer();
   if (start_hooks_begun_) return;
   start_hooks_begun_ = true;
-  run_hooks("on_start", start_hooks, std::stop_source(),
-            [this](std::optional<std::string> failure) {
-              if (failure) last_error_ = *failure;
-              start_hooks_done_ = true;
-              if (stopping_) return stop();
-              offer();
-            });
+  run_hooks("on_start", start_hooks, limited_stop(), [this](std::optional<std::string> failure) {
+    hook_limit_.reset();
+    if (failure) last_error_ = *failure;
+    start_hooks_done_ = true;
+    if (stopping_) return stop();
+    offer();
+  });
+}
+
+// For a hook other than on_active, of which one runs at a time: at its limit it is told to return.
+std::stop_source App::Core::limited_stop() {
+  other_stop_ = std::stop_source();
+  hook_limit_ =
+      host.loop().after(hook_timeout(), [stop = other_stop_]() mutable { stop.request_stop(); });
+  return other_stop_;
 }
 
 void App::Core::session_ended(const std::string& why) {
@@ -318,50 +325,16 @@ void App::Core::leader_seen(std::optional<Leader> now_leads, std::uint64_t newes
                        {"node", host.node_name()},
                        {"leader", now_leads ? now_leads->node : "none"},
                        {"epoch", newest}});
-  if (leader_hooks.empty()) return;
-  LeaderChange change{options.name, now_leads};
-  bool queued = strand_->post([this, change] {
-    for (const auto& hook : leader_hooks) {
-      try {
-        hook(change);
-      } catch (const std::exception& e) {
-        log::error("hook_threw",
-                   {{"app", options.name}, {"hook", "on_leader_change"}, {"why", e.what()}});
-      }
-    }
-  });
-  if (!queued)
-    log::error("hook_dropped", {{"app", options.name},
-                                {"hook", "on_leader_change"},
-                                {"why", "the app's queue of hooks is full"}});
+  tell(*strand_, "on_leader_change", options.name, leader_hooks,
+       LeaderChange{options.name, now_leads});
 }
 
 void App::Core::member_joined(const Member& member) {
-  if (join_hooks.empty()) return;
-  strand_->post([this, member] {
-    for (const auto& hook : join_hooks) {
-      try {
-        hook(member);
-      } catch (const std::exception& e) {
-        log::error("hook_threw",
-                   {{"app", options.name}, {"hook", "on_member_join"}, {"why", e.what()}});
-      }
-    }
-  });
+  tell(*strand_, "on_member_join", options.name, join_hooks, member);
 }
 
 void App::Core::member_left(const Member& member) {
-  if (leave_hooks.empty()) return;
-  strand_->post([this, member] {
-    for (const auto& hook : leave_hooks) {
-      try {
-        hook(member);
-      } catch (const std::exception& e) {
-        log::error("hook_threw",
-                   {{"app", options.name}, {"hook", "on_member_leave"}, {"why", e.what()}});
-      }
-    }
-  });
+  tell(*strand_, "on_member_leave", options.name, leave_hooks, member);
 }
 
 void App::Core::step_down(const std::string& target, Completion done) {
@@ -376,6 +349,10 @@ void App::Core::step_down(const std::string& target, Completion done) {
     return done(Error(Errc::node_not_found, "app \"" + options.name + "\": target \"" + target +
                                                 "\" is no live node of this platform"));
   if (target == host.node_name()) return done(std::nullopt);
+  if (step_down_waiters_.size() >= kMostStepDownWaiters)
+    return done(Error(Errc::unavailable, "app \"" + options.name +
+                                             "\": " + std::to_string(kMostStepDownWaiters) +
+                                             " requests wait for it to step down already"));
   step_down_waiters_.push_back(std::move(done));
   target_ = target;
   log::info("step_down", {{"app", options.name},
@@ -389,7 +366,16 @@ void App::Core::stop() {
   stopping_ = true;
   cooldown_.reset();
   if (singleton()) host.set_candidate(options.name, false, Time{});
-  if (start_hooks_begun_ && !start_hooks_done_) return;  // goes on when on_start has returned
+  if (start_hooks_begun_ && !start_hooks_done_) {
+    // Goes on when on_start has returned, which it is told to do.
+    other_stop_.request_stop();
+    if (!stop_limit_)
+      stop_limit_ = host.loop().after(hook_timeout(), [this] {
+        log::warn("hook_given_up", {{"app", options.name}, {"hook", "on_start"}});
+        finish_stop();
+      });
+    return;
+  }
   if (transition_.phase() != Transition::Phase::standby)
     step([](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
   else if (!held.load())
@@ -401,33 +387,40 @@ void App::Core::finish_stop() {
   stopped_ = true;
   auto done = [this] {
     stop_limit_.reset();
-    notify_waiters();
+    over();
     host.app_is_down(options.name);
   };
-  if (!start_hooks_begun_ || stop_hooks.empty()) return done();
+  if (!start_hooks_done_ || stop_hooks.empty()) return done();
   auto once = std::make_shared<bool>(false);
   auto finish = [once, done] {
     if (!std::exchange(*once, true)) done();
   };
-  auto stop = std::make_shared<std::stop_source>();
-  stop_limit_ = host.loop().after(hook_timeout(), [this, stop, finish] {
-    stop->request_stop();
+  other_stop_ = std::stop_source();
+  stop_limit_ = host.loop().after(hook_timeout(), [this, finish] {
+    other_stop_.request_stop();
     log::warn("hook_given_up", {{"app", options.name}, {"hook", "on_stop"}});
     finish();
   });
-  run_hooks("on_stop", stop_hooks, *stop, [finish](std::optional<std::string>) { finish(); });
+  run_hooks("on_stop", stop_hooks, other_stop_, [finish](std::optional<std::string>) { finish(); });
 }
 
 void App::Core::kill_now() {
+  active_stop_.request_stop();
+  other_stop_.request_stop();
   if (backend_) backend_->kill_now();
 }
 
-void App::Core::notify_waiters() {
+void App::Core::over() {
+  held.store(false);
   {
     std::lock_guard lock(mutex_);
     shut_down_ = true;
   }
   changed_.notify_all();
+  auto waiters = std::move(step_down_waiters_);
+  step_down_waiters_.clear();
+  for (auto& done : waiters)
+    done(Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped"));
 }
 
 App::Core::Seen App::Core::seen() const {
@@ -474,6 +467,11 @@ bool App::Core::wait_for_leadership(std::chrono::milliseconds timeout) {
 
 void App::Core::step_down_and_wait(const std::string& target, std::chrono::milliseconds timeout) {
   forbid_from_hooks("step_down");
+  {
+    std::lock_guard lock(mutex_);
+    if (shut_down_)
+      throw Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped");
+  }
   auto answer = std::make_shared<std::promise<Failure>>();
   auto future = answer->get_future();
   host.loop().post([this, alive = alive_, answer, target] {

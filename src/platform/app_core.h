@@ -58,7 +58,8 @@ struct App::Core {
   /// Gives the lead up; `done` tells whether that was possible.
   void step_down(const std::string& target, Completion done);
   void stop();      ///< demote in order, then on_stop; AppHost::app_is_down follows
-  void kill_now();  ///< what runs, at once
+  void kill_now();  ///< what runs, at once; hooks are told to return
+  void over();      ///< nothing follows: whoever waits in a call of the API is told
   bool down() const { return stopped_; }
   bool singleton() const { return std::holds_alternative<Singleton>(options.mode); }
 
@@ -104,7 +105,7 @@ struct App::Core {
   void offer();  ///< become a candidate, or active, when nothing stands in the way
   void finish_stop();
   void set_group(pid_t group);
-  void notify_waiters();
+  std::stop_source limited_stop();
 
   std::unique_ptr<Strand> strand_;
   Transition transition_;
@@ -121,7 +122,9 @@ struct App::Core {
   std::string target_;  // of the step-down under way
   std::vector<Completion> step_down_waiters_;
   std::string last_error_;
-  std::stop_source active_stop_{std::nostopstate};
+  std::stop_source active_stop_{std::nostopstate};  // of on_active
+  std::stop_source other_stop_{std::nostopstate};   // of on_start, on_passive or on_stop
+  LoopSource hook_limit_;
   LoopSource timer_;
   LoopSource cooldown_;
   LoopSource stop_limit_;

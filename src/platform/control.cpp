@@ -16,6 +16,8 @@ std::string subject(const std::string& platform, const std::string& node, const 
   return platform + "._.node." + node + "." + what;
 }
 
+constexpr std::chrono::milliseconds kStepDownTimeout = std::chrono::seconds(60);
+
 int code_of(const Error& error) {
   switch (error.errc()) {
     case Errc::app_not_found: return 404;
@@ -71,8 +73,16 @@ void ControlService::step_down(const nats::Message& request, nats::Responder res
   std::string target = json.contains("target") && json["target"].is_string()
                            ? json["target"].get<std::string>()
                            : std::string();
+  std::chrono::milliseconds timeout = kStepDownTimeout;
+  if (json.contains("timeout_ms")) {
+    const auto& value = json["timeout_ms"];
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() == 0 ||
+        value.get<std::uint64_t>() > 3'600'000)
+      return responder.fail(400, "stepdown: timeout_ms is no whole number from 1 to 3600000");
+    timeout = std::chrono::milliseconds(value.get<std::uint64_t>());
+  }
   auto answer = std::make_shared<nats::Responder>(std::move(responder));
-  answers_.step_down(app, target, [answer, app](Result<std::uint64_t> epoch) {
+  answers_.step_down(app, target, timeout, [answer, app](Result<std::uint64_t> epoch) {
     if (!epoch) return answer->fail(code_of(epoch.error()), epoch.error().what());
     answer->reply(Json{{"v", 1}, {"app", app}, {"epoch", epoch.value()}}.dump());
   });

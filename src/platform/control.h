@@ -2,6 +2,7 @@
 // stepdown.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -16,8 +17,9 @@ class ControlService {
     std::function<std::string()> status{};  ///< the JSON of /status
     std::function<std::string()> session{};
     std::string started{};
+    /// Answers once, at the latest after `timeout`.
     std::function<void(const std::string& app, const std::string& target,
-                       Callback<std::uint64_t> done)>
+                       std::chrono::milliseconds timeout, Callback<std::uint64_t> done)>
         step_down{};
   };
   ControlService(nats::Connection& connection, const std::string& platform, const std::string& node,

@@ -1,7 +1,9 @@
 // The life of a node: folder, NATS, guardian, session, apps; and the end of all that in order.
 #include "cluster/platform.h"
 
+#include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
@@ -25,6 +27,7 @@
 #include "platform/app_core.h"
 #include "platform/control.h"
 #include "platform/node_status.h"
+#include "platform/tell.h"
 #include "platform/validate.h"
 
 namespace cluster {
@@ -35,6 +38,7 @@ constexpr Duration kStartRetry = std::chrono::milliseconds(250);
 constexpr Duration kTellAgain = std::chrono::seconds(5);
 constexpr Duration kLeaveLimit = std::chrono::seconds(5);
 constexpr Duration kFolderPatience = std::chrono::seconds(30);
+constexpr Duration kServerCheck = std::chrono::seconds(1);
 
 std::string wall_time() {
   std::time_t now = std::time(nullptr);
@@ -111,8 +115,11 @@ struct Platform::Core final : AppHost {
   void app_is_down(const std::string&) override { leave_when_all_are_down(); }
 
   void run();
+  void live();  ///< run(), between its first and its last step
   void stop();
+  void wait_until_over();
   void begin_stop();
+  void watch_embedded();
   std::string status_json();
   App::Core* find_app(const std::string& name);
   NodeStatus status() const;
@@ -156,7 +163,7 @@ struct Platform::Core final : AppHost {
   std::unique_ptr<ControlService> control_;
   std::unique_ptr<HttpEndpoint> http_;
   std::vector<LoopSource> signals_;
-  LoopSource start_timer_, start_limit_, leave_limit_;
+  LoopSource start_timer_, start_limit_, leave_limit_, server_timer_;
   Time told_at_{};
   std::string waiting_for_;
   std::string last_trouble_;
@@ -174,6 +181,8 @@ struct Platform::Core final : AppHost {
   std::atomic<bool> run_called_{false};
   std::atomic<bool> stop_asked_{false};
   mutable std::mutex mutex_;  // over what other threads read
+  std::condition_variable run_ended_;
+  std::thread::id runner_{};  // while run() runs
   std::vector<Member> members_;
   std::string http_address_;
 };
@@ -183,6 +192,22 @@ struct Platform::Core final : AppHost {
 void Platform::Core::run() {
   if (run_called_.exchange(true))
     throw Error(Errc::invalid_argument, "Platform::run() was called before: a platform runs once");
+  {
+    std::lock_guard lock(mutex_);
+    runner_ = std::this_thread::get_id();
+  }
+  live();
+  // Notified under the lock: as soon as it is free the destructor may go on.
+  auto failure = failure_;
+  {
+    std::lock_guard lock(mutex_);
+    runner_ = std::thread::id{};
+    run_ended_.notify_all();
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+void Platform::Core::live() {
   sigset_t before;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
   for (int signal : {SIGINT, SIGTERM})
@@ -242,17 +267,20 @@ void Platform::Core::run() {
   start_timer_.reset();
   start_limit_.reset();
   leave_limit_.reset();
+  server_timer_.reset();
   if (http_) http_->stop();
   control_.reset();
   driver_.reset();
   if (guardian_) guardian_->memory().set_limit(Time{}, options.timing.stop_margin);
-  for (auto& [name, app] : cores_) app->kill_now();
+  for (auto& [name, app] : cores_) {
+    app->kill_now();
+    app->over();
+  }
   jetstream_.reset();
   connection_.reset();
   embedded_.reset();
   signals_.clear();
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (failure_) std::rethrow_exception(failure_);
 }
 
 void Platform::Core::start_nats() {
@@ -267,6 +295,7 @@ void Platform::Core::start_nats() {
                               {"url", embedded_->url()},
                               {"pid", embedded_->pid()},
                               {"sync_interval", embedded.sync_always ? "always" : "default"}});
+    server_timer_ = loop_.every(kServerCheck, [this] { watch_embedded(); });
   }
   nats::ConnectOptions connect;
   connect.nats = options.nats;
@@ -289,6 +318,22 @@ void Platform::Core::start_nats() {
     if (life_ == Life::starting && error.errc() == Errc::permission_denied)
       finish(std::make_exception_ptr(error));
   });
+}
+
+// The node's own NATS server is a part of a cluster: its death is mended, not passed on.
+void Platform::Core::watch_embedded() {
+  std::string why;
+  if (life_ == Life::starting || embedded_->running(&why)) return;
+  try {
+    embedded_->start_again();
+    log::error("nats_server_restarted", {{"node", options.node},
+                                         {"url", embedded_->url()},
+                                         {"pid", embedded_->pid()},
+                                         {"why", why}});
+  } catch (const Error& error) {
+    last_trouble_ = error.what();
+    log::error("nats_server_failed", {{"node", options.node}, {"why", error.what()}});
+  }
 }
 
 void Platform::Core::start_failed(const Error& error) {
@@ -441,10 +486,14 @@ void Platform::Core::blocked_by(const coord::SessionRecord& other) {
   ask_for_node(
       *connection_, options.name, options.node, [this, alive = alive_](Result<std::string> who) {
         if (!*alive || !who || life_ == Life::stopping || life_ == Life::over) return;
-        finish(std::make_exception_ptr(Error(
+        auto failure = std::make_exception_ptr(Error(
             Errc::node_already_present, "node \"" + options.node + "\" of platform \"" +
                                             options.name + "\" runs already: " + who.value() +
-                                            "; stop that one, or give this node another name")));
+                                            "; stop that one, or give this node another name"));
+        if (life_ == Life::starting) return finish(failure);
+        // Hooks of a node that has worked before are still to be run in order.
+        failure_ = failure;
+        begin_stop();
       });
 }
 
@@ -506,22 +555,14 @@ void Platform::Core::member_changed(const std::string& node) {
   auto known = known_.find(node);
   const auto& record = seen->record;
   bool same = known != known_.end() && known->second.session == record.session;
-  auto tell = [this](const std::vector<std::function<void(const Member&)>>& hooks,
-                     const Member& member, bool joined) {
+  auto tell_all = [this](const Member& member, bool joined) {
     for (auto& [name, app] : cores_)
       if (std::find(member.apps.begin(), member.apps.end(), name) != member.apps.end())
         joined ? app->member_joined(member) : app->member_left(member);
-    if (hooks.empty()) return;
-    strand_->post([&hooks, member] {
-      for (const auto& hook : hooks) {
-        try {
-          hook(member);
-        } catch (const std::exception& e) {
-          log::error("hook_threw",
-                     {{"hook", "on_member_change"}, {"node", member.node}, {"why", e.what()}});
-        }
-      }
-    });
+    if (joined)
+      tell(*strand_, "on_member_join", {}, join_hooks, member);
+    else
+      tell(*strand_, "on_member_leave", {}, leave_hooks, member);
   };
   bool life_changed = false;
   if (known != known_.end() && (!record.live() || !same)) {
@@ -533,7 +574,7 @@ void Platform::Core::member_changed(const std::string& node) {
                               {"member", node},
                               {"session", gone.session},
                               {"by", gone.ended_by}});
-    tell(leave_hooks, gone, false);
+    tell_all(gone, false);
     life_changed = true;
     same = false;
   }
@@ -546,7 +587,7 @@ void Platform::Core::member_changed(const std::string& node) {
     if (fresh) {
       log::info("member_joined",
                 {{"node", options.node}, {"member", node}, {"session", member.session}});
-      tell(join_hooks, member, true);
+      tell_all(member, true);
       life_changed = true;
     }
   }
@@ -560,6 +601,12 @@ void Platform::Core::member_changed(const std::string& node) {
 }
 
 // ---- the end
+
+void Platform::Core::wait_until_over() {
+  std::unique_lock lock(mutex_);
+  CLUSTER_CHECK(runner_ != std::this_thread::get_id());
+  run_ended_.wait(lock, [this] { return runner_ == std::thread::id{}; });
+}
 
 void Platform::Core::stop() {
   stop_asked_.store(true);
@@ -701,14 +748,25 @@ ControlService::Answers Platform::Core::control_answers() {
   };
   answers.started = started_;
   answers.step_down = [this](const std::string& app, const std::string& target,
-                             Callback<std::uint64_t> done) {
+                             std::chrono::milliseconds timeout, Callback<std::uint64_t> done) {
     auto* core = find_app(app);
     if (!core)
       return done(
           Error(Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\""));
-    core->step_down(target, [core, done](Failure failure) {
-      if (failure) return done(*failure);
-      done(core->epoch.load());
+    auto limit = std::make_shared<LoopSource>();
+    auto once = [limit, done,
+                 answered = std::make_shared<bool>(false)](Result<std::uint64_t> answer) {
+      if (std::exchange(*answered, true)) return;
+      limit->reset();
+      done(std::move(answer));
+    };
+    *limit = loop_.after(timeout, [once, app, timeout] {
+      once(Error(Errc::timeout, "stepdown of app \"" + app + "\": not complete within " +
+                                    std::to_string(timeout.count()) + " ms; it goes on"));
+    });
+    core->step_down(target, [core, once](Failure failure) {
+      if (failure) return once(*failure);
+      once(core->epoch.load());
     });
   };
   return answers;
@@ -725,6 +783,7 @@ Platform::Platform(PlatformOptions options) {
 
 Platform::~Platform() {
   core_->stop();
+  core_->wait_until_over();
   *core_->alive_ = false;
 }
 

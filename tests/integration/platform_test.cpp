@@ -1,0 +1,283 @@
+// A whole platform in this process, against a real server: what its calls and hooks promise.
+#include "cluster/platform.h"
+
+#include <atomic>
+#include <future>
+#include <mutex>
+
+#include <nlohmann/json.hpp>
+
+#include "cluster/error.h"
+#include "integration/nats_fixture.h"
+
+namespace cluster {
+namespace {
+
+using namespace std::chrono_literals;
+using nlohmann::json;
+using testing::kSoon;
+using testing::NatsServers;
+using testing::TemporaryFolder;
+
+template <typename Condition>
+bool eventually(Condition condition) {
+  const auto end = BootClock::now() + kSoon;
+  while (!condition()) {
+    if (BootClock::now() > end) return false;
+    std::this_thread::sleep_for(1ms);
+  }
+  return true;
+}
+
+/// What hooks did, in order.
+class Story {
+ public:
+  void add(const std::string& what) {
+    std::lock_guard lock(mutex_);
+    lines_.push_back(what);
+  }
+  std::vector<std::string> lines() const {
+    std::lock_guard lock(mutex_);
+    return lines_;
+  }
+  int count(const std::string& what) const {
+    const auto all = lines();
+    return static_cast<int>(std::count(all.begin(), all.end(), what));
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::string> lines_;
+};
+
+/// A platform that runs on a thread of its own.
+class Node {
+ public:
+  Node(const NatsServers& servers, const std::string& folder, const std::string& name = "node-1",
+       std::chrono::milliseconds hook_timeout = 30s)
+      : Node(options(servers, folder, name, hook_timeout)) {}
+  explicit Node(PlatformOptions o) : platform(std::make_unique<Platform>(std::move(o))) {}
+  ~Node() { stop(); }
+
+  static PlatformOptions options(const NatsServers& servers, const std::string& folder,
+                                 const std::string& name, std::chrono::milliseconds hook_timeout) {
+    PlatformOptions o{.name = "test", .node = name, .folder = folder + "/" + name, .http = ""};
+    o.nats.servers = servers.urls();
+    o.timing.hook_timeout = hook_timeout;
+    o.timing.cooldown = 200ms;
+    o.guardian = CLUSTER_GUARDIAN;
+    return o;
+  }
+
+  void run() {
+    over = std::async(std::launch::async, [this] { platform->run(); });
+  }
+  void stop() {
+    if (platform) platform->stop();
+    if (over.valid()) over.get();
+  }
+
+  std::unique_ptr<Platform> platform;
+  std::future<void> over;
+};
+
+class PlatformTest : public ::testing::Test {
+ protected:
+  void hooks(App& app) {
+    app.on_start([this](std::stop_token) { story.add("start"); });
+    app.on_active([this](std::stop_token) { story.add("active"); });
+    app.on_passive([this](std::stop_token) { story.add("passive"); });
+    app.on_stop([this](std::stop_token) { story.add("stop"); });
+  }
+
+  TemporaryFolder folder;
+  NatsServers servers;
+  Story story;
+};
+
+TEST_F(PlatformTest, HooksRunInOrderAndRunEndsWithStop) {
+  Node node(servers, folder.path());
+  App& app = node.platform->add_app({.name = "db"});
+  hooks(app);
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  EXPECT_TRUE(app.election().is_leader());
+  EXPECT_EQ(app.role(), Role::active);
+  EXPECT_EQ(app.epoch(), 1u);
+  node.stop();
+  EXPECT_EQ(story.lines(), (std::vector<std::string>{"start", "active", "passive", "stop"}));
+  EXPECT_FALSE(app.election().is_leader());
+}
+
+TEST_F(PlatformTest, AnOnStartThatDoesNotReturnIsToldToAndStopGoesOn) {
+  Node node(servers, folder.path(), "node-1", 500ms);
+  App& app = node.platform->add_app({.name = "db"});
+  std::atomic<bool> begun{false};
+  std::atomic<bool> go{false};
+  app.on_start([&](std::stop_token stop) {
+    begun = true;
+    while (!go) std::this_thread::sleep_for(1ms);
+    story.add(stop.stop_requested() ? "told" : "not told");
+  });
+  app.on_stop([&](std::stop_token) { story.add("stop"); });
+  node.run();
+  ASSERT_TRUE(eventually([&] { return begun.load(); }));
+  node.stop();  // run() has returned although the hook has not
+  EXPECT_TRUE(story.lines().empty());
+  go = true;
+  node.platform.reset();  // waits for the hook
+  EXPECT_EQ(story.lines(), std::vector<std::string>{"told"});
+}
+
+TEST_F(PlatformTest, APlatformThatRunsElsewhereCanBeDestroyed) {
+  Node node(servers, folder.path());
+  App& app = node.platform->add_app({.name = "db"});
+  hooks(app);
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  node.platform.reset();
+  EXPECT_EQ(story.lines(), (std::vector<std::string>{"start", "active", "passive", "stop"}));
+}
+
+TEST_F(PlatformTest, WhoWaitsForLeadershipIsToldThatThePlatformHasStopped) {
+  Node first(servers, folder.path());
+  App& leader = first.platform->add_app({.name = "db"});
+  first.run();
+  ASSERT_TRUE(leader.election().wait_for_leadership(kSoon));
+  Node second(servers, folder.path(), "node-2");
+  App& waiting = second.platform->add_app({.name = "db"});
+  second.run();
+  ASSERT_TRUE(eventually([&] { return waiting.election().leader().has_value(); }));
+  EXPECT_FALSE(waiting.election().wait_for_leadership(10ms));
+  auto answer =
+      std::async(std::launch::async, [&] { return waiting.election().wait_for_leadership(kSoon); });
+  second.platform->stop();
+  try {
+    answer.get();
+    ADD_FAILURE() << "no exception";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::shutting_down) << error.what();
+  }
+  second.stop();
+  try {
+    waiting.election().step_down();
+    ADD_FAILURE() << "no exception";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::shutting_down) << error.what();
+  }
+}
+
+TEST_F(PlatformTest, AnOnActiveThatThrowsIsUndoneAndTriedAgainAfterTheCooldown) {
+  Node node(servers, folder.path());
+  App& app = node.platform->add_app({.name = "db"});
+  app.on_active([&](std::stop_token) {
+    story.add("active");
+    if (story.count("active") == 1) throw std::runtime_error("not yet");
+  });
+  app.on_passive([&](std::stop_token) { story.add("passive"); });
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  EXPECT_EQ(story.lines(), (std::vector<std::string>{"active", "passive", "active"}));
+  EXPECT_EQ(app.epoch(), 2u);
+}
+
+TEST_F(PlatformTest, SteppingDownFromAHookOfTheAppIsRefused) {
+  Node node(servers, folder.path());
+  App& app = node.platform->add_app({.name = "db"});
+  app.on_active([&](std::stop_token) {
+    try {
+      app.election().step_down();
+    } catch (const Error& error) {
+      if (error.errc() == Errc::invalid_argument) story.add("refused");
+    }
+  });
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  EXPECT_EQ(story.lines(), std::vector<std::string>{"refused"});
+}
+
+TEST_F(PlatformTest, SteppingDownGivesTheLeadToTheTarget) {
+  Node first(servers, folder.path());
+  App& app = first.platform->add_app({.name = "db"});
+  first.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  Node second(servers, folder.path(), "node-2");
+  App& other = second.platform->add_app({.name = "db"});
+  second.run();
+  ASSERT_TRUE(eventually([&] { return first.platform->members().size() == 2; }));
+  try {
+    app.election().step_down("node-3");
+    ADD_FAILURE() << "no exception";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::node_not_found) << error.what();
+  }
+  EXPECT_TRUE(app.election().is_leader());
+  app.election().step_down("node-2");
+  EXPECT_FALSE(app.election().is_leader());
+  ASSERT_TRUE(other.election().wait_for_leadership(kSoon));
+  EXPECT_EQ(other.epoch(), 2u);
+}
+
+TEST_F(PlatformTest, ARequestToStepDownIsAnsweredWhenItsTimeIsUp) {
+  Node node(servers, folder.path());
+  App& app = node.platform->add_app({.name = "db"});
+  std::atomic<bool> go{false};
+  app.on_passive([&](std::stop_token) {
+    while (!go) std::this_thread::sleep_for(1ms);
+  });
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+
+  Loop loop;
+  nats::Connection client(loop, servers.options());
+  ASSERT_TRUE(testing::connect(client));
+  auto ask = [&](const json& body) {
+    nats::Message request;
+    request.subject = "test._.node.node-1.stepdown";
+    request.data = body.dump();
+    return nats::await<nats::Message>(
+               loop, kSoon, [&](auto done) { client.request(std::move(request), kSoon, done); })
+        .value();
+  };
+  auto code = [](const nats::Message& m) {
+    for (const auto& [key, value] : m.headers)
+      if (key == "Nats-Service-Error-Code") return value;
+    return std::string();
+  };
+  EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"timeout_ms", "soon"}})), "400");
+  EXPECT_TRUE(app.election().is_leader());
+  EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"timeout_ms", 100}})), "408");
+  go = true;
+  ASSERT_TRUE(eventually([&] { return !app.election().is_leader(); }));
+}
+
+TEST_F(PlatformTest, ANatsServerOfTheNodesOwnIsStartedAgainWhenItDies) {
+  PlatformOptions o = Node::options(servers, folder.path(), "node-1", 30s);
+  o.nats.servers.clear();
+  o.nats.embedded.push_back({.host = "127.0.0.1", .port = 0});
+  Node node(std::move(o));
+  App& app = node.platform->add_app({.name = "db"});
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  auto url = [&] { return json::parse(node.platform->status_json())["nats"]; };
+  ASSERT_EQ(url()["sync"], "always");
+  const std::uint64_t epoch = app.epoch();
+  const std::string name = folder / "node-1/nats";
+  pid_t server = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::ifstream file(entry.path() / "cmdline");
+    std::string line;
+    std::getline(file, line);
+    if (line.find("nats-server") != std::string::npos && line.find(name) != std::string::npos)
+      server = std::stoi(entry.path().filename());
+  }
+  ASSERT_GT(server, 0);
+  ::kill(server, SIGKILL);
+  ASSERT_TRUE(eventually([&] { return url()["state"] == "disconnected"; }));
+  ASSERT_TRUE(eventually([&] { return url()["state"] == "connected"; }));
+  ASSERT_TRUE(eventually([&] { return app.election().is_leader(); }));
+  EXPECT_GE(app.epoch(), epoch);
+}
+
+}  // namespace
+}  // namespace cluster
