@@ -6,9 +6,11 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <sstream>
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include "cli/settings.h"
@@ -22,6 +24,36 @@ constexpr std::size_t kLargestFile = 1 << 20;
 constexpr const char* kDefaultServer = "nats://127.0.0.1:4222";
 
 std::string quoted(const std::string& text) { return "\"" + text + "\""; }
+
+// Where documents begin. YAML::LoadAll() can't be used: on a stray "]" yaml-cpp 0.7 stays where it
+// is, and gives empty documents for ever.
+class DocumentStarts : public YAML::EventHandler {
+ public:
+  std::vector<YAML::Mark> marks{};
+
+  void OnDocumentStart(const YAML::Mark& mark) override { marks.push_back(mark); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+std::optional<YAML::Mark> second_document(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  DocumentStarts starts;
+  for (int i = 0; i < 2; ++i)
+    if (!parser.HandleNextDocument(starts)) break;
+  if (starts.marks.size() < 2) return std::nullopt;
+  return starts.marks[1];
+}
 
 std::string joined(const std::string& prefix, const std::string& key) {
   return prefix.empty() ? key : prefix + "." + key;
@@ -251,14 +283,19 @@ void Loader::read_apps(const YAML::Node& apps) {
 void Loader::read_document(const std::string& file) {
   config_.file = file;
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(read_file(file));
-    if (documents.size() > 1) fault(file, "", "holds more than one YAML document");
-    if (documents.empty() || documents[0].IsNull()) return;
-    if (!documents[0].IsMap()) {
-      fault(place_of(documents[0]), "", "must be a map of keys, such as \"platform: myapp\"");
+    const std::string text = read_file(file);
+    const YAML::Node document = YAML::Load(text);
+    if (const auto more = second_document(text))
+      fault(file + ":" + std::to_string(more->line + 1) + ":" + std::to_string(more->column + 1),
+            "",
+            "the YAML document has ended before this: there may be one document only, and nothing "
+            "after it");
+    if (document.IsNull()) return;
+    if (!document.IsMap()) {
+      fault(place_of(document), "", "must be a map of keys, such as \"platform: myapp\"");
       return;
     }
-    read_map(documents[0], "", "", settings_);
+    read_map(document, "", "", settings_);
   } catch (const YAML::Exception& error) {
     const std::string at = error.mark.is_null() ? ""
                                                 : ":" + std::to_string(error.mark.line + 1) + ":" +

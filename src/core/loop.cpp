@@ -2,6 +2,7 @@
 // stopped for a while reads what has queued up before it judges what is late (protocols: voters).
 #include "core/loop.h"
 
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -32,6 +33,84 @@ int check(int result, const char* what) {
   return result;
 }
 
+// Who waits for which signal; for the handler, so nothing but atomics.
+struct SignalSlot {
+  std::atomic<int> signal{0};
+  std::atomic<int> fd{-1};
+};
+std::array<SignalSlot, 64> signal_slots;
+
+// From the process's signals to loops. A handler, not a signalfd: that gets only what every thread
+// blocks, and of a signal that a thread made before does not block, the process would die.
+class Signals {
+ public:
+  /// A descriptor that is readable once for each arrival of `signal`. Throws Error{system}.
+  int begin(int signal) {
+    std::lock_guard lock(mutex_);
+    for (auto& slot : signal_slots) {
+      if (slot.signal.load() != 0) continue;
+      // Never closed: a handler may be about to write to it.
+      if (slot.fd.load() < 0) {
+        int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+        check(fd < 0 ? -errno : fd, "eventfd");
+        slot.fd.store(fd);
+      }
+      while (take(slot.fd.load())) continue;
+      slot.signal.store(signal);
+      auto& known = known_.at(static_cast<std::size_t>(signal));
+      if (known.users++ == 0) {
+        struct sigaction action{};
+        action.sa_handler = arrived;
+        action.sa_flags = SA_RESTART;
+        sigemptyset(&action.sa_mask);
+        check(::sigaction(signal, &action, &known.before) < 0 ? -errno : 0, "sigaction");
+      }
+      return slot.fd.load();
+    }
+    throw Error(Errc::system, "event loop: more than " + std::to_string(signal_slots.size()) +
+                                  " wait for signals at the same time");
+  }
+
+  void end(int fd) {
+    std::lock_guard lock(mutex_);
+    for (auto& slot : signal_slots) {
+      if (slot.fd.load() != fd) continue;
+      auto& known = known_.at(static_cast<std::size_t>(slot.signal.load()));
+      if (--known.users == 0) ::sigaction(slot.signal.load(), &known.before, nullptr);
+      slot.signal.store(0);
+    }
+  }
+
+  static bool take(int fd) {
+    uint64_t one = 0;
+    return ::read(fd, &one, sizeof one) == sizeof one;
+  }
+
+ private:
+  struct Known {
+    int users = 0;
+    struct sigaction before{};
+  };
+
+  static void arrived(int signal) {
+    const int before = errno;
+    for (auto& slot : signal_slots) {
+      if (slot.signal.load() != signal) continue;
+      uint64_t one = 1;
+      [[maybe_unused]] auto n = ::write(slot.fd.load(), &one, sizeof one);
+    }
+    errno = before;
+  }
+
+  std::mutex mutex_;
+  std::array<Known, 65> known_{};
+};
+
+Signals& signals() {
+  static Signals all;
+  return all;
+}
+
 }  // namespace
 
 struct LoopSource::State {
@@ -40,9 +119,11 @@ struct LoopSource::State {
   Duration period{};
   std::exception_ptr* failure = nullptr;
   bool* destroyed = nullptr;
+  int signal_fd = -1;
 
   ~State() {
     if (destroyed) *destroyed = true;
+    if (signal_fd >= 0) signals().end(signal_fd);
     if (source) sd_event_source_disable_unref(source);
   }
 
@@ -235,23 +316,16 @@ LoopSource Loop::on_exit(int pidfd, Task task) {
 }
 
 LoopSource Loop::on_signal(int signal, Task task) {
+  const int fd = signals().begin(signal);
+  auto source = on_fd(fd, EPOLLIN, [fd, task = std::move(task)](unsigned) {
+    if (Signals::take(fd)) task();
+  });
+  source.state_->signal_fd = fd;
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, signal);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  auto state = std::make_unique<LoopSource::State>();
-  state->task = [task = std::move(task)](unsigned) { task(); };
-  state->failure = &failure_;
-  check(sd_event_add_signal(
-            event_, &state->source, signal,
-            [](sd_event_source*, const signalfd_siginfo*, void* self) {
-              static_cast<LoopSource::State*>(self)->call(0);
-              return 0;
-            },
-            state.get()),
-        "sd_event_add_signal");
-  sd_event_source_set_priority(state->source, kReadFirst);
-  return LoopSource(std::move(state));
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+  return source;
 }
 
 }  // namespace cluster

@@ -76,8 +76,8 @@ class Loop {
   /// Calls `task` once when the process behind `pidfd` has ended; does not reap it. `pidfd` stays
   /// the caller's.
   [[nodiscard]] LoopSource on_exit(int pidfd, Task task);
-  /// Calls `task` for each arrival of the signal, which is blocked in the calling thread (block it
-  /// in main before other threads start).
+  /// Calls `task` for each arrival of the signal at this process, whichever thread it arrives at.
+  /// While there is a source for it, the signal has a handler of ours; then its former one again.
   [[nodiscard]] LoopSource on_signal(int signal, Task task);
 
  private:

@@ -176,10 +176,10 @@ void JetStream::api(const std::string& what, const std::string& body, Duration t
         }
         const Error& error = answer.error();
         if (error.errc() == Errc::no_responders)
-          return done(Error(Errc::unavailable, what +
-                                                   ": JetStream is not enabled; start nats-server "
-                                                   "with -js, or set `jetstream` in its "
-                                                   "configuration"));
+          return done(Error(Errc::unavailable,
+                            "$JS.API." + what +
+                                ": nobody answers: JetStream is not enabled; start nats-server "
+                                "with -js, or write jetstream {} into its configuration"));
         if (error.errc() == Errc::timeout)
           return done(Error(Errc::timeout, what + ": JetStream has not answered within the time "
                                                   "limit; the stream may have no leader now"));

@@ -214,6 +214,7 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
     int factor = std::min(1 << std::min(failures_, 4), kMostCooldownFactor);
     ++failures_;
     not_before_ = now + host.timing().cooldown * factor;
+    resting_ = false;
     log::warn("cooldown", {{"app", options.name},
                            {"node", host.node_name()},
                            {"why", *failure},
@@ -221,6 +222,7 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
   } else if (in_force_ && !stopping_) {
     // Let somebody else take it, and never spin: for a while this node does not.
     not_before_ = now + 4 * host.timing().session_timeout;
+    resting_ = true;
   }
   offered_ = false;
   if (singleton() && host.holds(options.name)) {
@@ -311,6 +313,16 @@ void App::Core::acquired(std::uint64_t new_epoch) {
     return;
   }
   step([](Transition& t, Time now, Transition::Output& out) { t.promote(now, out); });
+}
+
+void App::Core::invited() {
+  if (!resting_) return;
+  resting_ = false;
+  not_before_ = Time{};
+  if (offered_)
+    host.set_candidate(options.name, true, not_before_);
+  else
+    offer();
 }
 
 void App::Core::leader_seen(std::optional<Leader> now_leads, std::uint64_t newest) {

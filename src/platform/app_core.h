@@ -52,6 +52,7 @@ struct App::Core {
   void session_ended(const std::string& why);
   void acquired(std::uint64_t epoch);
   void lease_gone();  ///< released, or taken by somebody: this node does not hold it any more
+  void invited();     ///< the last leader released the lease in favour of this node
   void leader_seen(std::optional<Leader> leader, std::uint64_t epoch);
   void member_joined(const Member& member);
   void member_left(const Member& member);
@@ -119,7 +120,8 @@ struct App::Core {
   bool offered_ = false;
   int failures_ = 0;  // promotions that failed in a row
   Time not_before_{};
-  std::string target_;  // of the step-down under way
+  bool resting_ = false;  // not_before_ is for the sake of others, not after a failure
+  std::string target_;    // of the step-down under way
   std::vector<Completion> step_down_waiters_;
   std::string last_error_;
   std::stop_source active_stop_{std::nostopstate};  // of on_active

@@ -526,6 +526,8 @@ void Platform::Core::lease_changed(const std::string& app) {
   std::optional<Leader> leader;
   if (node) leader = Leader{*node, lease.epoch()};
   core->leader_seen(leader, lease.epoch());
+  if (lease.record() && !lease.record()->held && lease.record()->target == options.node)
+    core->invited();
 }
 
 Member Platform::Core::member_of(const std::string& node, const coord::SessionRecord& record,

@@ -281,7 +281,13 @@ TEST_F(ConfigFile, EachFaultIsNamedWithItsPlace) {
       {"[]\n",
        {"1:1: must be a map of keys, such as \"platform: myapp\"",
         " platform: is missing: name the platform that this node belongs to"}},
-      {"platform: a\n---\nplatform: b\n", {" holds more than one YAML document"}},
+      {"platform: a\n---\nplatform: b\n",
+       {"2:1: the YAML document has ended before this: there may be one document only, and nothing "
+        "after it"}},
+      // On this yaml-cpp's LoadAll() never comes to an end.
+      {"platform: a\n, \"b\"]\n",
+       {"2:1: the YAML document has ended before this: there may be one document only, and nothing "
+        "after it"}},
   };
   for (const auto& [text, expected] : cases) {
     EXPECT_EQ(faults(text), expected) << text;

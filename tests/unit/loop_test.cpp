@@ -1,5 +1,7 @@
 #include "core/loop.h"
 
+#include <atomic>
+#include <csignal>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -83,6 +85,42 @@ TEST(Loop, AProcessExitIsSeen) {
   EXPECT_EQ(calls, 1);
   waitpid(child, nullptr, 0);
   close(fd);
+}
+
+TEST(Loop, ASignalIsSeenWhicheverThreadItArrivesAt) {
+  // Made before anybody waits for the signal, and with nothing blocked.
+  std::atomic<bool> over{false};
+  std::thread other([&] {
+    while (!over.load()) std::this_thread::yield();
+  });
+  int calls = 0;
+  {
+    Loop loop;
+    auto source = loop.on_signal(SIGUSR1, [&] {
+      if (++calls == 2) loop.stop();
+    });
+    loop.post([&] { pthread_kill(other.native_handle(), SIGUSR1); });
+    loop.post([] { ::kill(getpid(), SIGUSR1); });
+    loop.run();
+  }
+  EXPECT_EQ(calls, 2);
+  over.store(true);
+  other.join();
+  // Its former disposition is back.
+  struct sigaction now{};
+  sigaction(SIGUSR1, nullptr, &now);
+  EXPECT_EQ(now.sa_handler, SIG_DFL);
+}
+
+TEST(Loop, ASignalIsSeenByEachLoopThatAsked) {
+  Loop first;
+  Loop second;
+  int calls = 0;
+  auto one = first.on_signal(SIGUSR1, [&] { ++calls; });
+  auto two = second.on_signal(SIGUSR1, [&] { ++calls; });
+  ::raise(SIGUSR1);
+  EXPECT_TRUE(first.run_until([&] { return calls == 1; }, std::chrono::seconds(10)));
+  EXPECT_TRUE(second.run_until([&] { return calls == 2; }, std::chrono::seconds(10)));
 }
 
 }  // namespace
