@@ -1,0 +1,129 @@
+// From the death of the leading node, process or machine, to the next leader.
+#include <algorithm>
+#include <random>
+
+#include "bench/cluster.h"
+#include "bench/figures.h"
+#include "bench/raw_nats.h"
+#include "cluster/options.h"
+#include "nats/embedded_server.h"
+
+namespace bench {
+namespace {
+
+using cluster::BootClock;
+using cluster::Duration;
+using cluster::Time;
+using namespace std::chrono_literals;
+
+const std::string kApp = "app-1";
+constexpr int kReferenceOperations = 500;
+
+struct Failovers {
+  Distribution total{};        // to the next on_active
+  Distribution session_end{};  // to the end of the session, as NATS shows it to a watcher
+  Distribution lease{};        // to the next lease
+};
+
+Failovers repeat(Surroundings& around, Cluster& nodes, int count, bool machine) {
+  Failovers found;
+  // So that kills fall anywhere between two heartbeats; the same places in each run.
+  std::mt19937 random(1);
+  const cluster::Timing timing;
+  std::uniform_int_distribution<int> pause_us(
+      0, static_cast<int>(std::chrono::microseconds(timing.session_timeout / 4).count()));
+  for (int i = 0; i < count; ++i) {
+    nodes.wait_whole();
+    around.waiting.pass(std::chrono::microseconds(pause_us(random)));
+    nodes.forget();
+    const std::string victim = nodes.leader(kApp);
+    const std::uint64_t epoch = nodes.epoch(kApp);
+    const Time killed = machine ? nodes.kill_machine(victim) : nodes.kill_process(victim);
+    around.waiting.wait_for("the next leader after " + victim, 60s, [&] {
+      return nodes.find("active", kApp, epoch) != nullptr && !nodes.ends().empty() &&
+             nodes.epoch(kApp) > epoch;
+    });
+    found.total.add(nodes.find("active", kApp, epoch)->time - killed);
+    found.session_end.add(nodes.ends().front().time - killed);
+    const auto& leases = nodes.leases();
+    const auto lease = std::find_if(leases.begin(), leases.end(), [&](const SeenLease& seen) {
+      return seen.record.app == kApp && seen.record.held && seen.record.epoch > epoch;
+    });
+    if (lease != leases.end()) found.lease.add(lease->time - killed);
+    nodes.start(victim);
+  }
+  return found;
+}
+
+void details(Surroundings& around, const Failovers& found, const RawNats& raw) {
+  around.report.line("to the next on_active: " + found.total.text());
+  around.report.line("of that, to the end of the session as a watcher on NATS sees it: " +
+                     found.session_end.text());
+  around.report.line("of that, to the next lease as a watcher on NATS sees it: " +
+                     found.lease.text());
+  around.report.line("reference: a NATS request's round trip: " + raw.request.text());
+  around.report.line("reference: a key-value update: " + raw.kv_update.text());
+}
+
+std::string figures_text(const Distribution& times) {
+  return "p50 " + ms_text(times.median()) + ", p99 " + ms_text(times.quantile(0.99)) + ", max " +
+         ms_text(times.max());
+}
+
+std::string reference_text(const RawNats& raw) {
+  return " (round trip " + ms_text(raw.request.median()) + ", KV update " +
+         ms_text(raw.kv_update.median()) + ")";
+}
+
+}  // namespace
+
+void failover_process(Surroundings& around) {
+  const auto servers =
+      cluster::nats::start_local_servers(1, around.folder + "/nats", around.sync_always);
+  const std::string url = servers.front()->url();
+  const RawNats raw = measure_raw_nats(url, 1, kReferenceOperations);
+  {
+    Cluster nodes(around.waiting, {.folder = around.folder, .urls = {url}});
+    const Failovers found = repeat(around, nodes, around.amounts.failovers, false);
+    details(around, found, raw);
+    const bool met = found.total.median() <= 50 && found.total.quantile(0.99) <= 200;
+    around.report.verdict("kill -9 of the leading process, to the next on_active",
+                          figures_text(found.total) + reference_text(raw),
+                          "p50 ≤ 50 ms, p99 ≤ 200 ms", met);
+  }
+  if (std::string(BENCH_BACKEND).empty()) return;
+  std::error_code ignored;
+  const std::string folder = around.folder + "/backend";
+  const auto backend_servers =
+      cluster::nats::start_local_servers(1, folder + "/nats", around.sync_always);
+  Cluster nodes(
+      around.waiting,
+      {.folder = folder, .urls = {backend_servers.front()->url()}, .backend = BENCH_BACKEND});
+  const Failovers found = repeat(around, nodes, around.amounts.failovers_with_backend, false);
+  around.report.line(
+      "with a program under management (examples/notes), until it is ready and "
+      "on_active begins: " +
+      found.total.text());
+  around.report.verdict("the same with a program under management, until that is ready",
+                        figures_text(found.total), "", std::nullopt);
+}
+
+void failover_machine(Surroundings& around) {
+  const auto servers =
+      cluster::nats::start_local_servers(1, around.folder + "/nats", around.sync_always);
+  const std::string url = servers.front()->url();
+  const RawNats raw = measure_raw_nats(url, 1, kReferenceOperations);
+  Cluster nodes(around.waiting, {.folder = around.folder, .urls = {url}});
+  const Failovers found = repeat(around, nodes, around.amounts.machine_failovers, true);
+  details(around, found, raw);
+  const double session_timeout = milliseconds(cluster::Timing{}.session_timeout);
+  around.report.line("reference: session_timeout: " + ms_text(session_timeout));
+  const bool met = found.total.median() <= 800 && found.total.max() <= 1'000;
+  around.report.verdict("process and guardian killed together, to the next on_active",
+                        "median " + ms_text(found.total.median()) + ", max " +
+                            ms_text(found.total.max()) + " (session_timeout " +
+                            ms_text(session_timeout) + ")",
+                        "median ≤ 800 ms, max ≤ 1000 ms", met);
+}
+
+}  // namespace bench

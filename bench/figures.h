@@ -1,0 +1,39 @@
+// The figures that the benchmark measures; each in a source of its own. All throw Failed.
+#pragma once
+
+#include <string>
+
+#include "bench/report.h"
+#include "bench/wait.h"
+
+namespace bench {
+
+/// How much of each; `make bench` takes these, --quick a part of them.
+struct Amounts {
+  int failovers = 100;
+  int failovers_with_backend = 30;
+  int machine_failovers = 50;
+  int handovers = 200;
+  int server_kills = 30;
+  int rest_seconds = 30;
+  int simulator_seeds = 2'000;
+  int raw_operations = 5'000;
+};
+
+struct Surroundings {
+  Waiting& waiting;
+  Report& report;
+  std::string folder;       ///< of this figure alone
+  bool sync_always = true;  ///< JetStream syncs each write
+  Amounts amounts;
+};
+
+void failover_process(Surroundings& around);
+void failover_machine(Surroundings& around);
+void handover(Surroundings& around);
+void server_loss(Surroundings& around);
+void rest(Surroundings& around);
+void simulator(Surroundings& around);
+void nats_layer(Surroundings& around);
+
+}  // namespace bench

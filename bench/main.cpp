@@ -1,0 +1,202 @@
+// cluster_bench: every figure beside a reference of the same run. scripts/bench starts it.
+//   cluster_bench [--quick] [--sync always|default] FOLDER [FIGURE...]
+// Ends with 0 when all could be measured, targets met or not.
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <set>
+#include <thread>
+
+#include <sys/prctl.h>
+#include <sys/statfs.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "bench/child.h"
+#include "bench/figures.h"
+#include "cluster/error.h"
+#include "cluster/version.h"
+
+namespace bench {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Figure {
+  const char* name;
+  const char* title;
+  void (*measure)(Surroundings&);
+};
+
+constexpr Figure kFigures[] = {
+    {"failover_process", "failover_process: kill -9 of the leading process", failover_process},
+    {"failover_machine", "failover_machine: process and guardian killed together",
+     failover_machine},
+    {"handover", "handover: a leader steps down", handover},
+    {"server_loss", "server_loss: kill -9 of one NATS server of three", server_loss},
+    {"rest", "rest: three nodes while nothing happens", rest},
+    {"sim", "sim: the simulator", simulator},
+    {"nats", "nats: operations by libnats alone and through our layer", nats_layer},
+};
+
+constexpr Amounts kQuick{.failovers = 10,
+                         .failovers_with_backend = 5,
+                         .machine_failovers = 5,
+                         .handovers = 40,
+                         .server_kills = 2,
+                         .rest_seconds = 5,
+                         .simulator_seeds = 100,
+                         .raw_operations = 500};
+
+std::string value_of(const std::string& file, const std::string& key) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(key)) {
+      const auto begin = line.find_first_not_of(" \t", line.find(':') + 1);
+      return begin == std::string::npos ? "" : line.substr(begin);
+    }
+  return "unknown";
+}
+
+std::string file_system(const std::string& folder) {
+  struct statfs found{};
+  if (statfs(folder.c_str(), &found) != 0) return "unknown";
+  switch (static_cast<unsigned long>(found.f_type)) {
+    case 0xEF53: return "ext4";
+    case 0x58465342: return "xfs";
+    case 0x9123683E: return "btrfs";
+    case 0x01021994: return "tmpfs";
+    case 0x794C7630: return "overlayfs";
+    default: {
+      char text[32];
+      std::snprintf(text, sizeof text, "type 0x%lx", static_cast<unsigned long>(found.f_type));
+      return text;
+    }
+  }
+}
+
+std::string server_version(Waiting& waiting, const std::string& folder) {
+  const std::string log = folder + "/version.log";
+  Child child({"nats-server", "--version"}, log);
+  waiting.wait_for("nats-server --version", std::chrono::seconds(30),
+                   [&] { return !child.running(); });
+  std::ifstream file(log);
+  std::string text;
+  std::getline(file, text);
+  return text;
+}
+
+void environment(Waiting& waiting, Report& report, const std::string& folder, bool sync_always) {
+  report.section("Environment");
+  utsname system{};
+  uname(&system);
+  const unsigned cores = std::thread::hardware_concurrency();
+  report.line(std::to_string(cores) + " cores (" + value_of("/proc/cpuinfo", "model name") +
+              "), memory " + value_of("/proc/meminfo", "MemTotal") + ", " + system.sysname + " " +
+              system.release);
+  report.line(server_version(waiting, folder) + ", on this machine, over loopback");
+  report.line(std::string("JetStream storage: file, on ") + file_system(folder) +
+              ", sync_interval: " + (sync_always ? "always" : "default (2 minutes)"));
+  report.line(std::string("cpp-cluster ") + CLUSTER_VERSION +
+              ", " BENCH_BUILD_TYPE ", " BENCH_COMPILER);
+  double load = 0;
+  std::ifstream("/proc/loadavg") >> load;
+  char text[96];
+  std::snprintf(text, sizeof text, "load average of the minute before: %.2f%s", load,
+                load > 0.25 * cores ? "; THIS MACHINE WAS NOT IDLE" : "");
+  report.line(text);
+}
+
+int run(bool quick, bool sync_always, const std::string& build, std::set<std::string> wanted) {
+  for (const auto& name : wanted) {
+    bool known = false;
+    for (const auto& figure : kFigures) known = known || name == figure.name;
+    if (known) continue;
+    std::cerr << "there is no figure \"" << name << "\"; there are:";
+    for (const auto& figure : kFigures) std::cerr << " " << figure.name;
+    std::cerr << "\n";
+    return 2;
+  }
+  // Guardians and backends of killed nodes become our children: none is lost, and none stays as a
+  // zombie.
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  setenv("CPP_CLUSTER_GUARDIAN", BENCH_GUARDIAN, 1);
+  const std::string results = build + "/results.txt";
+  const std::string work = build + "/work";
+  fs::remove_all(work);
+  fs::create_directories(work);
+  Report report(results);
+  int status = 0;
+  bool keep = false;
+  try {
+    Waiting waiting;
+    environment(waiting, report, work, sync_always);
+    for (const auto& figure : kFigures) {
+      if (!wanted.empty() && !wanted.contains(figure.name)) continue;
+      report.section(figure.title);
+      Surroundings around{.waiting = waiting,
+                          .report = report,
+                          .folder = work + "/" + figure.name,
+                          .sync_always = sync_always,
+                          .amounts = quick ? kQuick : Amounts{}};
+      fs::create_directories(around.folder);
+      try {
+        figure.measure(around);
+      } catch (const Failed& failed) {
+        report.failed(figure.name, failed.text);
+      } catch (const std::exception& error) {
+        report.failed(figure.name, error.what());
+      }
+    }
+    report.summary();
+    if (!report.all_measured()) {
+      status = 1;
+      keep = true;
+    }
+  } catch (const Interrupted&) {
+    std::cerr << "\nInterrupted.\n";
+    status = 130;
+  }
+  if (keep)
+    std::cerr << "\nNot everything could be measured; logs are in " << work << "\n";
+  else
+    fs::remove_all(work);
+  std::cout << "\nThis is also in " << results << "\n";
+  return status;
+}
+
+}  // namespace
+}  // namespace bench
+
+int main(int argc, char** argv) {
+  bool quick = false;
+  bool sync_always = true;
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--quick") {
+      quick = true;
+    } else if (word == "--sync" && i + 1 < argc && std::strcmp(argv[i + 1], "always") == 0) {
+      ++i;
+    } else if (word == "--sync" && i + 1 < argc && std::strcmp(argv[i + 1], "default") == 0) {
+      sync_always = false;
+      ++i;
+    } else {
+      words.push_back(word);
+    }
+  }
+  if (words.empty() || words.front().starts_with('-')) {
+    std::cerr << "usage: cluster_bench [--quick] [--sync always|default] FOLDER [FIGURE...]; it is "
+                 "started by scripts/bench\n";
+    return 2;
+  }
+  try {
+    return bench::run(quick, sync_always, std::filesystem::absolute(words.front()).string(),
+                      {words.begin() + 1, words.end()});
+  } catch (const std::exception& error) {
+    std::cerr << "bench: " << error.what() << "\n";
+    return 1;
+  }
+}

@@ -1,0 +1,142 @@
+#include "bench/raw_nats.h"
+
+#include <functional>
+#include <memory>
+
+#include <nats/nats.h>
+
+#include "bench/wait.h"
+
+namespace bench {
+namespace {
+
+using cluster::BootClock;
+
+constexpr std::int64_t kTimeoutMs = 5'000;
+
+void must(natsStatus status, const char* what) {
+  if (status != NATS_OK)
+    throw Failed{std::string("libnats: ") + what + ": " + natsStatus_GetText(status)};
+}
+
+template <typename T, void (*destroy)(T*)>
+struct Destroy {
+  void operator()(T* object) const { destroy(object); }
+};
+template <typename T, void (*destroy)(T*)>
+using Owned = std::unique_ptr<T, Destroy<T, destroy>>;
+
+using Connection = Owned<natsConnection, natsConnection_Destroy>;
+
+Connection connect(const std::string& url) {
+  natsOptions* made = nullptr;
+  must(natsOptions_Create(&made), "options");
+  const Owned<natsOptions, natsOptions_Destroy> options(made);
+  must(natsOptions_SetURL(made, url.c_str()), "URL");
+  must(natsOptions_SetSendAsap(made, true), "send at once");
+  natsConnection* connection = nullptr;
+  must(natsConnection_Connect(&connection, made), "connect");
+  return Connection(connection);
+}
+
+void answer(natsConnection* connection, natsSubscription*, natsMsg* message, void*) {
+  natsConnection_Publish(connection, natsMsg_GetReply(message), natsMsg_GetData(message),
+                         natsMsg_GetDataLength(message));
+  natsMsg_Destroy(message);
+}
+
+Distribution timed(int count, const std::function<void()>& once) {
+  Distribution times;
+  for (int i = 0; i < count / 10; ++i) once();  // to warm up
+  for (int i = 0; i < count; ++i) {
+    const auto begin = BootClock::now();
+    once();
+    times.add(BootClock::now() - begin);
+  }
+  return times;
+}
+
+Distribution measure_kv(jsCtx* js, int replicas, int count, const std::string& value) {
+  kvConfig config;
+  kvConfig_Init(&config);
+  config.Bucket = "bench_raw";
+  config.History = 1;
+  config.Replicas = replicas;
+  kvStore* made = nullptr;
+  must(js_CreateKeyValue(&made, js, &config), "bucket");
+  const Owned<kvStore, kvStore_Destroy> bucket(made);
+  std::uint64_t revision = 0;
+  const int size = static_cast<int>(value.size());
+  must(kvStore_Put(&revision, made, "key", value.data(), size), "put");
+  auto times = timed(count, [&] {
+    must(kvStore_Update(&revision, made, "key", value.data(), size, revision), "update");
+  });
+  must(js_DeleteKeyValue(js, config.Bucket), "delete bucket");
+  return times;
+}
+
+Distribution measure_publish(jsCtx* js, int replicas, int count, const std::string& data) {
+  const char* subject = "bench-raw";
+  jsStreamConfig config;
+  jsStreamConfig_Init(&config);
+  config.Name = "bench-raw";
+  config.Subjects = &subject;
+  config.SubjectsLen = 1;
+  config.Replicas = replicas;
+  must(js_AddStream(nullptr, js, &config, nullptr, nullptr), "stream");
+  auto times = timed(count, [&] {
+    must(js_Publish(nullptr, js, subject, data.data(), static_cast<int>(data.size()), nullptr,
+                    nullptr),
+         "publish");
+  });
+  must(js_DeleteStream(js, config.Name, nullptr, nullptr), "delete stream");
+  return times;
+}
+
+}  // namespace
+
+struct Echo::Core {
+  Connection connection;
+  natsSubscription* subscription = nullptr;
+};
+
+Echo::Echo(const std::string& url, const std::string& subject) : core_(new Core{connect(url)}) {
+  must(natsConnection_Subscribe(&core_->subscription, core_->connection.get(), subject.c_str(),
+                                answer, nullptr),
+       "subscribe");
+  must(natsConnection_Flush(core_->connection.get()), "flush");
+}
+
+Echo::~Echo() {
+  // Destroying a subscription that a message is on its way to has crashed older libnats.
+  natsSubscription_Drain(core_->subscription);
+  natsSubscription_WaitForDrainCompletion(core_->subscription, kTimeoutMs);
+  natsSubscription_Destroy(core_->subscription);
+  delete core_;
+}
+
+RawNats measure_raw_nats(const std::string& url, int replicas, int count) {
+  const std::string data(kMessageBytes, 'x');
+  RawNats found;
+  const Connection connection = connect(url);
+  {
+    const Echo echo(url, "bench.raw.echo");
+    found.request = timed(count, [&] {
+      natsMsg* reply = nullptr;
+      must(natsConnection_Request(&reply, connection.get(), "bench.raw.echo", data.data(),
+                                  static_cast<int>(data.size()), kTimeoutMs),
+           "request");
+      natsMsg_Destroy(reply);
+    });
+  }
+  jsOptions options;
+  jsOptions_Init(&options);
+  jsCtx* made = nullptr;
+  must(natsConnection_JetStream(&made, connection.get(), &options), "JetStream");
+  const Owned<jsCtx, jsCtx_Destroy> js(made);
+  found.kv_update = measure_kv(made, replicas, count, data);
+  found.publish_ack = measure_publish(made, replicas, count, data);
+  return found;
+}
+
+}  // namespace bench

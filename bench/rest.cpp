@@ -1,0 +1,152 @@
+// What three nodes cost while nothing happens, with 1, 100 and 1,000 apps.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include <httplib.h>
+#include <nlohmann/json.hpp>
+
+#include "bench/cluster.h"
+#include "bench/figures.h"
+
+namespace bench {
+namespace {
+
+using cluster::BootClock;
+using cluster::Duration;
+using cluster::Time;
+using nlohmann::json;
+using namespace std::chrono_literals;
+
+constexpr double kMostMib = 20;              // with 100 apps
+constexpr double kMostMessageGrowth = 1.05;  // what runs in 30 s is not the same number each time
+
+// A server that tells how many messages it has carried; the embedded ones have no such port.
+class MonitoredServer {
+ public:
+  MonitoredServer(Waiting& waiting, const std::string& folder, bool sync_always) : folder_(folder) {
+    std::filesystem::create_directories(folder);
+    const std::string file = folder + "/nats-server.conf";
+    std::ofstream(file) << "listen: \"127.0.0.1:-1\"\nhttp: \"127.0.0.1:-1\"\nports_file_dir: \""
+                        << folder << "\"\njetstream {\n  store_dir: \"" << folder << "/store\"\n"
+                        << (sync_always ? "  sync_interval: always\n" : "") << "}\n";
+    process_.emplace(std::vector<std::string>{"nats-server", "--config", file},
+                     folder + "/nats-server.log");
+    waiting.wait_for("a nats-server that listens", 30s, [this] { return read_ports(); });
+    waiting.wait_for("a nats-server that monitors", 30s, [this] {
+      const auto answer = httplib::Client(monitoring_).Get("/healthz");
+      return answer && answer->status == 200;
+    });
+  }
+
+  const std::string& url() const { return url_; }
+  pid_t pid() const { return process_->pid(); }
+  /// Messages received and sent so far.
+  std::int64_t messages() const {
+    const auto answer = httplib::Client(monitoring_).Get("/varz");
+    if (!answer || answer->status != 200) throw Failed{"nats-server does not answer on /varz"};
+    const json varz = json::parse(answer->body);
+    return varz.at("in_msgs").get<std::int64_t>() + varz.at("out_msgs").get<std::int64_t>();
+  }
+
+ private:
+  bool read_ports() {
+    std::string how;
+    if (!process_->running(&how))
+      throw Failed{"nats-server " + how + ": read " + folder_ + "/nats-server.log"};
+    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+      if (entry.path().extension() != ".ports") continue;
+      std::ifstream file(entry.path());
+      const json ports = json::parse(file, nullptr, false);
+      if (!ports.is_object() || !ports.contains("nats") || !ports.contains("monitoring"))
+        return false;
+      url_ = ports["nats"].at(0);
+      monitoring_ = ports["monitoring"].at(0);
+      return true;
+    }
+    return false;
+  }
+
+  std::string folder_;
+  std::optional<Child> process_;
+  std::string url_;
+  std::string monitoring_;
+};
+
+struct Costs {
+  double messages = 0;  // a second, received and sent by the server
+  double node_cpu = 0;  // percent of a core; the highest of the three
+  double guardian_cpu = 0;
+  double server_cpu = 0;
+  double node_mib = 0;  // resident; the highest of the three
+  double guardian_mib = 0;
+};
+
+double mib(pid_t pid) { return static_cast<double>(status_kib(pid, "VmRSS")) / 1024; }
+
+std::string number(double value, const char* unit) {
+  char text[48];
+  std::snprintf(text, sizeof text, "%.2f%s", value, unit);
+  return text;
+}
+
+Costs measure(Surroundings& around, int apps) {
+  const std::string folder = around.folder + "/" + std::to_string(apps);
+  const MonitoredServer server(around.waiting, folder + "/nats", around.sync_always);
+  Cluster nodes(around.waiting, {.folder = folder, .urls = {server.url()}, .apps = apps});
+  nodes.disconnect();
+  around.waiting.pass(5s);  // what was written at the start is seen by all
+
+  std::vector<pid_t> pids{server.pid()};
+  for (const auto& node : nodes.nodes()) pids.push_back(nodes.node_pid(node));
+  for (const auto& node : nodes.nodes()) pids.push_back(nodes.guardian_pid(node));
+  std::vector<Duration> before;
+  for (const pid_t pid : pids) before.push_back(cpu_time(pid));
+  const std::int64_t messages = server.messages();
+  const Time begin = BootClock::now();
+  around.waiting.pass(std::chrono::seconds(around.amounts.rest_seconds));
+  const double seconds = milliseconds(BootClock::now() - begin) / 1000;
+  Costs costs;
+  costs.messages = static_cast<double>(server.messages() - messages) / seconds;
+  const auto percent = [&](std::size_t i) {
+    return milliseconds(cpu_time(pids[i]) - before[i]) / 1000 / seconds * 100;
+  };
+  costs.server_cpu = percent(0);
+  for (std::size_t i = 1; i <= 3; ++i) {
+    costs.node_cpu = std::max(costs.node_cpu, percent(i));
+    costs.guardian_cpu = std::max(costs.guardian_cpu, percent(i + 3));
+    costs.node_mib = std::max(costs.node_mib, mib(pids[i]));
+    costs.guardian_mib = std::max(costs.guardian_mib, mib(pids[i + 3]));
+  }
+  around.report.line(
+      std::to_string(apps) + (apps == 1 ? " app: " : " apps: ") +
+      number(costs.messages, " messages a second at the server; a node takes ") +
+      number(costs.node_cpu, "% of a core and ") + number(costs.node_mib, " MiB, a guardian ") +
+      number(costs.guardian_cpu, "% and ") + number(costs.guardian_mib, " MiB, the server ") +
+      number(costs.server_cpu, "%"));
+  return costs;
+}
+
+}  // namespace
+
+void rest(Surroundings& around) {
+  const Costs one = measure(around, 1);
+  const Costs hundred = measure(around, 100);
+  const Costs thousand = measure(around, 1'000);
+  around.report.verdict(
+      "messages a second at rest with 1, 100 and 1,000 apps",
+      number(one.messages, ", ") + number(hundred.messages, ", ") + number(thousand.messages, ""),
+      "do not grow with apps",
+      std::max(hundred.messages, thousand.messages) <= one.messages * kMostMessageGrowth);
+  around.report.verdict("resident memory of a node at rest with 1, 100 and 1,000 apps",
+                        number(one.node_mib, ", ") + number(hundred.node_mib, ", ") +
+                            number(thousand.node_mib, " MiB") + " (its guardian " +
+                            number(hundred.guardian_mib, " MiB)"),
+                        "≤ 20 MiB with 100 apps", hundred.node_mib <= kMostMib);
+  around.report.verdict("processor time of a node at rest with 1, 100 and 1,000 apps",
+                        number(one.node_cpu, "%, ") + number(hundred.node_cpu, "%, ") +
+                            number(thousand.node_cpu, "% of a core"),
+                        "", std::nullopt);
+}
+
+}  // namespace bench
