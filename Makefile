@@ -14,7 +14,7 @@ help:
 	@echo 'make demo               build, start a cluster, kill its leader twice and see it go on'
 	@echo 'make check              every test and every check, with and without sanitizers'
 	@echo 'make build              the library, the programs, the tests'
-	@echo 'make bench              measure, each figure beside a reference'
+	@echo 'make bench              measure, each figure beside a reference (ARGS=--quick: in two minutes)'
 	@echo 'make sim SEEDS=1000000  the simulator with many seeds'
 	@echo 'make format             lay out the code with clang-format'
 	@echo 'make install PREFIX=DIR install what make build has built (default $(PREFIX))'
@@ -41,8 +41,8 @@ check:
 	@SETUP='$(SETUP)' scripts/check
 
 bench: configure
-	@cmake --build --preset release
-	@scripts/bench $(BUILD)
+	@cmake --build --preset release --target bench_programs
+	@scripts/bench $(BUILD) $(ARGS)
 
 sim: configure
 	@cmake --build --preset release --target cluster-sim

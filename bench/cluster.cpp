@@ -220,6 +220,11 @@ bool Cluster::ended(const std::string& name) const {
   return !record.live() || record.session != nodes_.at(name).killed_session;
 }
 
+std::string Cluster::session(const std::string& name) const {
+  const auto& record = sessions_.at(name);
+  return record.live() ? record.session : "";
+}
+
 bool Cluster::led(const std::string& app) const {
   const auto lease = lease_.find(app);
   if (lease == lease_.end() || !lease->second.held) return false;

@@ -67,6 +67,8 @@ class Cluster {
   void wait_whole(cluster::Duration limit = std::chrono::seconds(60));
   /// The record of that node's session that was killed last is no longer live.
   bool ended(const std::string& node) const;
+  /// The session of a node by the newest record seen; empty: none is live.
+  std::string session(const std::string& node) const;
   /// Asks the app's leader to step down, and waits for its answer.
   void step_down(const std::string& app, const std::string& target);
 

@@ -1,6 +1,8 @@
 // cluster_bench: every figure beside a reference of the same run. scripts/bench starts it.
 //   cluster_bench [--quick] [--sync always|default] FOLDER [FIGURE...]
 // Ends with 0 when all could be measured, targets met or not.
+#include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -50,6 +52,8 @@ constexpr Amounts kQuick{.failovers = 10,
                          .simulator_seeds = 100,
                          .raw_operations = 500};
 
+constexpr double kMostBusyPercent = 10;
+
 std::string value_of(const std::string& file, const std::string& key) {
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);)
@@ -88,7 +92,36 @@ std::string server_version(Waiting& waiting, const std::string& folder) {
   return text;
 }
 
-void environment(Waiting& waiting, Report& report, const std::string& folder, bool sync_always) {
+struct CpuTicks {
+  std::int64_t idle = 0;
+  std::int64_t all = 0;
+};
+
+CpuTicks cpu_ticks() {
+  std::ifstream file("/proc/stat");
+  std::string word;
+  file >> word;
+  CpuTicks ticks;
+  std::int64_t value = 0;
+  // user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user.
+  for (int i = 0; i < 8 && file >> value; ++i) {
+    ticks.all += value;
+    if (i == 3 || i == 4) ticks.idle += value;
+  }
+  return ticks;
+}
+
+// What others do on this machine, as percent of all cores.
+double busy_percent(Waiting& waiting) {
+  const CpuTicks before = cpu_ticks();
+  waiting.pass(std::chrono::seconds(3));
+  const CpuTicks after = cpu_ticks();
+  const auto all = static_cast<double>(std::max<std::int64_t>(1, after.all - before.all));
+  return 100 - 100 * static_cast<double>(after.idle - before.idle) / all;
+}
+
+void environment(Waiting& waiting, Report& report, const std::string& folder, bool quick,
+                 bool sync_always) {
   report.section("Environment");
   utsname system{};
   uname(&system);
@@ -101,12 +134,13 @@ void environment(Waiting& waiting, Report& report, const std::string& folder, bo
               ", sync_interval: " + (sync_always ? "always" : "default (2 minutes)"));
   report.line(std::string("cpp-cluster ") + CLUSTER_VERSION +
               ", " BENCH_BUILD_TYPE ", " BENCH_COMPILER);
-  double load = 0;
-  std::ifstream("/proc/loadavg") >> load;
+  const double busy = busy_percent(waiting);
   char text[96];
-  std::snprintf(text, sizeof text, "load average of the minute before: %.2f%s", load,
-                load > 0.25 * cores ? "; THIS MACHINE WAS NOT IDLE" : "");
+  std::snprintf(text, sizeof text, "in the 3 s before, others used %.0f%% of the cores%s", busy,
+                busy > kMostBusyPercent ? ": THIS MACHINE IS NOT IDLE, times are too long" : "");
   report.line(text);
+  if (quick)
+    report.line("--quick: few repetitions; a p99 of less than 100 is no more than a maximum");
 }
 
 int run(bool quick, bool sync_always, const std::string& build, std::set<std::string> wanted) {
@@ -123,7 +157,7 @@ int run(bool quick, bool sync_always, const std::string& build, std::set<std::st
   // zombie.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   setenv("CPP_CLUSTER_GUARDIAN", BENCH_GUARDIAN, 1);
-  const std::string results = build + "/results.txt";
+  const std::string results = build + "/results.md";
   const std::string work = build + "/work";
   fs::remove_all(work);
   fs::create_directories(work);
@@ -132,7 +166,7 @@ int run(bool quick, bool sync_always, const std::string& build, std::set<std::st
   bool keep = false;
   try {
     Waiting waiting;
-    environment(waiting, report, work, sync_always);
+    environment(waiting, report, work, quick, sync_always);
     for (const auto& figure : kFigures) {
       if (!wanted.empty() && !wanted.contains(figure.name)) continue;
       report.section(figure.title);

@@ -74,7 +74,7 @@ class MonitoredServer {
 };
 
 struct Costs {
-  double messages = 0;  // a second, received and sent by the server
+  double messages = 0;  // a second; what the server passes on counts as received and as sent
   double node_cpu = 0;  // percent of a core; the highest of the three
   double guardian_cpu = 0;
   double server_cpu = 0;
@@ -120,7 +120,7 @@ Costs measure(Surroundings& around, int apps) {
   }
   around.report.line(
       std::to_string(apps) + (apps == 1 ? " app: " : " apps: ") +
-      number(costs.messages, " messages a second at the server; a node takes ") +
+      number(costs.messages, " messages a second, in and out; a node takes ") +
       number(costs.node_cpu, "% of a core and ") + number(costs.node_mib, " MiB, a guardian ") +
       number(costs.guardian_cpu, "% and ") + number(costs.guardian_mib, " MiB, the server ") +
       number(costs.server_cpu, "%"));
@@ -134,7 +134,7 @@ void rest(Surroundings& around) {
   const Costs hundred = measure(around, 100);
   const Costs thousand = measure(around, 1'000);
   around.report.verdict(
-      "messages a second at rest with 1, 100 and 1,000 apps",
+      "messages a second at rest with 1, 100 and 1,000 apps, in and out of the server",
       number(one.messages, ", ") + number(hundred.messages, ", ") + number(thousand.messages, ""),
       "do not grow with apps",
       std::max(hundred.messages, thousand.messages) <= one.messages * kMostMessageGrowth);
