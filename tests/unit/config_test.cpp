@@ -285,7 +285,7 @@ TEST_F(ConfigFile, EachFaultIsNamedWithItsPlace) {
        {"2:1: the YAML document has ended before this: there may be one document only, and nothing "
         "after it"}},
       // On this yaml-cpp's LoadAll() never comes to an end.
-      {"platform: a\n, \"b\"]\n",
+      {"{platform: a}\n,\n",
        {"2:1: the YAML document has ended before this: there may be one document only, and nothing "
         "after it"}},
   };
