@@ -10,6 +10,7 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -57,6 +58,20 @@ Guardian::Guardian(Loop& loop, Options options)
   self_pidfd_ = static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0));
   if (self_pidfd_ < 0)
     throw Error(Errc::system, std::string("guardian: pidfd_open: ") + std::strerror(errno));
+  wake_fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake_fd_ < 0)
+    throw Error(Errc::system, std::string("guardian: eventfd: ") + std::strerror(errno));
+}
+
+void Guardian::set_limit(Time limit, Duration margin) {
+  memory_.set_limit(limit, margin);
+  // Later limits are found when the former one would come. A session that gets its first voters has
+  // a limit that is sooner, by far.
+  if (limit < limit_) {
+    std::uint64_t one = 1;
+    [[maybe_unused]] auto n = ::write(wake_fd_, &one, sizeof one);
+  }
+  limit_ = limit;
 }
 
 Guardian::~Guardian() {
@@ -64,6 +79,7 @@ Guardian::~Guardian() {
   retry_.reset();
   if (pidfd_ >= 0) ::close(pidfd_);
   ::close(self_pidfd_);
+  ::close(wake_fd_);
 }
 
 void Guardian::start() {
@@ -89,9 +105,9 @@ void Guardian::spawn() {
   bool written =
       job >= 0 && ::write(job, text.data(), text.size()) == static_cast<ssize_t>(text.size());
 
-  // The guardian finds its descriptors at 3 to 6. They are copied out of the way first: dup2 in the
+  // The guardian finds its descriptors at 3 to 7. They are copied out of the way first: dup2 in the
   // child could otherwise overwrite one that is still to be copied.
-  std::vector<int> from{memory_.fd(), options_.lock_fd, self_pidfd_, job};
+  std::vector<int> from{memory_.fd(), options_.lock_fd, self_pidfd_, job, wake_fd_};
   std::vector<int> high;
   for (int fd : from) high.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
   bool copied = std::all_of(high.begin(), high.end(), [](int fd) { return fd >= 0; });

@@ -37,6 +37,8 @@ class Guardian {
   bool running() const noexcept { return pid_ > 0; }
   pid_t pid() const noexcept { return pid_; }
   GuardianMemory& memory() noexcept { return memory_; }
+  /// As GuardianMemory::set_limit; one that comes sooner than the last is heard of at once.
+  void set_limit(Time limit, Duration margin);
 
  private:
   void spawn();
@@ -49,6 +51,8 @@ class Guardian {
   pid_t pid_ = 0;
   int pidfd_ = -1;
   int self_pidfd_ = -1;
+  int wake_fd_ = -1;
+  Time limit_{};
   LoopSource exit_;
   LoopSource retry_;
   Duration backoff_{};

@@ -16,7 +16,7 @@ namespace cluster::coord {
 constexpr std::size_t kMostGroups = 4096;  ///< process groups that one node may have
 
 struct GuardianState {
-  static constexpr std::uint64_t kMagic = 0x63706c6773743031u;  // "cplgst01"
+  static constexpr std::uint64_t kMagic = 0x63706c6773743032u;  // "cplgst02"
 
   std::uint64_t magic = kMagic;
   /// Nanoseconds of CLOCK_BOOTTIME at which what runs must be gone; 0: now, nothing may run.

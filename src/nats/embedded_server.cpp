@@ -5,9 +5,12 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <sstream>
 #include <thread>
 
 #include <arpa/inet.h>
@@ -276,7 +279,6 @@ void EmbeddedServer::Core::write_config() const {
   text += "server_name: " + quoted(options.server_name) + "\n";
   text += "listen: " + quoted(place(options.host, options.port)) + "\n";
   text += "log_file: " + quoted(log()) + "\nlogfile_size_limit: 10MB\nlogfile_max_num: 3\n";
-  text += "ports_file_dir: " + quoted(folder) + "\n";
   text += "jetstream {\n  store_dir: " + quoted(folder / "store") + "\n";
   if (options.sync_always) text += "  sync_interval: always\n";
   text += "}\n";
@@ -299,8 +301,6 @@ void EmbeddedServer::Core::start() {
   write_config();
   std::error_code none;
   fs::remove(errors(), none);
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.path().extension() == ".ports") fs::remove(entry.path(), none);
   Descriptor out(
       ::open(errors().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_APPEND, 0600));
   if (out.get() < 0) throw system_error("opening " + errors().string());
@@ -310,12 +310,31 @@ void EmbeddedServer::Core::start() {
     throw system_error("writing the lock of " + folder.string());
 }
 
-// The server itself says so, in a file with its process id: whoever answers on the port might be
-// another one.
+// By what the kernel knows of its sockets: whoever answers on the port might be another one. (The
+// server's own file of ports does not come when its start has taken more than 5 s.)
 bool EmbeddedServer::Core::listens() const {
+  const std::string process = "/proc/" + std::to_string(pid);
+  std::set<std::string> sockets;
+  for (const char* table : {"/net/tcp", "/net/tcp6"}) {
+    std::ifstream file(process + table);
+    std::string line;
+    std::getline(file, line);
+    while (std::getline(file, line)) {
+      std::istringstream in(line);
+      std::string slot, local, remote, state, queues, timer, retransmits, user, timeout, inode;
+      in >> slot >> local >> remote >> state >> queues >> timer >> retransmits >> user >> timeout >>
+          inode;
+      const auto colon = local.rfind(':');
+      if (state == "0A" && colon != std::string::npos &&
+          std::strtol(local.c_str() + colon + 1, nullptr, 16) == options.port)
+        sockets.insert("socket:[" + inode + "]");
+    }
+  }
+  if (sockets.empty()) return false;
   std::error_code none;
-  return fs::exists(
-      folder / (fs::path(binary).filename().string() + "_" + std::to_string(pid) + ".ports"), none);
+  for (const auto& entry : fs::directory_iterator(process + "/fd", none))
+    if (sockets.contains(fs::read_symlink(entry.path(), none).string())) return true;
+  return false;
 }
 
 // Has it ended?

@@ -225,6 +225,8 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
     resting_ = true;
   }
   offered_ = false;
+  // Before the release is sent: others may have seen it before its outcome is known here.
+  leads.store(false);
   if (singleton() && host.holds(options.name)) {
     host.set_candidate(options.name, false, Time{});
     host.release(options.name, target_);
@@ -235,6 +237,7 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
 
 void App::Core::lease_gone() {
   held.store(false);
+  leads.store(false);
   auto waiters = std::move(step_down_waiters_);
   step_down_waiters_.clear();
   for (auto& done : waiters) done(std::nullopt);
@@ -295,6 +298,7 @@ void App::Core::session_ended(const std::string& why) {
   in_force_ = false;
   offered_ = false;
   held.store(false);
+  leads.store(false);
   if (transition_.phase() == Transition::Phase::standby) return lease_gone();
   last_error_ = "session ended: " + why;
   step([](Transition& t, Time now, Transition::Output& out) { t.demote(true, now, out); });
@@ -312,6 +316,7 @@ void App::Core::acquired(std::uint64_t new_epoch) {
     if (transition_.phase() == Transition::Phase::standby) host.release(options.name, {});
     return;
   }
+  leads.store(true);
   step([](Transition& t, Time now, Transition::Output& out) { t.promote(now, out); });
 }
 
@@ -424,6 +429,7 @@ void App::Core::kill_now() {
 
 void App::Core::over() {
   held.store(false);
+  leads.store(false);
   {
     std::lock_guard lock(mutex_);
     shut_down_ = true;
@@ -453,7 +459,7 @@ App::Core::Seen App::Core::seen() const {
 }
 
 bool App::Core::is_leader() const noexcept {
-  return held.load() && BootClock::now().time_since_epoch().count() < host.limit_ns();
+  return leads.load() && BootClock::now().time_since_epoch().count() < host.limit_ns();
 }
 
 std::optional<Leader> App::Core::leader() const {

@@ -89,7 +89,8 @@ struct App::Core {
   std::unique_ptr<Election> election;
   std::atomic<std::uint64_t> epoch{0};
   std::atomic<Role> role{Role::standby};
-  std::atomic<bool> held{false};
+  std::atomic<bool> held{false};   // the lease
+  std::atomic<bool> leads{false};  // the lease, and it is not being given up
 
  private:
   Duration hook_timeout() const;

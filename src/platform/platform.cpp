@@ -271,7 +271,7 @@ void Platform::Core::live() {
   if (http_) http_->stop();
   control_.reset();
   driver_.reset();
-  if (guardian_) guardian_->memory().set_limit(Time{}, options.timing.stop_margin);
+  if (guardian_) guardian_->set_limit(Time{}, options.timing.stop_margin);
   for (auto& [name, app] : cores_) {
     app->kill_now();
     app->over();
@@ -460,7 +460,7 @@ coord::DriverEvents Platform::Core::events() {
   events.member_changed = [this](const std::string& node) { member_changed(node); };
   events.limit_changed = [this](Time limit) {
     limit_ns_.store(limit.time_since_epoch().count());
-    if (guardian_) guardian_->memory().set_limit(limit, options.timing.stop_margin);
+    if (guardian_) guardian_->set_limit(limit, options.timing.stop_margin);
   };
   events.blocked = [this](const coord::SessionRecord& other) { blocked_by(other); };
   events.trouble = [this](const Error& error) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "cluster/error.h"
@@ -22,6 +23,7 @@ namespace {
 constexpr int kMemoryFd = 3;  // 4 is the folder's lock: held as long as this process lives
 constexpr int kNodeFd = 5;
 constexpr int kJobFd = 6;
+constexpr int kWakeFd = 7;  // readable when the limit has become sooner
 constexpr Duration kRetry = std::chrono::milliseconds(100);
 
 std::string read_job() {
@@ -45,6 +47,10 @@ class GuardianProgram {
 
   void run() {
     node_exit_ = loop_.on_exit(kNodeFd, [this] { node_ended(); });
+    wake_ = loop_.on_fd(kWakeFd, EPOLLIN, [this](unsigned) {
+      std::uint64_t count = 0;
+      if (::read(kWakeFd, &count, sizeof count) == sizeof count) watch_limit();
+    });
     watch_limit();
     loop_.run();
   }
@@ -83,6 +89,7 @@ class GuardianProgram {
 
   void node_ended() {
     limit_timer_.reset();
+    wake_.reset();
     int killed = memory_.kill_groups();
     give_up_at_ = BootClock::now() + job_.give_up;
     // Processes that have left their group are found by their environment. It takes milliseconds:
@@ -147,6 +154,7 @@ class GuardianProgram {
   nats::KeyValue members_;
   LoopSource node_exit_;
   LoopSource limit_timer_;
+  LoopSource wake_;
   LoopSource retry_;
   Time give_up_at_{};
   bool told_ = false;
