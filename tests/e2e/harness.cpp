@@ -1,0 +1,640 @@
+#include "e2e/harness.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <thread>
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/ids.h"
+#include "core/process_scan.h"
+
+extern char** environ;
+
+namespace cluster::e2e {
+namespace {
+
+constexpr std::size_t kTail = 60;  // lines of a log that a failed test prints
+
+std::string new_folder() {
+  std::string pattern = (std::filesystem::temp_directory_path() / "cpp-cluster-e2e-XXXXXX");
+  if (!::mkdtemp(pattern.data())) throw Error(Errc::system, "mkdtemp failed");
+  return pattern;
+}
+
+std::string mark_of(const std::string& folder) { return "CPP_CLUSTER_E2E=" + folder; }
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+char state_of(pid_t pid) {
+  const std::string stat = read_file("/proc/" + std::to_string(pid) + "/stat");
+  const auto at = stat.rfind(") ");
+  return at == std::string::npos ? 'X' : stat[at + 2];
+}
+
+std::string field(const std::string& text, std::size_t wanted) {
+  std::istringstream in(text);
+  std::string part;
+  for (std::size_t i = 0; i <= wanted; ++i)
+    if (!std::getline(in, part, '\0')) return {};
+  return part;
+}
+
+bool accepts(int port) {
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<std::uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const bool accepted = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+  ::close(fd);
+  return accepted;
+}
+
+// When something was at work, for certain: from its first sign to its last.
+struct Interval {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::string node{};
+  std::uint64_t epoch = 0;
+  pid_t pid = 0;
+};
+
+std::string told(const Interval& i) {
+  return i.node + " (process " + std::to_string(i.pid) + ", epoch " + std::to_string(i.epoch) +
+         ") from " + std::to_string(i.begin) + " to " + std::to_string(i.end);
+}
+
+// A backend and what it has started share epoch and node: they may be at work together.
+void expect_no_overlap(std::vector<Interval> intervals, const std::string& what) {
+  std::erase_if(intervals, [](const Interval& i) { return i.begin > i.end; });
+  std::sort(intervals.begin(), intervals.end(),
+            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+  const Interval* latest = nullptr;
+  for (const auto& next : intervals) {
+    if (latest && (latest->epoch != next.epoch || latest->node != next.node)) {
+      EXPECT_LE(latest->end, next.begin)
+          << what << ": two at the same time:\n  " << told(*latest) << "\n  " << told(next);
+      EXPECT_LE(latest->epoch, next.epoch)
+          << what << ": an older epoch came later:\n  " << told(*latest) << "\n  " << told(next);
+    }
+    if (!latest || next.end > latest->end) latest = &next;
+  }
+}
+
+}  // namespace
+
+int slowness() {
+  static const int factor = [] {
+    if (const char* text = std::getenv("CLUSTER_TEST_SLOW")) return std::max(1, std::atoi(text));
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return 3;
+#else
+    return 1;
+#endif
+  }();
+  return factor;
+}
+
+std::string read_file(const std::string& path) {
+  std::ostringstream text;
+  std::ifstream file(path, std::ios::binary);
+  if (file) text << file.rdbuf();
+  return text.str();
+}
+
+void write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  if (!file.flush()) throw Error(Errc::system, "can't write " + path);
+}
+
+int free_port() {
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  if (::bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+      ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    throw Error(Errc::system, "no free port");
+  ::close(fd);
+  return ntohs(address.sin_port);
+}
+
+bool alive(pid_t pid) {
+  const char state = state_of(pid);
+  return state != 'X' && state != 'Z';
+}
+
+int ended_with(Errc code) { return 10 + static_cast<int>(code); }
+
+void kill_and_wait(pid_t pid) {
+  ::kill(pid, SIGKILL);
+  while (alive(pid)) std::this_thread::yield();
+}
+
+void stop_and_wait(pid_t pid) {
+  ::kill(pid, SIGSTOP);
+  while (alive(pid) && state_of(pid) != 'T') std::this_thread::yield();
+}
+
+// ---- Child
+
+Child::Child(Options options) : options_(std::move(options)) {
+  std::vector<char*> arguments;
+  for (auto& a : options_.command) arguments.push_back(a.data());
+  arguments.push_back(nullptr);
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry; ++entry) environment.emplace_back(*entry);
+  environment.insert(environment.end(), options_.environment.begin(), options_.environment.end());
+  std::vector<char*> variables;
+  for (auto& e : environment) variables.push_back(e.data());
+  variables.push_back(nullptr);
+
+  const int output =
+      ::open(options_.output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  const int input =
+      options_.input >= 0 ? options_.input : ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  const int network =
+      options_.network_of.empty() ? -1 : ::open(options_.network_of.c_str(), O_RDONLY | O_CLOEXEC);
+  if (output < 0 || input < 0 || (network < 0 && !options_.network_of.empty()))
+    throw Error(Errc::system, "can't open what " + options_.command.front() + " is to have");
+  const pid_t parent = ::getpid();
+  pid_ = ::fork();
+  if (pid_ == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(126);
+    if (network >= 0 && ::setns(network, CLONE_NEWNET) != 0) ::_exit(125);
+    ::dup2(input, 0);
+    ::dup2(output, 1);
+    ::dup2(output, 2);
+    ::execvpe(arguments[0], arguments.data(), variables.data());
+    ::_exit(127);
+  }
+  const int reason = errno;
+  ::close(output);
+  if (options_.input < 0) ::close(input);
+  if (network >= 0) ::close(network);
+  if (pid_ < 0) throw Error(Errc::system, std::string("fork: ") + std::strerror(reason));
+}
+
+Child::~Child() {
+  if (!running()) return;
+  signal(SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+}
+
+bool Child::running() {
+  int status = 0;
+  if (!ended_ && ::waitpid(pid_, &status, WNOHANG) == pid_) {
+    ended_ = true;
+    status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  return !ended_;
+}
+
+void Child::signal(int signal) const {
+  if (!ended_) ::kill(pid_, signal);
+}
+
+std::string Child::output() const { return read_file(options_.output); }
+
+// ---- Cluster
+
+struct Cluster::Store {
+  Store(const std::vector<std::string>& urls, const std::string& platform)
+      : connection(loop, options_of(urls)),
+        jetstream(connection, seconds(2)),
+        members(jetstream, platform + "_members"),
+        leases(jetstream, platform + "_leases") {
+    loop.run_until([&] { return connection.state() == nats::ConnectionState::connected; },
+                   seconds(10));
+  }
+  static nats::ConnectOptions options_of(const std::vector<std::string>& urls) {
+    nats::ConnectOptions options;
+    options.nats.servers = urls;
+    options.name = "test";
+    return options;
+  }
+
+  Loop loop;
+  nats::Connection connection;
+  nats::JetStream jetstream;
+  nats::KeyValue members;
+  nats::KeyValue leases;
+};
+
+Cluster::Cluster(Settings settings)
+    : settings_(settings), folder_(new_folder()), platform_("e" + random_id().substr(0, 10)) {
+  std::transform(platform_.begin(), platform_.end(), platform_.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  // Nodes die with this process by themselves; what they started, and what is stopped, by the
+  // reaper.
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw Error(Errc::system, "pipe2 failed");
+  reaper_ = std::make_unique<Child>(
+      Child::Options{.command = {CLUSTER_E2E_NODE, "--reaper", mark_of(folder_)},
+                     .environment = {},
+                     .output = path("reaper.log"),
+                     .network_of = {},
+                     .input = ends[0]});
+  ::close(ends[0]);
+  reaper_pipe_ = ends[1];
+  if (settings_.servers > 0) {
+    servers_ = nats::start_local_servers(settings_.servers, path("nats"), false);
+    for (const auto& server : servers_) urls_.push_back(server->url());
+    use(urls_);
+  }
+}
+
+Cluster::~Cluster() {
+  stop_all();
+  check_history();
+  if (testing::Test::HasFailure()) print_logs();
+  store_.reset();
+  servers_.clear();
+  own_servers_.clear();
+  ::close(reaper_pipe_);
+  std::error_code none;
+  if (!std::getenv("CLUSTER_TEST_KEEP")) std::filesystem::remove_all(folder_, none);
+}
+
+void Cluster::stop_all() {
+  if (settings_.stop_in_order) {
+    // One after the other would take long: leads would move from each to the next.
+    for (auto& [name, node] : nodes_) node->signal(SIGTERM);
+    EXPECT_TRUE(wait_for("nodes to stop in order", [&] { return running_nodes().empty(); }));
+    for (auto& [name, node] : nodes_) {
+      if (!node->running() && node->status() != 0 && node->status() != 128 + SIGKILL)
+        ADD_FAILURE() << name << " ended with status " << node->status();
+    }
+  }
+  nodes_.clear();
+  replaced_.clear();
+  auto left = end_marked({mark_of(folder_)}, seconds(20));
+  EXPECT_TRUE(left.remaining.empty()) << left.remaining.front().command << " can't be ended";
+}
+
+void Cluster::print_logs() {
+  std::ostringstream out;
+  std::map<std::string, std::vector<std::string>> logs;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_))
+    if (entry.path().extension() == ".log")
+      logs[entry.path().stem()] = lines_of(read_file(entry.path()));
+  auto& last = logs["journal"];
+  for (const auto& e : journal())
+    if (e.what != "alive" && e.what != "leads")
+      last.push_back(std::to_string(e.ns / 1000) + "us " + std::to_string(e.pid) + ' ' + e.node +
+                     ' ' + e.app + ' ' + e.what + ' ' + std::to_string(e.epoch) + ' ' + e.detail);
+  for (const auto& [name, lines] : logs) {
+    out << "---- " << name << '\n';
+    for (std::size_t i = lines.size() > kTail ? lines.size() - kTail : 0; i < lines.size(); ++i)
+      out << lines[i] << '\n';
+  }
+  std::cerr << out.str();
+}
+
+std::vector<std::string> Cluster::urls() const { return urls_; }
+
+void Cluster::use(std::vector<std::string> urls, bool there) {
+  urls_ = std::move(urls);
+  store_.reset();
+  if (there) store_ = std::make_unique<Store>(urls_, platform_);
+}
+
+std::string Cluster::start_server(std::string configuration, int port) {
+  if (port == 0) port = free_port();
+  const std::string name = "server-" + std::to_string(own_servers_.size() + 1);
+  auto fill_in = [&](const std::string& word, const std::string& value) {
+    for (auto at = configuration.find(word); at != std::string::npos; at = configuration.find(word))
+      configuration.replace(at, word.size(), value);
+  };
+  fill_in("PORT", std::to_string(port));
+  fill_in("FOLDER", path(name));
+  write_file(path(name + ".conf"), configuration);
+  own_servers_.push_back(std::make_unique<Child>(
+      Child::Options{.command = {"nats-server", "-c", path(name + ".conf")},
+                     .environment = {std::string("PATH=") + std::getenv("PATH") + ":/usr/sbin"},
+                     .output = path(name + ".log"),
+                     .network_of = {},
+                     .input = -1}));
+  if (!wait_for("a NATS server", [&] { return accepts(port); }))
+    throw Error(Errc::timeout, "nats-server: " + own_servers_.back()->output());
+  return "nats://127.0.0.1:" + std::to_string(port);
+}
+
+std::optional<std::size_t> Cluster::stream_leader(const std::string& stream) {
+  nats::Message request;
+  request.subject = "$JS.API.STREAM.INFO." + stream;
+  auto answer =
+      nats::await<nats::Message>(store_->loop, seconds(5), [&](Callback<nats::Message> done) {
+        store_->connection.request(std::move(request), seconds(4), std::move(done));
+      });
+  if (!answer) return std::nullopt;
+  const auto info = json::parse(answer.value().data, nullptr, false);
+  if (!info.is_object() || !info.contains("cluster")) return std::nullopt;
+  const std::string name = info["cluster"].value("leader", "");
+  for (std::size_t i = 0; i < servers_.size(); ++i)
+    if (servers_[i]->options().server_name == name) return i;
+  return std::nullopt;
+}
+
+json Cluster::node_options(const std::string& node) const {
+  const auto session = settings_.session_timeout.count() * slowness();
+  return {{"platform", platform_},
+          {"node", node},
+          {"nats", urls_},
+          {"folder", path("folder-" + node)},
+          {"journal", path("journal")},
+          {"session_timeout_ms", session},
+          {"lease_ttl_ms", session * 10},
+          {"stop_margin_ms", session / 5},
+          {"cooldown_ms", 1000},
+          {"apps", {{{"name", "db"}, {"backend", backend()}}}}};
+}
+
+json Cluster::backend(const std::vector<std::string>& more) const {
+  std::vector<std::string> command{CLUSTER_E2E_BACKEND, path("journal"), path("fence")};
+  command.insert(command.end(), more.begin(), more.end());
+  return {{"command", command}, {"stop_timeout_ms", 3000 * slowness()}};
+}
+
+std::unique_ptr<Child> Cluster::make(const json& options, Child::Options how) const {
+  const std::string name = options.at("node");
+  how.command = {CLUSTER_E2E_NODE, options.dump()};
+  how.environment.push_back(mark_of(folder_));
+  how.environment.push_back(std::string("CPP_CLUSTER_GUARDIAN=") + CLUSTER_E2E_GUARDIAN);
+  if (how.output.empty()) how.output = path(name + ".log");
+  return std::make_unique<Child>(std::move(how));
+}
+
+Child& Cluster::start(const json& options, Child::Options how) {
+  const std::string name = options.at("node");
+  if (nodes_.contains(name)) replaced_.push_back(std::move(nodes_[name]));
+  nodes_[name] = make(options, std::move(how));
+  return *nodes_[name];
+}
+
+std::string Cluster::start_nodes(int count) {
+  std::vector<std::string> names;
+  for (int i = 1; i <= count; ++i) names.push_back("node-" + std::to_string(i));
+  for (const auto& name : names) start(name);
+  EXPECT_TRUE(wait_members(names));
+  return wait_leader();
+}
+
+std::vector<std::string> Cluster::running_nodes() {
+  std::vector<std::string> running;
+  for (auto& [name, node] : nodes_)
+    if (node->running()) running.push_back(name);
+  return running;
+}
+
+std::vector<std::string> Cluster::other_nodes(const std::string& than) {
+  auto others = running_nodes();
+  std::erase(others, than);
+  return others;
+}
+
+int Cluster::logged(const std::string& node, const std::vector<std::string>& texts) const {
+  int found = 0;
+  for (const auto& line : lines_of(log(node)))
+    found += std::all_of(texts.begin(), texts.end(), [&](const std::string& text) {
+      return line.find(text) != std::string::npos;
+    });
+  return found;
+}
+
+pid_t Cluster::guardian(const std::string& node) const {
+  for (const auto& process : find_marked({mark_of(folder_)})) {
+    const std::string line = read_file("/proc/" + std::to_string(process.pid) + "/cmdline");
+    if (field(line, 0) == "cpp-cluster-guardian" && field(line, 1) == platform_ + "/" + node &&
+        alive(process.pid))
+      return process.pid;
+  }
+  return 0;
+}
+
+pid_t Cluster::backend_pid(const std::string& node) {
+  const auto begun = events(node, "db", "backend_begin");
+  return !begun.empty() && alive(begun.back().pid) ? begun.back().pid : 0;
+}
+
+testing::AssertionResult Cluster::wait_for(const std::string& what,
+                                           const std::function<bool()>& condition, seconds limit) {
+  const Time end = BootClock::now() + limit * slowness();
+  while (!condition()) {
+    if (BootClock::now() >= end)
+      return testing::AssertionFailure() << "waited in vain for " << what;
+    if (store_)
+      store_->loop.run_once(milliseconds(10));
+    else
+      std::this_thread::sleep_for(milliseconds(10));
+  }
+  return testing::AssertionSuccess();
+}
+
+const std::vector<Event>& Cluster::journal() {
+  std::ifstream file(path("journal"));
+  file.seekg(static_cast<std::streamoff>(journal_read_));
+  for (std::string line; std::getline(file, line) && !file.eof();) {
+    journal_read_ += line.size() + 1;
+    std::istringstream in(line);
+    Event e;
+    in >> e.ns >> e.pid >> e.node >> e.app >> e.what >> e.epoch >> e.detail;
+    journal_.push_back(std::move(e));
+  }
+  return journal_;
+}
+
+std::vector<Event> Cluster::events(const std::string& node, const std::string& app,
+                                   const std::string& what) {
+  std::vector<Event> found;
+  for (const auto& e : journal())
+    if ((node.empty() || e.node == node) && e.app == app && e.what == what) found.push_back(e);
+  return found;
+}
+
+std::string Cluster::wait_lease_moves(const std::string& from, std::uint64_t after,
+                                      const std::string& app) {
+  std::string next;
+  EXPECT_TRUE(wait_for(
+      "another node than " + from + " to lead " + app,
+      [&] {
+        auto record = lease(app);
+        if (!record || record->value("state", "") != "held" || record->value("epoch", 0u) <= after)
+          return false;
+        next = record->value("holder", "");
+        const auto done = events(next, app, "active_end");
+        const auto begun = events(next, app, "backend_begin");
+        return next != from && !done.empty() && done.back().epoch > after && !begun.empty() &&
+               begun.back().epoch > after;
+      },
+      seconds(90)));
+  return next;
+}
+
+std::set<std::string> Cluster::active(const std::string& app) {
+  std::map<std::string, std::string> last;
+  for (const auto& e : journal()) {
+    auto node = nodes_.find(e.node);
+    if (node == nodes_.end() || node->second->pid() != e.pid || e.app != app) continue;
+    if (e.what.rfind("active_", 0) == 0 || e.what.rfind("passive_", 0) == 0) last[e.node] = e.what;
+  }
+  std::set<std::string> active;
+  for (const auto& [node, what] : last)
+    if (what == "active_end" && nodes_.at(node)->running()) active.insert(node);
+  return active;
+}
+
+std::string Cluster::wait_leader(const std::string& app, const std::string& not_this,
+                                 std::uint64_t after) {
+  std::string leader;
+  auto settled = [&] {
+    auto now = active(app);
+    if (now.size() != 1 || *now.begin() == not_this) return false;
+    auto record = lease(app);
+    if (!record || record->value("state", "") != "held" || record->value("epoch", 0u) <= after ||
+        record->value("holder", "") != *now.begin())
+      return false;
+    leader = *now.begin();
+    const auto begun = events(leader, app, "backend_begin");
+    return !begun.empty() && begun.back().epoch == record->value("epoch", 0u) &&
+           alive(begun.back().pid);
+  };
+  EXPECT_TRUE(wait_for("one node to lead " + app, settled, seconds(90)));
+  return leader;
+}
+
+testing::AssertionResult Cluster::wait_members(const std::vector<std::string>& nodes) {
+  return wait_for("nodes to be live members", [&] {
+    return std::all_of(nodes.begin(), nodes.end(), [&](const std::string& name) {
+      auto record = member(name);
+      return record && record->value("state", "") == "live";
+    });
+  });
+}
+
+Result<std::string> Cluster::read(const std::string& bucket, const std::string& key) {
+  auto& store = bucket == "members" ? store_->members : store_->leases;
+  auto entry = nats::await<nats::KvEntry>(
+      store_->loop, seconds(3), [&](Callback<nats::KvEntry> done) { store.get(key, done); });
+  if (!entry) return entry.error();
+  return entry.value().value;
+}
+
+std::optional<json> Cluster::lease(const std::string& app) {
+  auto text = read("leases", app);
+  return text ? std::optional(json::parse(text.value())) : std::nullopt;
+}
+
+std::optional<json> Cluster::member(const std::string& node) {
+  auto text = read("members", node);
+  return text ? std::optional(json::parse(text.value())) : std::nullopt;
+}
+
+std::uint64_t Cluster::epoch(const std::string& app) {
+  auto record = lease(app);
+  return record ? record->value("epoch", std::uint64_t{0}) : 0;
+}
+
+json Cluster::ask(const std::string& node, const std::string& what, const json& request) {
+  nats::Message message;
+  message.subject = platform_ + "._.node." + node + "." + what;
+  message.data = request.dump();
+  const auto limit = seconds(20) * slowness();
+  auto answer = nats::await<nats::Message>(
+      store_->loop, limit + seconds(1), [&](Callback<nats::Message> done) {
+        store_->connection.request(std::move(message), limit, std::move(done));
+      });
+  if (!answer) return {{"error", answer.error().what()}};
+  for (const auto& [name, value] : answer.value().headers)
+    if (name == "Nats-Service-Error") return {{"error", value}};
+  auto parsed = json::parse(answer.value().data, nullptr, false);
+  return parsed.is_object() ? parsed : json{{"error", "no JSON object: " + answer.value().data}};
+}
+
+std::optional<std::string> Cluster::put_member(const std::string& node, const json& record) {
+  auto made = nats::await<bool>(store_->loop, seconds(10), [&](Callback<bool> done) {
+    store_->members.ensure({.bucket = platform_ + "_members"},
+                           [done](Failure failure) { failure ? done(*failure) : done(true); });
+  });
+  if (!made) return made.error().what();
+  auto stored = nats::await<std::uint64_t>(
+      store_->loop, seconds(10),
+      [&](Callback<std::uint64_t> done) { store_->members.put(node, record.dump(), done); });
+  return stored ? std::nullopt : std::optional<std::string>(stored.error().what());
+}
+
+void Cluster::check_history() {
+  std::map<std::pair<pid_t, std::string>, Interval> leads;  // that have not ended
+  std::map<std::string, std::vector<Interval>> all_leads;
+  std::map<std::pair<pid_t, std::string>, Interval> work;
+  std::map<std::pair<pid_t, std::string>, std::string> hooks;
+  for (const auto& e : journal()) {
+    const std::pair key(e.pid, e.app);
+    if (e.what == "leads_begin") {
+      leads[key] = {e.ns, e.ns, e.node, e.epoch, e.pid};
+    } else if (e.what == "leads" && leads.contains(key)) {
+      leads[key].end = e.ns;
+    } else if (e.what == "leads_end" && leads.contains(key)) {
+      leads[key].end = e.ns;
+      all_leads[e.app].push_back(leads[key]);
+      leads.erase(key);
+    } else if (e.what == "alive" && !forgiven_.contains(e.pid)) {
+      work.try_emplace(key, Interval{e.ns, e.ns, e.node, e.epoch, e.pid}).first->second.end = e.ns;
+    } else if (e.what == "active_begin" || e.what == "passive_begin" || e.what == "active_end" ||
+               e.what == "passive_end" || e.what == "active_threw" || e.what == "passive_threw") {
+      std::string& last = hooks[key];
+      if (e.what == "active_begin") {
+        EXPECT_TRUE(last.empty() || last.rfind("passive_", 0) == 0)
+            << e.node << ": on_active of " << e.app << " after " << last;
+      }
+      if (e.what == "passive_begin") {
+        EXPECT_EQ(last.rfind("active_", 0), 0u)
+            << e.node << ": on_passive of " << e.app << " after " << last;
+      }
+      EXPECT_FALSE(e.what.ends_with("_begin") && last.ends_with("_begin"))
+          << e.node << ": " << e.what << " of " << e.app << " overlaps " << last;
+      last = e.what;
+    }
+  }
+  for (const auto& [key, lead] : leads) all_leads[key.second].push_back(lead);
+  for (auto& [app, intervals] : all_leads) {
+    expect_no_overlap(intervals, "leaders of " + app);
+    std::sort(intervals.begin(), intervals.end(),
+              [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+    for (std::size_t i = 1; i < intervals.size(); ++i)
+      EXPECT_LT(intervals[i - 1].epoch, intervals[i].epoch)
+          << "epochs of " << app << " do not grow:\n  " << told(intervals[i - 1]) << "\n  "
+          << told(intervals[i]);
+  }
+  std::map<std::string, std::vector<Interval>> all_work;
+  for (const auto& [key, interval] : work) all_work[key.second].push_back(interval);
+  for (const auto& [app, intervals] : all_work) {
+    if (app.starts_with("spread")) continue;  // at work on every node
+    expect_no_overlap(intervals, "backends of " + app);
+  }
+}
+
+}  // namespace cluster::e2e

@@ -1,0 +1,142 @@
+// Who a node is: names, folders, copies of folders; and who leads by wish.
+#include <csignal>
+#include <filesystem>
+
+#include "e2e/harness.h"
+
+namespace cluster::e2e {
+namespace {
+
+TEST(Names, OneThatIsInUseIsRefusedAndItsOwnerGoesOn) {
+  Cluster c;
+  const std::string leader = c.start_nodes(1);
+  const auto epoch = c.epoch();
+  json options = c.node_options(leader);
+  options["folder"] = c.path("another-folder");
+  auto second = c.make(options, {.output = c.path("second.log")});
+  EXPECT_TRUE(c.wait_for("the second's end", [&] { return !second->running(); }));
+  EXPECT_EQ(second->status(), ended_with(Errc::node_already_present)) << second->output();
+  for (const char* part : {"runs already", "host", "since"})
+    EXPECT_NE(second->output().find(part), std::string::npos) << second->output();
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+}
+
+TEST(Names, AFolderThatIsInUseIsRefused) {
+  Cluster c;
+  const std::string leader = c.start_nodes(1);
+  json options = c.node_options("node-2");
+  options["folder"] = c.path("folder-node-1");
+  auto second = c.make(options, {.output = c.path("second.log")});
+  EXPECT_TRUE(c.wait_for("the second's end", [&] { return !second->running(); }));
+  EXPECT_EQ(second->status(), ended_with(Errc::node_already_present)) << second->output();
+  EXPECT_NE(second->output().find(c.path("folder-node-1")), std::string::npos);
+  EXPECT_EQ(c.wait_leader(), leader);
+}
+
+TEST(Names, ACopiedFolderIsNotTakenForTheNodeItself) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  std::filesystem::copy(c.path("folder-" + leader), c.path("copy"),
+                        std::filesystem::copy_options::recursive);
+  json options = c.node_options(leader);
+  options["folder"] = c.path("copy");
+  auto second = c.make(options, {.output = c.path("second.log")});
+  EXPECT_TRUE(c.wait_for("the second's end", [&] { return !second->running(); }));
+  EXPECT_EQ(second->status(), ended_with(Errc::node_already_present)) << second->output();
+  // While the first is stopped it does not answer; its session must still end before the copy's
+  // begins.
+  const pid_t guardian = c.guardian(leader);
+  const pid_t backend = c.backend_pid(leader);
+  const pid_t first = c.node(leader).pid();
+  const std::string session = c.member(leader)->value("session", "");
+  const auto epoch = c.epoch();
+  for (const pid_t pid : {first, guardian}) stop_and_wait(pid);
+  kill_and_wait(backend);
+  auto third = c.make(options, {.output = c.path("third.log")});
+  EXPECT_TRUE(c.wait_for("the copy to see that the name is in use", [&] {
+    return third->output().find("name_in_use") != std::string::npos || !third->running();
+  }));
+  EXPECT_TRUE(c.wait_for("the copy's session", [&] {
+    const auto record = c.member(leader);
+    return record && record->value("session", "") != session &&
+           record->value("state", "") == "live";
+  }));
+  const std::string next = c.wait_lease_moves("", epoch);
+  EXPECT_FALSE(next.empty());
+  EXPECT_TRUE(third->running()) << third->output();
+  ::kill(guardian, SIGKILL);
+  kill_and_wait(first);
+  third->signal(SIGTERM);
+  EXPECT_TRUE(c.wait_for("the copy's end", [&] { return !third->running(); }));
+  EXPECT_EQ(third->status(), 0) << third->output();
+}
+
+TEST(Lead, ItCanBeHandedOn) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  auto epoch = c.epoch();
+  json answer = c.ask(leader, "stepdown", {{"v", 1}, {"app", "db"}});
+  EXPECT_EQ(answer.value("error", ""), "");
+  const std::string second = c.wait_leader("db", leader, epoch);
+  epoch = c.epoch();
+  const std::string target = c.other_nodes(second).back();
+  answer = c.ask(second, "stepdown", {{"v", 1}, {"app", "db"}, {"target", target}});
+  EXPECT_EQ(answer.value("error", ""), "");
+  EXPECT_EQ(c.wait_leader("db", second, epoch), target);
+  EXPECT_EQ(c.epoch(), epoch + 1);
+  for (const auto& [request, words] : std::vector<std::pair<json, std::string>>{
+           {{{"v", 1}, {"app", "db"}, {"target", "node-9"}}, "node-9"},
+           {{{"v", 1}, {"app", "mail"}}, "mail"},
+           {{{"v", 1}}, "app"}}) {
+    answer = c.ask(target, "stepdown", request);
+    EXPECT_NE(answer.value("error", "").find(words), std::string::npos) << answer;
+  }
+  answer = c.ask(second, "stepdown", {{"v", 1}, {"app", "db"}});
+  EXPECT_NE(answer.value("error", "").find("does not lead"), std::string::npos) << answer;
+  EXPECT_EQ(c.wait_leader(), target);
+}
+
+TEST(Lead, AnAppInModeSpreadIsActiveOnEveryNode) {
+  Cluster c;
+  for (const char* name : {"node-1", "node-2", "node-3"}) {
+    json options = c.node_options(name);
+    options["apps"] = {{{"name", "spread"}, {"spread", true}, {"backend", c.backend()}}};
+    c.start(options);
+  }
+  EXPECT_TRUE(c.wait_for("all three to be active", [&] { return c.active("spread").size() == 3; }));
+  kill_and_wait(c.node("node-2").pid());
+  EXPECT_TRUE(c.wait_for("the others to see it", [&] {
+    return c.events("node-1", "-", "member_leave").size() == 1 &&
+           c.events("node-3", "-", "member_leave").size() == 1;
+  }));
+  EXPECT_EQ(c.active("spread"), (std::set<std::string>{"node-1", "node-3"}));
+}
+
+TEST(Lead, AWallClockThatIsSetBackAnHourChangesNothing) {
+  Cluster c;
+  write_file(c.path("clock"), "0\n");
+  for (const char* name : {"node-1", "node-2", "node-3"}) {
+    json options = c.node_options(name);
+    Child::Options how;
+    how.environment = {std::string("LD_PRELOAD=") + CLUSTER_E2E_WALL_CLOCK,
+                       "CLUSTER_WALL_CLOCK=" + c.path("clock"),
+                       "ASAN_OPTIONS=verify_asan_link_order=0"};
+    c.start(options, how);
+  }
+  const std::string leader = c.wait_leader();
+  const auto epoch = c.epoch();
+  const std::string before = c.member(leader)->value("session", "");
+  write_file(c.path("clock"), "-3600\n");
+  const auto begun = BootClock::now();
+  EXPECT_TRUE(c.wait_for("some session timeouts",
+                         [&] { return BootClock::now() >= begun + seconds(4) * slowness(); }));
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+  EXPECT_EQ(c.member(leader)->value("session", ""), before);
+  kill_and_wait(c.node(leader).pid());
+  c.wait_leader("db", leader, epoch);
+}
+
+}  // namespace
+}  // namespace cluster::e2e

@@ -1,0 +1,170 @@
+// NATS servers that die, one by one and all at once, and NATS that is not what it should be.
+#include <csignal>
+
+#include "e2e/harness.h"
+
+namespace cluster::e2e {
+namespace {
+
+int sessions_ended(Cluster& c, int nodes) {
+  int ended = 0;
+  for (int i = 1; i <= nodes; ++i)
+    ended += c.logged("node-" + std::to_string(i), {"session_ended"});
+  return ended;
+}
+
+testing::AssertionResult wait_stream_leads(Cluster& c, std::size_t not_this) {
+  return c.wait_for(
+      "another server to lead the members' stream",
+      [&] {
+        const auto leader = c.stream_leader("KV_" + c.platform() + "_members");
+        return leader && *leader != not_this && c.member("node-1").has_value();
+      },
+      seconds(90));
+}
+
+TEST(NatsServers, OfThreeEachMayDieInTurnAndNoSessionEnds) {
+  Cluster c({.servers = 3});
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  for (std::size_t i = 0; i < c.servers(); ++i) {
+    c.server(i).kill_hard();
+    ASSERT_TRUE(wait_stream_leads(c, i));
+    c.server(i).start_again();
+    c.server(i).wait_ready(seconds(60) * slowness());
+  }
+  EXPECT_EQ(sessions_ended(c, 3), 0);
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+  // And all still works: the lead moves when it should.
+  EXPECT_FALSE(c.ask(leader, "stepdown", {{"v", 1}, {"app", "db"}}).contains("error"));
+  c.wait_leader("db", leader, epoch);
+}
+
+TEST(NatsServers, TheStreamsLeaderMayDieWithANodeAndTheLeadStays) {
+  Cluster c({.servers = 3});
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  const auto server = c.stream_leader("KV_" + c.platform() + "_members");
+  ASSERT_TRUE(server);
+  const std::string other = c.other_nodes(leader).front();
+  const pid_t guardian = c.guardian(other);
+  c.server(*server).kill_hard();
+  ::kill(guardian, SIGKILL);
+  kill_and_wait(c.node(other).pid());
+  ASSERT_TRUE(wait_stream_leads(c, *server));
+  EXPECT_TRUE(c.wait_for("the end of the dead node's session", [&] {
+    const auto record = c.member(other);
+    return record && record->value("state", "") == "expired";
+  }));
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+  EXPECT_EQ(c.logged(leader, {"session_ended"}), 0);
+  c.server(*server).start_again();
+  c.server(*server).wait_ready(seconds(60) * slowness());
+}
+
+TEST(NatsServers, WithoutAnyNobodyActsAndWithThemServiceComesBack) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid(leader);
+  c.server(0).kill_hard();
+  EXPECT_TRUE(c.wait_for("the leader to stop", [&] {
+    return !alive(backend) && !c.events(leader, "db", "passive_end").empty();
+  }));
+  const auto begun = BootClock::now();
+  EXPECT_TRUE(c.wait_for("8 s", [&] { return BootClock::now() >= begun + seconds(8); }));
+  EXPECT_EQ(c.running_nodes().size(), 3u);
+  c.server(0).start_again();
+  c.server(0).wait_ready(seconds(60) * slowness());
+  c.wait_leader("db", "", epoch);
+  EXPECT_TRUE(c.wait_members({"node-1", "node-2", "node-3"}));
+}
+
+constexpr const char* kServer = R"(
+listen: "127.0.0.1:PORT"
+jetstream { store_dir: "FOLDER" }
+)";
+
+TEST(NatsServers, ANodeWaitsForOneAtItsStart) {
+  Cluster c({.servers = 0});
+  const int port = free_port();
+  c.use({"nats://127.0.0.1:" + std::to_string(port)}, false);
+  c.start("node-1");
+  EXPECT_TRUE(
+      c.wait_for("its words", [&] { return c.logged("node-1", {"waiting_for_nats"}) > 0; }));
+  EXPECT_TRUE(c.node("node-1").running());
+  c.start_server(kServer, port);
+  c.use({"nats://127.0.0.1:" + std::to_string(port)});
+  EXPECT_EQ(c.wait_leader(), "node-1");
+}
+
+// Starts a node that can't work, and returns its last words.
+std::string end_of(Cluster& c, const json& options, Errc code) {
+  auto node = c.make(options, {});
+  EXPECT_TRUE(c.wait_for("its end", [&] { return !node->running(); }));
+  EXPECT_EQ(node->status(), ended_with(code)) << node->output();
+  return node->output();
+}
+
+void expect_in(const std::string& text, const std::vector<std::string>& parts) {
+  for (const auto& part : parts)
+    EXPECT_NE(text.find(part), std::string::npos) << "no \"" << part << "\" in: " << text;
+}
+
+TEST(NatsServers, ANodeGivesUpWhenNoneComes) {
+  Cluster c({.servers = 0});
+  const std::string url = "127.0.0.1:" + std::to_string(free_port());
+  c.use({"nats://" + url}, false);
+  json options = c.node_options("node-1");
+  options["start_timeout_ms"] = 1000;
+  expect_in(end_of(c, options, Errc::unavailable), {"nats.start_timeout", "node-1", url});
+}
+
+TEST(NatsServers, OneWithoutJetStreamIsNamed) {
+  Cluster c({.servers = 0});
+  c.use({c.start_server("listen: \"127.0.0.1:PORT\"\n")});
+  json options = c.node_options("node-1");
+  options["start_timeout_ms"] = 1500 * slowness();
+  expect_in(end_of(c, options, Errc::unavailable), {"JetStream is not enabled", "-js"});
+}
+
+TEST(NatsServers, APermissionThatIsMissingIsNamed) {
+  Cluster c({.servers = 0});
+  const std::string url =
+      c.start_server(R"(
+listen: "127.0.0.1:PORT"
+jetstream { store_dir: "FOLDER" }
+authorization { users: [
+  { user: full, password: secret }
+  { user: less, password: secret, permissions: { publish: { allow: ">", deny: ")" +
+                     std::string("$KV.") + c.platform() + "_members.>" + R"(" } } }
+] }
+)");
+  c.use({url}, false);
+  json options = c.node_options("node-1");
+  options["user"] = "less";
+  options["password"] = "secret";
+  options["start_timeout_ms"] = 20'000;
+  expect_in(end_of(c, options, Errc::permission_denied),
+            {"$KV." + c.platform() + "_members.node-1"});
+}
+
+TEST(NatsServers, ARecordOfANewerVersionIsRefused) {
+  Cluster c;
+  ASSERT_EQ(c.put_member("node-2", {{"v", 2}, {"node", "node-2"}}), std::nullopt);
+  expect_in(end_of(c, c.node_options("node-1"), Errc::incompatible),
+            {"node-2", "version 2", "update cpp-cluster"});
+}
+
+TEST(NatsServers, OptionsThatCantBeAreAllNamed) {
+  Cluster c;
+  json options = c.node_options("node-1");
+  options["platform"] = "My_App";
+  options["lease_ttl_ms"] = 1000;
+  expect_in(end_of(c, options, Errc::invalid_argument), {"My_App", "lease_ttl"});
+}
+
+}  // namespace
+}  // namespace cluster::e2e

@@ -1,0 +1,214 @@
+// Processes that are killed, and processes that stop for a while and wake.
+#include <csignal>
+
+#include "e2e/harness.h"
+
+namespace cluster::e2e {
+namespace {
+
+std::string state_of_member(Cluster& c, const std::string& node) {
+  const auto record = c.member(node);
+  return record ? record->value("state", "") : "none";
+}
+
+std::string session_of(Cluster& c, const std::string& node) {
+  const auto record = c.member(node);
+  return record ? record->value("session", "") : "";
+}
+
+TEST(Processes, TheLeadMovesWhenTheLeaderIsKilled) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid(leader);
+  ASSERT_GT(backend, 0);
+  kill_and_wait(c.node(leader).pid());
+  const std::string next = c.wait_leader("db", leader, epoch);
+  EXPECT_NE(next, leader);
+  EXPECT_FALSE(alive(backend));
+  EXPECT_EQ(state_of_member(c, leader), "left");  // its guardian said so: no timeout was waited for
+  EXPECT_TRUE(c.wait_for("the next backend", [&] { return c.backend_pid(next) != 0; }));
+}
+
+TEST(Processes, NothingMovesWhenAStandbyIsKilled) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  const std::string standby = c.other_nodes(leader).front();
+  kill_and_wait(c.node(standby).pid());
+  EXPECT_TRUE(
+      c.wait_for("the end of its session", [&] { return state_of_member(c, standby) == "left"; }));
+  c.start(standby);
+  EXPECT_TRUE(c.wait_members({standby}));
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+}
+
+TEST(Processes, CoordinationMovesWhenTheCoordinatorIsKilled) {
+  Cluster c;
+  c.start_nodes(3);
+  const auto coordinator = [&] {
+    const auto record = c.lease("_coordinator");
+    return record && record->value("state", "") == "held" ? record->value("holder", "")
+                                                          : std::string();
+  };
+  ASSERT_TRUE(c.wait_for("a coordinator", [&] { return !coordinator().empty(); }));
+  const std::string old = coordinator();
+  const auto epoch = c.epoch("_coordinator");
+  kill_and_wait(c.node(old).pid());
+  EXPECT_TRUE(c.wait_for("another coordinator", [&] {
+    return !coordinator().empty() && coordinator() != old && c.epoch("_coordinator") > epoch;
+  }));
+  c.wait_leader();
+}
+
+TEST(Processes, AKilledNodeStartsAgainUnderItsNameAtOnce) {
+  Cluster c;
+  const std::string leader = c.start_nodes(1);
+  const auto epoch = c.epoch();
+  const std::string session = session_of(c, leader);
+  kill_and_wait(c.node(leader).pid());
+  c.start(leader);
+  EXPECT_TRUE(c.wait_for("its new session", [&] {
+    return session_of(c, leader) != session && state_of_member(c, leader) == "live";
+  }));
+  EXPECT_EQ(c.wait_leader("db", "", epoch), leader);
+  EXPECT_EQ(c.logged(leader, {"name_in_use"}), 0);
+}
+
+TEST(Processes, AStoppedLeadersBackendIsEndedBeforeAnotherStarts) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid(leader);
+  const pid_t process = c.node(leader).pid();
+  stop_and_wait(process);
+  const auto stopped = BootClock::now();
+  const std::string next = c.wait_lease_moves(leader, epoch);
+  EXPECT_FALSE(alive(backend)) << "its guardian has not ended it";
+  const auto begun = c.events(next, "db", "backend_begin");
+  ASSERT_FALSE(begun.empty());
+  for (const auto& e : c.events(leader, "db", "alive"))
+    if (e.pid == backend) {
+      EXPECT_LT(e.ns, begun.back().ns);
+    }
+  EXPECT_TRUE(c.wait_for("3 s", [&] { return BootClock::now() >= stopped + seconds(3); }));
+  ::kill(process, SIGCONT);
+  // It finds out, stops in order, and comes back as a standby.
+  EXPECT_TRUE(c.wait_for("its on_passive",
+                         [&] { return c.events(leader, "db", "passive_end").size() == 1; }));
+  EXPECT_TRUE(c.wait_for("its next session", [&] { return state_of_member(c, leader) == "live"; }));
+  EXPECT_EQ(c.wait_leader("db", leader), next);
+  EXPECT_GE(c.logged(leader, {"session_ended"}), 1);
+}
+
+TEST(Processes, AMachineThatWasPausedEndsItsBackendWhenItWakes) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid(leader);
+  const pid_t process = c.node(leader).pid();
+  const pid_t guardian = c.guardian(leader);
+  ASSERT_GT(guardian, 0);
+  for (const pid_t pid : {process, guardian, backend}) stop_and_wait(pid);
+  const auto stopped = BootClock::now();
+  const std::string next = c.wait_lease_moves(leader, epoch);
+  EXPECT_TRUE(c.wait_for("3 s", [&] { return BootClock::now() >= stopped + seconds(3); }));
+  EXPECT_TRUE(c.wait_for("the next backend to work",
+                         [&] { return !c.events(next, "db", "alive").empty(); }));
+  const std::int64_t woken = BootClock::now().time_since_epoch().count();
+  for (const pid_t pid : {backend, process, guardian}) ::kill(pid, SIGCONT);
+  EXPECT_TRUE(c.wait_for("the end of the old backend", [&] { return !alive(backend); }));
+  // It could act for an instant: what it asked checks epochs (the fence), so nothing came of it.
+  std::int64_t last = 0;
+  for (const char* what : {"alive", "refused"})
+    for (const auto& e : c.events(leader, "db", what))
+      if (e.pid == backend) last = std::max(last, e.ns);
+  const auto margin = std::chrono::nanoseconds(milliseconds(200) * slowness());  // stop_margin
+  EXPECT_LT(last, woken + margin.count());
+  EXPECT_TRUE(c.wait_for("its next session", [&] { return state_of_member(c, leader) == "live"; }));
+  EXPECT_EQ(c.wait_leader("db", leader), next);
+}
+
+TEST(Processes, AGuardianThatIsKilledIsReplacedAndNothingMoves) {
+  Cluster c;
+  const std::string leader = c.start_nodes(2);
+  const auto epoch = c.epoch();
+  const pid_t first = c.guardian(leader);
+  ASSERT_GT(first, 0);
+  kill_and_wait(first);
+  EXPECT_TRUE(c.wait_for("another guardian", [&] {
+    const pid_t now = c.guardian(leader);
+    return now != 0 && now != first;
+  }));
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+  // The new one does its work.
+  const pid_t backend = c.backend_pid(leader);
+  kill_and_wait(c.node(leader).pid());
+  EXPECT_NE(c.wait_leader("db", leader, epoch), "");
+  EXPECT_FALSE(alive(backend));
+  EXPECT_EQ(state_of_member(c, leader), "left");
+}
+
+TEST(Processes, WhatALostMachineLeftBehindIsEndedAtTheNextStart) {
+  Cluster c;
+  json options = c.node_options("node-1");
+  options["apps"][0]["backend"] = c.backend({"--grandchild"});
+  c.start(options);
+  ASSERT_EQ(c.wait_leader(), "node-1");
+  ASSERT_TRUE(c.wait_for("the grandchild",
+                         [&] { return !c.events("node-1", "db", "grandchild_begin").empty(); }));
+  const pid_t left_behind = c.events("node-1", "db", "grandchild_begin").front().pid;
+  // Nobody can clean up: the guardian dies first, as it does where a machine loses its memory.
+  const pid_t guardian = c.guardian("node-1");
+  stop_and_wait(guardian);
+  kill_and_wait(c.node("node-1").pid());
+  kill_and_wait(guardian);
+  ASSERT_TRUE(alive(left_behind));
+  c.start(options);
+  ASSERT_EQ(c.wait_leader("db", "", 1), "node-1");
+  EXPECT_FALSE(alive(left_behind));
+  EXPECT_GE(c.logged("node-1", {"leftover_ended", std::to_string(left_behind)}), 1);
+}
+
+TEST(Processes, OnSigtermALeaderStopsInOrderAndHandsOver) {
+  Cluster c;
+  const std::string leader = c.start_nodes(3);
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid(leader);
+  const pid_t pid = c.node(leader).pid();
+  c.node(leader).signal(SIGTERM);
+  EXPECT_TRUE(c.wait_for("its end", [&] { return !c.node(leader).running(); }));
+  EXPECT_EQ(c.node(leader).status(), 0);
+  EXPECT_FALSE(alive(backend));
+  const std::string next = c.wait_leader("db", leader, epoch);
+  EXPECT_EQ(c.epoch(), epoch + 1);
+  EXPECT_EQ(state_of_member(c, leader), "left");
+  std::vector<std::string> order;
+  for (const auto& e : c.journal())
+    if (e.node == leader && (e.pid == pid || e.pid == backend) && e.what.ends_with("_begin") &&
+        e.what != "leads_begin" && e.what != "backend_begin")
+      order.push_back(e.what);
+    else if (e.pid == backend && e.what == "backend_end")
+      order.push_back(e.what);
+  EXPECT_EQ(order, (std::vector<std::string>{"start_begin", "active_begin", "passive_begin",
+                                             "backend_end", "stop_begin"}));
+}
+
+TEST(Processes, ABackendThatDiesIsStartedAgainWhereItWas) {
+  Cluster c;
+  const std::string leader = c.start_nodes(2);
+  const auto epoch = c.epoch();
+  const pid_t first = c.backend_pid(leader);
+  kill_and_wait(first);
+  EXPECT_TRUE(c.wait_for("the next backend", [&] {
+    const pid_t now = c.backend_pid(leader);
+    return now != 0 && now != first;
+  }));
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+}
+
+}  // namespace
+}  // namespace cluster::e2e
