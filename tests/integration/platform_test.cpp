@@ -5,6 +5,7 @@
 #include <future>
 #include <mutex>
 
+#include <nats/nats.h>
 #include <nlohmann/json.hpp>
 
 #include "cluster/error.h"
@@ -249,6 +250,48 @@ TEST_F(PlatformTest, ARequestToStepDownIsAnsweredWhenItsTimeIsUp) {
   EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"timeout_ms", 100}})), "408");
   go = true;
   ASSERT_TRUE(eventually([&] { return !app.election().is_leader(); }));
+}
+
+// With the NATS project's own client, and nothing of ours.
+TEST_F(PlatformTest, AnyNatsClientSeesNodesAndRecords) {
+  Node node(servers, folder.path());
+  App& app = node.platform->add_app({.name = "db"});
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+
+  natsConnection* connection = nullptr;
+  ASSERT_EQ(natsConnection_ConnectTo(&connection, servers.urls().front().c_str()), NATS_OK);
+  jsCtx* js = nullptr;
+  ASSERT_EQ(natsConnection_JetStream(&js, connection, nullptr), NATS_OK);
+  auto record = [&](const char* bucket, const char* key) {
+    kvStore* store = nullptr;
+    kvEntry* entry = nullptr;
+    EXPECT_EQ(js_KeyValue(&store, js, bucket), NATS_OK);
+    EXPECT_EQ(kvStore_Get(&entry, store, key), NATS_OK);
+    json found = entry != nullptr ? json::parse(kvEntry_ValueString(entry)) : json();
+    kvEntry_Destroy(entry);
+    kvStore_Destroy(store);
+    return found;
+  };
+  const json member = record("test_members", "node-1");
+  EXPECT_EQ(member["v"], 1);
+  EXPECT_EQ(member["state"], "live");
+  EXPECT_EQ(member["apps"], json::array({"db"}));
+  const json lease = record("test_leases", "db");
+  EXPECT_EQ(lease["holder"], "node-1");
+  EXPECT_EQ(lease["session"], member["session"]);
+  EXPECT_EQ(lease["epoch"], 1);
+
+  // What `nats micro ls` asks.
+  natsMsg* answer = nullptr;
+  ASSERT_EQ(natsConnection_RequestString(&answer, connection, "$SRV.PING", "", 10'000), NATS_OK);
+  const json service = json::parse(std::string(natsMsg_GetData(answer)));
+  EXPECT_EQ(service["type"], "io.nats.micro.v1.ping_response");
+  EXPECT_EQ(service["name"], "test");
+  EXPECT_EQ(service["metadata"]["node"], "node-1");
+  natsMsg_Destroy(answer);
+  jsCtx_Destroy(js);
+  natsConnection_Destroy(connection);
 }
 
 TEST_F(PlatformTest, ANatsServerOfTheNodesOwnIsStartedAgainWhenItDies) {
