@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
+#include <ctime>
 #include <fstream>
 
 #include <arpa/inet.h>
@@ -77,15 +77,14 @@ void Child::kill_hard() {
 }
 
 cluster::Duration cpu_time(pid_t pid) {
-  std::int64_t total = 0;
-  std::error_code ignored;  // threads come and go while we look
-  const std::string tasks = "/proc/" + std::to_string(pid) + "/task";
-  for (const auto& task : std::filesystem::directory_iterator(tasks, ignored)) {
-    std::ifstream file(task.path() / "schedstat");
-    std::int64_t ran_ns = 0;
-    if (file >> ran_ns) total += ran_ns;
+  clockid_t clock{};
+  timespec used{};
+  if (const int error = clock_getcpuclockid(pid, &clock); error != 0) {
+    errno = error;
+    fail("processor time of process " + std::to_string(pid));
   }
-  return cluster::Duration(total);
+  if (clock_gettime(clock, &used) != 0) fail("processor time of process " + std::to_string(pid));
+  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
 std::int64_t status_kib(pid_t pid, const std::string& name) {

@@ -32,7 +32,8 @@ class Child {
   bool reaped_ = false;
 };
 
-/// The processor time that all threads of a process have used so far.
+/// The processor time that all threads of a process, those that have ended too, have used so far.
+/// Throws Error{system} when there is no such process.
 cluster::Duration cpu_time(pid_t pid);
 
 /// A line of /proc/<pid>/status in KiB, for example "VmRSS"; 0 if there is none.

@@ -18,7 +18,9 @@ using cluster::Time;
 using nlohmann::json;
 using namespace std::chrono_literals;
 
-constexpr double kMostMib = 20;              // with 100 apps
+constexpr double kMostMib = 20;  // with 100 apps
+// Threads that ran the hooks of the start end after 10 s without work.
+constexpr auto kUntilRest = 12s;
 constexpr double kMostMessageGrowth = 1.05;  // what runs in 30 s is not the same number each time
 
 // A server that tells how many messages it has carried; the embedded ones have no such port.
@@ -85,9 +87,9 @@ struct Costs {
 double mib(pid_t pid) { return static_cast<double>(status_kib(pid, "VmRSS")) / 1024; }
 
 std::string number(double value, const char* unit) {
-  char text[48];
-  std::snprintf(text, sizeof text, "%.2f%s", value, unit);
-  return text;
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f", value);
+  return std::string(text) + unit;
 }
 
 Costs measure(Surroundings& around, int apps) {
@@ -95,7 +97,7 @@ Costs measure(Surroundings& around, int apps) {
   const MonitoredServer server(around.waiting, folder + "/nats", around.sync_always);
   Cluster nodes(around.waiting, {.folder = folder, .urls = {server.url()}, .apps = apps});
   nodes.disconnect();
-  around.waiting.pass(5s);  // what was written at the start is seen by all
+  around.waiting.pass(kUntilRest);
 
   std::vector<pid_t> pids{server.pid()};
   for (const auto& node : nodes.nodes()) pids.push_back(nodes.node_pid(node));
