@@ -43,6 +43,9 @@ Coordination::Coordination(Options options)
     std::vector<std::string> nodes;
     for (const auto& [node, seen] : view_.all()) {
       if (!seen.record.live()) continue;
+      // Who has just given the lease up is not the one to wait for.
+      const auto& record = lease(app).record();
+      if (record && !record->held && record->holder == node && node != node_) continue;
       const auto& facts = seen.record.facts;
       bool has_app = !facts || app.starts_with('_') ||
                      std::find(facts->apps.begin(), facts->apps.end(), app) != facts->apps.end();

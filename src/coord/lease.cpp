@@ -116,7 +116,8 @@ void Lease::tick(const Context& context, Time now, Output& out) {
     return;
   }
   if (!takeable_since_) takeable_since_ = now;
-  Time turn = *takeable_since_ + context.timing.rank_delay * context.rank(app_);
+  const bool named = record_ && !record_->held && record_->target == node_;
+  Time turn = *takeable_since_ + context.timing.rank_delay * (named ? 0 : context.rank(app_));
   if (now < turn) {
     due_ = std::min(due_, turn);
     return;
