@@ -136,6 +136,7 @@ void Cluster::watch() {
     if (!record) throw record.error();
     if (!record.value().live()) ends_.push_back({BootClock::now(), entry.key});
     sessions_[entry.key] = record.value();
+    ++rewrites_[entry.key];
   };
   nats::KvWatch::Handlers leases;
   leases.entry = [this](nats::KvEntry entry) {
@@ -264,6 +265,14 @@ void Cluster::wait_whole(Duration limit) {
   if (!gone.empty()) throw Failed{gone};
   learn_guardians();
   reap_orphans();
+}
+
+void Cluster::wait_rewritten(Duration limit) {
+  rewrites_.clear();
+  waiting_.wait_for("every node to rewrite its record", limit, [&] {
+    return std::all_of(names_.begin(), names_.end(),
+                       [&](const std::string& name) { return rewrites_[name] >= 2; });
+  });
 }
 
 void Cluster::step_down(const std::string& app, const std::string& target) {

@@ -65,6 +65,9 @@ class Cluster {
   /// Every node is live, watches all others, has its guardian, and every app has a leader whose
   /// on_active has begun. Throws Failed, also when a node has ended by itself.
   void wait_whole(cluster::Duration limit = std::chrono::seconds(60));
+  /// Every node has rewritten its record twice from now on: the first of them may have been on its
+  /// way for long.
+  void wait_rewritten(cluster::Duration limit = std::chrono::seconds(60));
   /// The record of that node's session that was killed last is no longer live.
   bool ended(const std::string& node) const;
   /// The session of a node by the newest record seen; empty: none is live.
@@ -126,8 +129,9 @@ class Cluster {
   std::map<std::string, Node> nodes_;
   std::unique_ptr<Nats> nats_;
   std::map<std::string, cluster::coord::SessionRecord> sessions_;  // the newest, by node
-  std::map<std::string, cluster::coord::LeaseRecord> lease_;       // the newest, by app
-  std::map<std::string, std::uint64_t> active_;  // newest epoch made active, by app
+  std::map<std::string, int> rewrites_;  // records seen, by node, since wait_rewritten() began
+  std::map<std::string, cluster::coord::LeaseRecord> lease_;  // the newest, by app
+  std::map<std::string, std::uint64_t> active_;               // newest epoch made active, by app
   std::vector<Moment> moments_;
   std::vector<SeenEnd> ends_;
   std::vector<SeenLease> leases_;

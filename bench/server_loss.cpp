@@ -77,6 +77,9 @@ Losses repeat(Surroundings& around, Cluster& nodes, Servers& servers, bool with_
     nodes.wait_whole(120s);
     wait_for_streams(around, nodes, "replicas that are all current",
                      [](const Replicas& r) { return !r.leader.empty() && r.all_current; });
+    // Servers say "current" of one that has just come back. Each loss is to be one of its own, not
+    // the second within lease_ttl, in which nobody could write in between.
+    nodes.wait_rewritten();
     const std::string leads = replicas(around.waiting, nodes, kStreams.front()).leader;
     // Each server in turn, and each second time the one that leads.
     auto server = servers.begin() + (i / 2) % static_cast<int>(servers.size());
