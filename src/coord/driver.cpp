@@ -9,6 +9,7 @@ namespace cluster::coord {
 namespace {
 
 constexpr Duration kWriteTimeout = std::chrono::seconds(1);
+constexpr Duration kTellAgain = std::chrono::seconds(10);
 
 }  // namespace
 
@@ -21,6 +22,7 @@ Driver::Driver(Loop& loop, nats::JetStream& jetstream, Options options, DriverEv
       members_(jetstream, options_.platform + "_members"),
       leases_(jetstream, options_.platform + "_leases"),
       coordination_(std::make_unique<Coordination>(options_.coordination)),
+      told_(kTellAgain),
       alive_(std::make_shared<bool>(true)) {}
 
 Driver::~Driver() { *alive_ = false; }
@@ -145,14 +147,17 @@ void Driver::carry_out(Action action) {
   } else if (auto* ack = std::get_if<HeartbeatAck>(&action)) {
     send(ack->owner.node, "ack", to_json(*ack));
   } else if (auto* withdrawal = std::get_if<Withdrawal>(&action)) {
-    log::info("voter_withdraws", {{"from", withdrawal->owner.text()}, {"rev", withdrawal->rev}});
+    const std::string from = withdrawal->owner.text();
+    if (told_.tell("withdrawal " + from + ' ' + std::to_string(withdrawal->rev), BootClock::now()))
+      log::info("voter_withdraws", {{"from", from}, {"rev", withdrawal->rev}});
     send("_", "withdrawal", to_json(*withdrawal));
   } else if (auto* member = std::get_if<WriteMember>(&action)) {
-    if (member->record.state == SessionState::expired)
-      log::info("ending_session", {{"node", member->record.node},
-                                   {"session", member->record.session},
-                                   {"why", member->record.ended_by}});
-    write(members_, member->id, member->record.node, to_json(member->record), member->expected);
+    const SessionRecord& record = member->record;
+    if (record.state == SessionState::expired &&
+        told_.tell("end " + record.node + '/' + record.session, BootClock::now()))
+      log::info("ending_session",
+                {{"node", record.node}, {"session", record.session}, {"why", record.ended_by}});
+    write(members_, member->id, record.node, to_json(record), member->expected);
   } else if (auto* lease = std::get_if<WriteLease>(&action)) {
     write(leases_, lease->id, lease->record.app, to_json(lease->record), lease->expected);
   } else if (auto* began = std::get_if<SessionBegan>(&action)) {

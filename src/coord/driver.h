@@ -9,6 +9,7 @@
 
 #include "coord/coordination.h"
 #include "core/loop.h"
+#include "core/repeat_limit.h"
 #include "nats/key_value.h"
 
 namespace cluster::coord {
@@ -86,6 +87,7 @@ class Driver {
   std::vector<std::pair<std::string, Time>>
       candidates_;  // app, not before: asked for, also after a rewind
   Revision blocked_told_ = 0;
+  RepeatLimit told_;  // of what is tried several times a second
   Time limit_told_{};
   Time armed_{};
   LoopSource timer_;

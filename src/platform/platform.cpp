@@ -22,6 +22,7 @@
 #include "core/log.h"
 #include "core/names.h"
 #include "core/process_scan.h"
+#include "core/repeat_limit.h"
 #include "nats/embedded_server.h"
 #include "ops/http_endpoint.h"
 #include "platform/app_core.h"
@@ -167,8 +168,7 @@ struct Platform::Core final : AppHost {
   Time told_at_{};
   std::string waiting_for_;
   std::string last_trouble_;
-  std::string trouble_told_;
-  Time trouble_told_at_{};
+  RepeatLimit trouble_told_{kTellAgain};
   enum class Life { idle, starting, running, stopping, over } life_ = Life::idle;
   bool joined_ = false;  // a session was in force at least once
   bool leaving_ = false;
@@ -467,12 +467,10 @@ coord::DriverEvents Platform::Core::events() {
     last_trouble_ = error.what();
     if (life_ == Life::starting && final_error(error))
       return finish(std::make_exception_ptr(error));
-    // Writes are repeated many times a second: the same trouble is told once in a while.
-    Time now = BootClock::now();
-    if (trouble_told_ == error.what() && now < trouble_told_at_ + kTellAgain) return;
-    trouble_told_ = error.what();
-    trouble_told_at_ = now;
-    log::warn("nats_trouble", {{"node", options.node}, {"why", error.what()}});
+    // Writes are repeated several times a second.
+    if (const auto kept_back = trouble_told_.tell(error.what(), BootClock::now()))
+      log::warn("nats_trouble",
+                {{"node", options.node}, {"why", error.what()}, {"repeated", *kept_back}});
   };
   return events;
 }

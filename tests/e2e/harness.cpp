@@ -399,7 +399,7 @@ std::string Cluster::start_nodes(int count) {
   std::vector<std::string> names;
   for (int i = 1; i <= count; ++i) names.push_back("node-" + std::to_string(i));
   for (const auto& name : names) start(name);
-  EXPECT_TRUE(wait_members(names));
+  EXPECT_TRUE(wait_watched(names));
   return wait_leader();
 }
 
@@ -531,6 +531,16 @@ testing::AssertionResult Cluster::wait_members(const std::vector<std::string>& n
     return std::all_of(nodes.begin(), nodes.end(), [&](const std::string& name) {
       auto record = member(name);
       return record && record->value("state", "") == "live";
+    });
+  });
+}
+
+testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& nodes) {
+  return wait_for("nodes to be live members that all watch each other", [&] {
+    return std::all_of(nodes.begin(), nodes.end(), [&](const std::string& name) {
+      auto record = member(name);
+      return record && record->value("state", "") == "live" &&
+             record->value("voters", json::array()).size() + 1 == nodes.size();
     });
   });
 }

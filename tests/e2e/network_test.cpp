@@ -1,0 +1,229 @@
+// Networks that are cut, one way or both, slow, lossy and unsteady, between nodes and NATS.
+#include <random>
+
+#include "e2e/harness.h"
+#include "e2e/network.h"
+
+namespace cluster::e2e {
+namespace {
+
+constexpr const char* kServer = R"(
+listen: "0.0.0.0:PORT"
+jetstream { store_dir: "FOLDER" }
+)";
+
+// Nodes on hosts of their own; NATS and the test sit where all wires meet.
+class Hosts {
+ public:
+  explicit Hosts(milliseconds session_timeout = milliseconds(1000))
+      : cluster_(Settings{.servers = 0, .session_timeout = session_timeout}) {
+    const int port = free_port();
+    cluster_.use({cluster_.start_server(kServer, port)});
+    url_ = std::string("nats://") + Network::kAddress + ":" + std::to_string(port);
+  }
+
+  Cluster& cluster() { return cluster_; }
+  Network& network() { return network_; }
+
+  std::string start_nodes(int count) {
+    std::vector<std::string> names;
+    for (int i = 1; i <= count; ++i) names.push_back("node-" + std::to_string(i));
+    for (const auto& name : names) {
+      const std::size_t host = network_.add_host();
+      json options = cluster_.node_options(name);
+      options["nats"] = {url_};
+      cluster_.start(options, {.command = {},
+                               .environment = {},
+                               .output = {},
+                               .network_of = network_.path(host),
+                               .input = -1});
+    }
+    EXPECT_TRUE(cluster_.wait_watched(names));
+    return cluster_.wait_leader();
+  }
+  // "node-1" is on host 0.
+  static std::size_t host(const std::string& node) {
+    return static_cast<std::size_t>(std::stoi(node.substr(5)) - 1);
+  }
+  void heal_all() {
+    for (int i = 1; i <= 3; ++i) network_.heal(host("node-" + std::to_string(i)));
+  }
+  void pass(milliseconds span) {
+    const Time end = BootClock::now() + span;
+    EXPECT_TRUE(cluster_.wait_for("time to pass", [&] { return BootClock::now() >= end; }));
+  }
+  int sessions_ended() const {
+    int ended = 0;
+    for (int i = 1; i <= 3; ++i)
+      ended += cluster_.logged("node-" + std::to_string(i), {"session_ended"});
+    return ended;
+  }
+
+ private:
+  Network network_;  // entered first, left last
+  Cluster cluster_;
+  std::string url_;
+};
+
+std::string state_of_member(Cluster& c, const std::string& node) {
+  const auto record = c.member(node);
+  return record ? record->value("state", "") : "none";
+}
+
+class Networks : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = Network::missing(); !reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+// It stops before another starts (check_history says so for every instant), and comes back.
+void cut_the_leader_off(Network::Direction from_it, Network::Direction to_it) {
+  Hosts hosts;
+  Cluster& c = hosts.cluster();
+  const std::string leader = hosts.start_nodes(3);
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid(leader);
+  const std::size_t host = Hosts::host(leader);
+  hosts.network().set(host, from_it, to_it);
+  const std::string next = c.wait_lease_moves(leader, epoch);
+  EXPECT_FALSE(alive(backend));
+  const auto begun = c.events(next, "db", "backend_begin");
+  ASSERT_FALSE(begun.empty());
+  for (const auto& e : c.events(leader, "db", "alive")) EXPECT_LT(e.ns, begun.front().ns);
+  EXPECT_TRUE(c.wait_for("its on_passive",
+                         [&] { return c.events(leader, "db", "passive_end").size() == 1; }));
+  EXPECT_TRUE(c.node(leader).running());
+  EXPECT_GT(hosts.network().vanished(host), 0u);
+  EXPECT_EQ(state_of_member(c, leader), "expired");
+  hosts.network().heal(host);
+  EXPECT_TRUE(c.wait_for("its next session", [&] { return state_of_member(c, leader) == "live"; }));
+  EXPECT_EQ(c.wait_leader("db", leader), next);
+  EXPECT_EQ(c.epoch(), epoch + 1);
+}
+
+TEST_F(Networks, ALeaderThatIsCutOffStopsAndComesBackAsAStandby) {
+  cut_the_leader_off({.cut = true}, {.cut = true});
+}
+
+TEST_F(Networks, ALeaderThatCantBeHeardStopsThoughItHears) {
+  cut_the_leader_off({.cut = true}, {});
+}
+
+TEST_F(Networks, ALeaderThatCantHearStops) { cut_the_leader_off({}, {.cut = true}); }
+
+TEST_F(Networks, NothingMovesWhenAStandbyIsCutOff) {
+  Hosts hosts;
+  Cluster& c = hosts.cluster();
+  const std::string leader = hosts.start_nodes(3);
+  const auto epoch = c.epoch();
+  const std::string standby = c.other_nodes(leader).front();
+  hosts.network().cut(Hosts::host(standby));
+  EXPECT_TRUE(c.wait_for("the end of its session",
+                         [&] { return state_of_member(c, standby) == "expired"; }));
+  hosts.network().heal(Hosts::host(standby));
+  EXPECT_TRUE(c.wait_members({standby}));
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+  EXPECT_EQ(c.logged(leader, {"session_ended"}), 0);
+}
+
+TEST_F(Networks, WhenNoneReachesNatsNobodyActsAndServiceComesBack) {
+  Hosts hosts;
+  Cluster& c = hosts.cluster();
+  const std::string leader = hosts.start_nodes(3);
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid(leader);
+  for (std::size_t host = 0; host < 3; ++host) hosts.network().cut(host);
+  EXPECT_TRUE(c.wait_for("the leader to stop", [&] {
+    return !alive(backend) && !c.events(leader, "db", "passive_end").empty();
+  }));
+  EXPECT_TRUE(c.active("db").empty());
+  EXPECT_EQ(c.running_nodes().size(), 3u);
+  hosts.heal_all();
+  c.wait_leader("db", "", epoch);
+  EXPECT_TRUE(c.wait_members({"node-1", "node-2", "node-3"}));
+}
+
+TEST_F(Networks, AStallThatIsShorterThanTheTimeoutMovesNothing) {
+  Hosts hosts(milliseconds(5000));
+  Cluster& c = hosts.cluster();
+  const std::string leader = hosts.start_nodes(3);
+  const auto epoch = c.epoch();
+  for (int i = 0; i < 3; ++i) {
+    hosts.network().cut(Hosts::host(leader));
+    hosts.pass(milliseconds(700));
+    hosts.network().heal(Hosts::host(leader));
+    hosts.pass(milliseconds(2000));
+  }
+  EXPECT_GT(hosts.network().vanished(Hosts::host(leader)), 0u);
+  EXPECT_EQ(c.wait_leader(), leader);
+  EXPECT_EQ(c.epoch(), epoch);
+  EXPECT_EQ(hosts.sessions_ended(), 0);
+}
+
+// A round trip of 200 ms, and one packet in 20 is lost, each way.
+constexpr Network::Direction kFarAway{.cut = false, .delay = milliseconds(100), .loss = 0.05};
+
+TEST_F(Networks, OverASlowAndLossyOneSessionsLastAndTheLeadMovesWhenItShould) {
+  Hosts hosts(milliseconds(6000));
+  Cluster& c = hosts.cluster();
+  const std::string first = hosts.start_nodes(3);
+  for (std::size_t host = 0; host < 3; ++host) hosts.network().set(host, kFarAway, kFarAway);
+  hosts.pass(seconds(15));
+  EXPECT_GT(hosts.network().vanished(0), 0u);
+  EXPECT_EQ(hosts.sessions_ended(), 0);
+  EXPECT_EQ(c.wait_leader(), first);
+  auto epoch = c.epoch();
+  EXPECT_FALSE(c.ask(first, "stepdown", {{"v", 1}, {"app", "db"}}).contains("error"));
+  const std::string second = c.wait_leader("db", first, epoch);
+  epoch = c.epoch();
+  kill_and_wait(c.node(second).pid());
+  c.wait_leader("db", second, epoch);
+}
+
+TEST_F(Networks, TooSlowForItsTimeoutLeadsMayMoveButNeverTwoAct) {
+  Hosts hosts(milliseconds(500));
+  Cluster& c = hosts.cluster();
+  hosts.start_nodes(3);
+  for (int i = 0; i < 3; ++i) {
+    // Heartbeats and their acknowledgements cross four wires.
+    const Network::Direction slow{
+        .cut = false, .delay = milliseconds(90 + 30 * i) * slowness(), .loss = 0.02};
+    for (std::size_t host = 0; host < 3; ++host) hosts.network().set(host, slow, slow);
+    hosts.pass(seconds(5));
+  }
+  EXPECT_GT(hosts.sessions_ended(), 0) << "this network was not too slow";
+  hosts.heal_all();
+  EXPECT_TRUE(c.wait_members({"node-1", "node-2", "node-3"}));
+  c.wait_leader();
+}
+
+TEST_F(Networks, WiresThatComeAndGoNeverMakeTwoLeaders) {
+  Hosts hosts;
+  Cluster& c = hosts.cluster();
+  hosts.start_nodes(3);
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  auto chance = [&](int percent) { return static_cast<int>(random() % 100) < percent; };
+  auto direction = [&] {
+    return Network::Direction{.cut = chance(40),
+                              .delay = milliseconds(chance(30) ? random() % 300 : 0),
+                              .loss = chance(30) ? 0.2 : 0};
+  };
+  for (int i = 0; i < 20; ++i) {
+    const std::size_t host = random() % 3;
+    if (chance(40))
+      hosts.network().heal(host);
+    else
+      hosts.network().set(host, direction(), direction());
+    hosts.pass(milliseconds(100 + random() % 1900));
+  }
+  hosts.heal_all();
+  EXPECT_TRUE(c.wait_members({"node-1", "node-2", "node-3"}));
+  c.wait_leader();
+}
+
+}  // namespace
+}  // namespace cluster::e2e
