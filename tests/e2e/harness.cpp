@@ -379,11 +379,14 @@ json Cluster::backend(const std::vector<std::string>& more) const {
   return {{"command", command}, {"stop_timeout_ms", 3000 * slowness()}};
 }
 
+std::vector<std::string> Cluster::marks() const {
+  return {mark_of(folder_), std::string("CPP_CLUSTER_GUARDIAN=") + CLUSTER_E2E_GUARDIAN};
+}
+
 std::unique_ptr<Child> Cluster::make(const json& options, Child::Options how) const {
   const std::string name = options.at("node");
   how.command = {CLUSTER_E2E_NODE, options.dump()};
-  how.environment.push_back(mark_of(folder_));
-  how.environment.push_back(std::string("CPP_CLUSTER_GUARDIAN=") + CLUSTER_E2E_GUARDIAN);
+  for (auto& mark : marks()) how.environment.push_back(std::move(mark));
   if (how.output.empty()) how.output = path(name + ".log");
   return std::make_unique<Child>(std::move(how));
 }
@@ -545,22 +548,36 @@ testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& n
   });
 }
 
-Result<std::string> Cluster::read(const std::string& bucket, const std::string& key) {
+testing::AssertionResult Cluster::wait_rewritten(const std::vector<std::string>& nodes) {
+  for (int i = 0; i < 2; ++i) {
+    std::map<std::string, std::uint64_t> before;
+    auto all = wait_for("nodes to rewrite their records", [&] {
+      return std::all_of(nodes.begin(), nodes.end(), [&](const std::string& name) {
+        const auto entry = read("members", name);
+        if (!entry) return false;
+        const auto [first, is_new] = before.emplace(name, entry.value().revision);
+        return !is_new && entry.value().revision > first->second;
+      });
+    });
+    if (!all) return all;
+  }
+  return testing::AssertionSuccess();
+}
+
+Result<nats::KvEntry> Cluster::read(const std::string& bucket, const std::string& key) {
   auto& store = bucket == "members" ? store_->members : store_->leases;
-  auto entry = nats::await<nats::KvEntry>(
-      store_->loop, seconds(3), [&](Callback<nats::KvEntry> done) { store.get(key, done); });
-  if (!entry) return entry.error();
-  return entry.value().value;
+  return nats::await<nats::KvEntry>(store_->loop, seconds(3),
+                                    [&](Callback<nats::KvEntry> done) { store.get(key, done); });
 }
 
 std::optional<json> Cluster::lease(const std::string& app) {
-  auto text = read("leases", app);
-  return text ? std::optional(json::parse(text.value())) : std::nullopt;
+  auto entry = read("leases", app);
+  return entry ? std::optional(json::parse(entry.value().value)) : std::nullopt;
 }
 
 std::optional<json> Cluster::member(const std::string& node) {
-  auto text = read("members", node);
-  return text ? std::optional(json::parse(text.value())) : std::nullopt;
+  auto entry = read("members", node);
+  return entry ? std::optional(json::parse(entry.value().value)) : std::nullopt;
 }
 
 std::uint64_t Cluster::epoch(const std::string& app) {

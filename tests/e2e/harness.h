@@ -105,6 +105,8 @@ class Cluster {
 
   const std::string& platform() const { return platform_; }
   std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  /// For the environment of a process that this object is to end with its own, and to count in.
+  std::vector<std::string> marks() const;
 
   // NATS
   nats::EmbeddedServer& server(std::size_t i) { return *servers_.at(i); }
@@ -164,6 +166,8 @@ class Cluster {
   /// And until each has all others (three at most) as its voters: the loss of a node whose session
   /// is too young for that is seen by lease_ttl alone.
   testing::AssertionResult wait_watched(const std::vector<std::string>& nodes);
+  /// And until each has rewritten its record twice from now on: the first may have been on its way.
+  testing::AssertionResult wait_rewritten(const std::vector<std::string>& nodes);
   std::optional<json> lease(const std::string& app = "db");
   std::optional<json> member(const std::string& node);
   std::uint64_t epoch(const std::string& app = "db");
@@ -180,7 +184,7 @@ class Cluster {
 
  private:
   struct Store;
-  Result<std::string> read(const std::string& bucket, const std::string& key);
+  Result<nats::KvEntry> read(const std::string& bucket, const std::string& key);
   void stop_all();
   void print_logs();
 

@@ -101,6 +101,10 @@ Network::Network() : before_(this_network()), waker_(::eventfd(0, EFD_CLOEXEC | 
   if (::unshare(CLONE_NEWNET) != 0) fail("unshare");
   ip({"link", "set", "lo", "up"});
   ip({"address", "add", std::string(kAddress) + "/32", "dev", "lo"});
+  // Hosts reach each other through this process.
+  const int forward = ::open("/proc/sys/net/ipv4/ip_forward", O_WRONLY | O_CLOEXEC);
+  if (forward < 0 || ::write(forward, "1", 1) != 1) fail("/proc/sys/net/ipv4/ip_forward");
+  ::close(forward);
   thread_ = std::thread([this] { pump(); });
 }
 
@@ -120,7 +124,7 @@ Network::~Network() {
 std::size_t Network::add_host() {
   auto wire = std::make_unique<Wire>();
   const std::size_t number = wires_.size();
-  const std::string address = "10.77.0." + std::to_string(10 + number);
+  const std::string address = Network::address(number);
   const std::string name = "host-" + std::to_string(number);
   wire->here = open_tun(name);
   ip({"link", "set", name, "up"});
@@ -149,6 +153,8 @@ std::size_t Network::add_host() {
   wake();
   return number;
 }
+
+std::string Network::address(std::size_t host) { return "10.77.0." + std::to_string(10 + host); }
 
 std::string Network::path(std::size_t host) const {
   return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(wires_.at(host)->network);

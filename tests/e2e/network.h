@@ -35,6 +35,7 @@ class Network {
 
   /// Returns its number, from 0.
   std::size_t add_host();
+  static std::string address(std::size_t host);
   /// To be entered: see Child::Options::network_of.
   std::string path(std::size_t host) const;
 

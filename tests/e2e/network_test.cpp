@@ -1,4 +1,6 @@
 // Networks that are cut, one way or both, slow, lossy and unsteady, between nodes and NATS.
+#include <csignal>
+#include <cstdlib>
 #include <random>
 
 #include "e2e/harness.h"
@@ -223,6 +225,84 @@ TEST_F(Networks, WiresThatComeAndGoNeverMakeTwoLeaders) {
   hosts.heal_all();
   EXPECT_TRUE(c.wait_members({"node-1", "node-2", "node-3"}));
   c.wait_leader();
+}
+
+// `cpp-cluster run` on three machines that need nothing else: each brings a NATS server along.
+TEST_F(Networks, ThreeHostsWithServersOfTheirOwnOutliveTheLossOfOne) {
+  Network network;
+  Cluster c({.servers = 0, .session_timeout = milliseconds(1500)});
+  std::vector<std::string> routes;
+  std::vector<std::string> urls;
+  for (std::size_t host = 0; host < 3; ++host) {
+    network.add_host();
+    routes.push_back("nats://" + Network::address(host) + ":6222");
+    urls.push_back("nats://" + Network::address(host) + ":4222");
+  }
+  std::vector<std::unique_ptr<Child>> nodes;
+  std::vector<std::string> names;
+  for (std::size_t host = 0; host < 3; ++host) {
+    const std::string name = "node-" + std::to_string(host + 1);
+    const json options = c.node_options(name);
+    const auto ms = [&](const char* key) {
+      return std::to_string(options.at(key).get<int>()) + "ms";
+    };
+    const json configuration{
+        {"platform", c.platform()},
+        {"node", name},
+        {"folder", options.at("folder")},
+        {"http", ""},
+        {"nats", {{"embedded", {{"host", Network::address(host)}, {"routes", routes}}}}},
+        {"timing",
+         {{"session_timeout", ms("session_timeout_ms")},
+          {"lease_ttl", ms("lease_ttl_ms")},
+          {"stop_margin", ms("stop_margin_ms")}}},
+        {"apps", {{"db", {{"process", {{"command", c.backend().at("command")}}}}}}}};
+    write_file(c.path(name + ".yaml"), configuration.dump());
+    auto environment = c.marks();
+    environment.push_back(std::string("PATH=") + std::getenv("PATH") + ":/usr/sbin");
+    nodes.push_back(std::make_unique<Child>(
+        Child::Options{.command = {CLUSTER_E2E_PROGRAM, "run", "--config", c.path(name + ".yaml")},
+                       .environment = std::move(environment),
+                       .output = c.path(name + ".log"),
+                       .network_of = network.path(host),
+                       .input = -1}));
+    names.push_back(name);
+  }
+  c.use(urls);
+  EXPECT_TRUE(c.wait_watched(names));
+  std::string leader;
+  const auto led = [&](std::uint64_t above) {
+    const auto lease = c.lease();
+    if (!lease || lease->value("state", "") != "held" || lease->value("epoch", 0u) <= above)
+      return false;
+    leader = lease->value("holder", "");
+    const auto begun = c.events(leader, "db", "backend_begin");
+    return !begun.empty() && begun.back().epoch == lease->value("epoch", 0u);
+  };
+  ASSERT_TRUE(c.wait_for("a leader", [&] { return led(0); }));
+  ASSERT_TRUE(c.wait_rewritten(names));
+
+  const std::string lost = leader;
+  const auto epoch = c.epoch();
+  const std::size_t host = Hosts::host(lost);
+  network.cut(host);
+  urls.erase(urls.begin() + static_cast<std::ptrdiff_t>(host));
+  c.use(urls);
+  ASSERT_TRUE(c.wait_for("another leader", [&] { return led(epoch); }));
+  EXPECT_NE(leader, lost);
+  EXPECT_TRUE(nodes[host]->running());
+
+  network.heal(host);
+  EXPECT_TRUE(c.wait_members(names));
+  // Its server's return may cost a stream its leader once more.
+  const std::string next = leader;
+  EXPECT_TRUE(c.wait_for("the lease to be read", [&] { return led(epoch); }));
+  EXPECT_EQ(leader, next);
+  for (auto& node : nodes) node->signal(SIGTERM);
+  for (auto& node : nodes) {
+    EXPECT_TRUE(c.wait_for("its end", [&] { return !node->running(); }));
+    EXPECT_EQ(node->status(), 0) << node->output();
+  }
 }
 
 }  // namespace
