@@ -32,8 +32,10 @@ class Election {
   bool is_leader() const;
   /// Who leads, as far as this node has seen; empty when nobody does.
   std::optional<Leader> leader() const;
-  /// The fencing token: the epoch of this node's lead while is_leader(), else the newest epoch
-  /// seen. Hand it to what must refuse late writers. 0 before the first election.
+  /// The fencing token: the epoch of this node's lead, also once that is over; 0 before its first.
+  /// Hand it to what must refuse late writers, and take it once, when the lead begins: work that
+  /// goes on into the node's next lead would otherwise pass for that one's. leader() has the epochs
+  /// of others.
   std::uint64_t epoch() const;
   /// Blocks until this node's promotion is complete (on_active has returned) or `timeout` has
   /// passed; tells which. Throws Error{shutting_down} when the platform stops meanwhile. Not from

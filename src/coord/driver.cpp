@@ -76,6 +76,9 @@ void Driver::release(const std::string& app, const std::string& target) {
 void Driver::run(const std::function<void(Coordination&, Actions&)>& event) {
   Actions actions;
   event(*coordination_, actions);
+  // Before anything is sent: a process that is stopped in between must not be left with a limit
+  // that what it has sent makes void.
+  tell_limit();
   std::move(actions.begin(), actions.end(), std::back_inserter(waiting_));
   if (carrying_out_) return;  // called from an event of ours: the outer call goes on with it
   carrying_out_ = true;
@@ -86,13 +89,7 @@ void Driver::run(const std::function<void(Coordination&, Actions&)>& event) {
   waiting_.clear();
   carrying_out_ = false;
 
-  const auto& session = coordination_->session();
-  Time limit = session.live() ? session.limit() : Time{};
-  if (limit != limit_told_) {
-    limit_told_ = limit;
-    if (events_.limit_changed) events_.limit_changed(limit);
-  }
-  if (session.blocked()) {
+  if (coordination_->session().blocked()) {
     const auto* seen = coordination_->view().find(options_.coordination.session.node);
     if (seen && seen->rev != blocked_told_) {
       blocked_told_ = seen->rev;
@@ -100,6 +97,14 @@ void Driver::run(const std::function<void(Coordination&, Actions&)>& event) {
     }
   }
   arm();
+}
+
+void Driver::tell_limit() {
+  const auto& session = coordination_->session();
+  const Time limit = session.live() ? session.limit() : Time{};
+  if (limit == limit_told_) return;
+  limit_told_ = limit;
+  if (events_.limit_changed) events_.limit_changed(limit);
 }
 
 void Driver::arm() {
@@ -163,9 +168,6 @@ void Driver::carry_out(Action action) {
   } else if (auto* began = std::get_if<SessionBegan>(&action)) {
     if (events_.session_began) events_.session_began(began->id, began->rev);
   } else if (auto* ended = std::get_if<SessionEnded>(&action)) {
-    // The guardian must know at once, whatever the user's callback does.
-    limit_told_ = Time{};
-    if (events_.limit_changed) events_.limit_changed(Time{});
     if (events_.session_ended) events_.session_ended(ended->why);
   } else if (std::get_if<SessionLeft>(&action)) {
     if (events_.left) events_.left();

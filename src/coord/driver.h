@@ -25,7 +25,7 @@ struct DriverEvents {
   std::function<void(const std::string& app)> lease_changed{};
   std::function<void(const std::string& node)> member_changed{};
   /// Until when the session's rules hold, as far as is known now; Time{} without a session. Called
-  /// when it has changed.
+  /// when it has changed, before any other event that comes with that change.
   std::function<void(Time limit)> limit_changed{};
   /// Somebody else's session stands under this node's name and has not ended. Once for each
   /// revision seen of it.
@@ -68,6 +68,7 @@ class Driver {
   void follow();
   void rewound(const char* bucket);
   void arm();
+  void tell_limit();
   void trouble(const Error& error);
 
   Loop& loop_;

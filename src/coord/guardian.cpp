@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -29,6 +30,8 @@ namespace {
 
 constexpr Duration kFirstBackoff = std::chrono::milliseconds(50);
 constexpr Duration kMostBackoff = std::chrono::seconds(5);
+constexpr int kEndLimit = 1000;  // ms
+constexpr int kFirstFree = 8;    // the guardian finds its descriptors at 3 to 7
 
 bool executable(const std::string& path) {
   return !path.empty() && ::access(path.c_str(), X_OK) == 0;
@@ -67,17 +70,26 @@ void Guardian::set_limit(Time limit, Duration margin) {
   memory_.set_limit(limit, margin);
   // Later limits are found when the former one would come. A session that gets its first voters has
   // a limit that is sooner, by far.
-  if (limit < limit_) {
-    std::uint64_t one = 1;
-    [[maybe_unused]] auto n = ::write(wake_fd_, &one, sizeof one);
-  }
+  if (limit < limit_) wake();
   limit_ = limit;
+}
+
+void Guardian::wake() const {
+  // It can only fail when the counter is full, and then the guardian has yet to look.
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(wake_fd_, &one, sizeof one);
 }
 
 Guardian::~Guardian() {
   exit_.reset();
   retry_.reset();
-  if (pidfd_ >= 0) ::close(pidfd_);
+  if (pidfd_ >= 0) {
+    memory_.state().over.store(true);
+    wake();
+    pollfd ended{.fd = pidfd_, .events = POLLIN, .revents = 0};
+    if (::poll(&ended, 1, kEndLimit) == 1) ::waitpid(pid_, nullptr, 0);
+    ::close(pidfd_);
+  }
   ::close(self_pidfd_);
   ::close(wake_fd_);
 }
@@ -105,14 +117,14 @@ void Guardian::spawn() {
   bool written =
       job >= 0 && ::write(job, text.data(), text.size()) == static_cast<ssize_t>(text.size());
 
-  // The guardian finds its descriptors at 3 to 7. They are copied out of the way first: dup2 in the
-  // child could otherwise overwrite one that is still to be copied.
+  // They are copied out of the way first: dup2 in the child could otherwise overwrite one that is
+  // still to be copied.
   std::vector<int> from{memory_.fd(), options_.lock_fd, self_pidfd_, job, wake_fd_};
   std::vector<int> high;
-  for (int fd : from) high.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
+  for (int fd : from) high.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, kFirstFree));
   bool copied = std::all_of(high.begin(), high.end(), [](int fd) { return fd >= 0; });
 
-  int result = EIO;
+  int result = errno;
   pid_t pid = 0;
   if (written && copied) {
     posix_spawn_file_actions_t files;
@@ -142,8 +154,15 @@ void Guardian::spawn() {
   if (job >= 0) ::close(job);
 
   if (result == 0) {
-    pid_ = pid;
     pidfd_ = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+    if (pidfd_ < 0) {
+      result = errno;
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, nullptr, 0);
+    }
+  }
+  if (result == 0) {
+    pid_ = pid;
     exit_ = loop_.on_exit(pidfd_, [this] { ended(); });
     log::debug("guardian_started", {{"node", options_.node}, {"pid", pid}});
     return;

@@ -27,7 +27,8 @@ class Guardian {
   };
 
   Guardian(Loop& loop, Options options);
-  /// Lets it go: it sees the node's end and ends too.
+  /// Tells it that the node is over, and waits until it has ended, for a second at most: when NATS
+  /// is away it goes on without this process.
   ~Guardian();
   Guardian(const Guardian&) = delete;
   Guardian& operator=(const Guardian&) = delete;
@@ -43,6 +44,7 @@ class Guardian {
  private:
   void spawn();
   void ended();
+  void wake() const;
 
   Loop& loop_;
   Options options_;

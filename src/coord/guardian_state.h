@@ -16,7 +16,7 @@ namespace cluster::coord {
 constexpr std::size_t kMostGroups = 4096;  ///< process groups that one node may have
 
 struct GuardianState {
-  static constexpr std::uint64_t kMagic = 0x63706c6773743032u;  // "cplgst02"
+  static constexpr std::uint64_t kMagic = 0x63706c6773743033u;  // "cplgst03"
 
   std::uint64_t magic = kMagic;
   /// Nanoseconds of CLOCK_BOOTTIME at which what runs must be gone; 0: now, nothing may run.
@@ -25,6 +25,8 @@ struct GuardianState {
   std::atomic<std::int64_t> margin_ns{0};
   /// The session has been left in order, or there was none: nothing needs to be written.
   std::atomic<bool> left{true};
+  /// The node is over, though its process may live on: as if that had ended.
+  std::atomic<bool> over{false};
   /// Which of the two names is the session's: written first, then switched to.
   std::atomic<std::uint32_t> session_slot{0};
   char session[2][64] = {};

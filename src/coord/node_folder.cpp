@@ -88,10 +88,12 @@ NodeFolder::NodeFolder(const std::string& path, std::chrono::milliseconds patien
                   {{"folder", path_}, {"why", "it still cleans up after the node's last process"}});
       told = true;
       if (BootClock::now() >= end)
-        throw Error(Errc::timeout,
-                    "node folder \"" + path_ +
-                        "\" is still locked by the guardian of a process that has ended (" + owner +
-                        "): is NATS away? Try again, or end the guardian (cpp-cluster-guardian)");
+        throw Error(
+            Errc::timeout,
+            "node folder \"" + path_ +
+                "\" is still locked by the guardian of a process that has ended (" + owner +
+                "), which can't end everything that process had started: its log says what. "
+                "End that by hand and try again");
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     std::time_t now = std::time(nullptr);

@@ -228,7 +228,8 @@ void SessionOwner::on_ack(const HeartbeatAck& ack, Time now, Output& out) {
   expire_if_due(now, out);
   if (phase_ != Phase::live || ack.owner != id()) return;
   Peer* p = peer(ack.voter);
-  if (!p) return;  // nobody that was asked
+  if (!p) return;              // nobody that was asked
+  if (ack.sent > now) return;  // of no heartbeat of ours
   if (p->acking_since == Time{} || silent(*p, now)) p->acking_since = now;
   p->last_ack_arrival = now;
   p->last_acked_sent =

@@ -1,7 +1,9 @@
 #include "core/strand.h"
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <system_error>
 
 namespace cluster {
 
@@ -22,18 +24,31 @@ struct StrandPool::State {
   int threads = 0;
   int idle_seconds = 10;
   bool stopping = false;
+  bool refuse_threads = false;  // for tests
 
-  // Called with the mutex held.
-  void schedule(const std::shared_ptr<Strand::Queue>& queue, const std::shared_ptr<State>& self) {
-    if (queue->scheduled) return;
+  // Called with the mutex held. False when there is no thread that could run it, and none to be
+  // had.
+  bool schedule(const std::shared_ptr<Strand::Queue>& queue, const std::shared_ptr<State>& self) {
+    if (queue->scheduled) return true;
     queue->scheduled = true;
     ready.push_back(queue);
     if (static_cast<std::size_t>(idle) >= ready.size()) {
       wake.notify_one();
-      return;
+      return true;
     }
     ++threads;
-    std::thread([self] { self->work(); }).detach();
+    try {
+      if (refuse_threads) throw std::system_error(EAGAIN, std::generic_category());
+      std::thread([self] { self->work(); }).detach();
+      return true;
+    } catch (const std::system_error&) {
+      // The system's limit of threads is reached. Those that run take it up when they are free.
+      --threads;
+      if (threads > 0) return true;
+      ready.pop_back();
+      queue->scheduled = false;
+      return false;
+    }
   }
 
   void work() {
@@ -73,14 +88,20 @@ bool Strand::post(Task task) {
   std::lock_guard lock(pool->mutex);
   if (pool->stopping || queue_->tasks.size() >= queue_->limit) return false;
   queue_->tasks.push_back(std::move(task));
-  pool->schedule(queue_, pool);
-  return true;
+  if (pool->schedule(queue_, pool)) return true;
+  queue_->tasks.pop_back();
+  return false;
 }
 
 bool Strand::in_strand() const { return queue_->runner.load() == std::this_thread::get_id(); }
 
 StrandPool::StrandPool(int idle_seconds) : state_(std::make_shared<State>()) {
   state_->idle_seconds = idle_seconds;
+}
+
+void StrandPool::refuse_threads(bool refuse) {
+  std::lock_guard lock(state_->mutex);
+  state_->refuse_threads = refuse;
 }
 
 StrandPool::~StrandPool() {

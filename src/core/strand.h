@@ -23,8 +23,8 @@ class Strand {
   using Task = std::function<void()>;
   ~Strand() = default;
 
-  /// Queues a task; false, and nothing queued, when `limit` tasks already wait. A task must not
-  /// throw.
+  /// Queues a task; false, and nothing queued, when `limit` tasks already wait, or when no thread
+  /// runs and the system gives none. A task must not throw.
   bool post(Task task);
   /// True on the thread that runs one of this strand's tasks.
   bool in_strand() const;
@@ -46,6 +46,8 @@ class StrandPool {
   StrandPool& operator=(const StrandPool&) = delete;
 
   std::unique_ptr<Strand> strand(std::size_t limit = 1024);
+  /// For tests: as if the system gave no more threads.
+  void refuse_threads(bool refuse);
 
  private:
   friend class Strand;

@@ -20,7 +20,11 @@ Error error_from_api(const std::string& what, int code, int err_code,
     case 10076:
       return Error(Errc::unavailable,
                    text + "; start nats-server with -js, or set `jetstream` in its configuration");
-    case 10005:  // no suitable peers: not enough servers are up
+    case 10005:  // no suitable peers
+      return Error(Errc::unavailable,
+                   text +
+                       ": too few NATS servers of the cluster are up, or one that is up was left "
+                       "out at the cluster's first start; then restart that one");
     case 10008:  // no leader of the JetStream cluster
     case 10009:
     case 10118:  // the stream is offline

@@ -502,12 +502,17 @@ void ProcessBackend::cleared(const Cleared& result) {
 }
 
 void ProcessBackend::reap() {
+  // While the zombie holds its id nobody else's group can have it.
+  forget_group();
   siginfo_t info{};
   ::waitid(P_PIDFD, static_cast<id_t>(child_->pidfd.get()), &info, WEXITED | WNOHANG);
   exit_.reset();
   exec_.reset();
   child_.reset();
   launch_.reset();
+}
+
+void ProcessBackend::forget_group() {
   if (!process_group_) return;
   try {
     process_group_(0);

@@ -106,6 +106,7 @@ class ProcessBackend {
   void give_up(bool cooldown);
   void fail_attempt(std::string why);
   void reap();
+  void forget_group();
   std::string described(const std::string& what) const;
   std::vector<std::string> marks() const;
   void on_strand(std::function<std::function<void()>()> work);

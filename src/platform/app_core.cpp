@@ -69,7 +69,11 @@ std::vector<StepPlan> App::Core::plan() const {
 void App::Core::set_group(pid_t group) {
   if (group_ != 0) host.group_ended(group_);
   group_ = group;
-  if (group != 0) host.group_began(group);
+  if (group == 0) return;
+  host.group_began(group);
+  // A start that was decided before this process was stopped for long must not come after it.
+  if (past_limit())
+    throw Error(Errc::unavailable, "the session's limit has passed: the node may not act");
 }
 
 void App::Core::step(const std::function<void(Transition&, Time, Transition::Output&)>& event) {
@@ -155,7 +159,15 @@ void App::Core::run_hooks(const char* what, const std::vector<Hook>& hooks, std:
     });
 }
 
+bool App::Core::past_limit() const {
+  return BootClock::now().time_since_epoch().count() >= host.limit_ns();
+}
+
 void App::Core::up(Step which, std::uint64_t ticket) {
+  // This process may have been stopped until now, and what has waited to be done comes before the
+  // timer that ends the session.
+  if (past_limit())
+    return step([](Transition& t, Time now, Transition::Output& out) { t.demote(true, now, out); });
   auto finished = [this, ticket](std::optional<std::string> failure) {
     step([&](Transition& t, Time now, Transition::Output& out) {
       t.finished(ticket, failure, now, out);
@@ -297,6 +309,8 @@ std::stop_source App::Core::limited_stop() {
 void App::Core::session_ended(const std::string& why) {
   in_force_ = false;
   offered_ = false;
+  // Not with the next session either, before this app is at rest here: offer() says when.
+  if (singleton()) host.set_candidate(options.name, false, Time{});
   held.store(false);
   leads.store(false);
   if (transition_.phase() == Transition::Phase::standby) return lease_gone();
@@ -305,7 +319,7 @@ void App::Core::session_ended(const std::string& why) {
 }
 
 void App::Core::acquired(std::uint64_t new_epoch) {
-  epoch.store(new_epoch);
+  newest_epoch.store(std::max(newest_epoch.load(), new_epoch));
   held.store(true);
   log::info("lease_taken",
             {{"app", options.name}, {"node", host.node_name()}, {"epoch", new_epoch}});
@@ -316,6 +330,7 @@ void App::Core::acquired(std::uint64_t new_epoch) {
     if (transition_.phase() == Transition::Phase::standby) host.release(options.name, {});
     return;
   }
+  epoch.store(new_epoch);
   leads.store(true);
   step([](Transition& t, Time now, Transition::Output& out) { t.promote(now, out); });
 }
@@ -331,7 +346,7 @@ void App::Core::invited() {
 }
 
 void App::Core::leader_seen(std::optional<Leader> now_leads, std::uint64_t newest) {
-  if (!held.load()) epoch.store(std::max(epoch.load(), newest));
+  newest_epoch.store(std::max(newest_epoch.load(), newest));
   {
     std::lock_guard lock(mutex_);
     if (leader_ == now_leads) return;

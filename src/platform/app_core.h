@@ -87,7 +87,8 @@ struct App::Core {
   std::vector<std::function<void(const Member&)>> join_hooks, leave_hooks;
   std::unique_ptr<Election::Core> election_core;
   std::unique_ptr<Election> election;
-  std::atomic<std::uint64_t> epoch{0};
+  std::atomic<std::uint64_t> epoch{0};         // of this node's lead, or its last one
+  std::atomic<std::uint64_t> newest_epoch{0};  // of anybody's
   std::atomic<Role> role{Role::standby};
   std::atomic<bool> held{false};   // the lease
   std::atomic<bool> leads{false};  // the lease, and it is not being given up
@@ -107,6 +108,7 @@ struct App::Core {
   void offer();  ///< become a candidate, or active, when nothing stands in the way
   void finish_stop();
   void set_group(pid_t group);
+  bool past_limit() const;
   std::stop_source limited_stop();
 
   std::unique_ptr<Strand> strand_;

@@ -147,6 +147,9 @@ struct Platform::Core final : AppHost {
   std::vector<std::function<void(const Member&)>> join_hooks, leave_hooks;
 
   Loop loop_;
+  // These outlive the apps: a backend that still runs then is ended by its app's destructor.
+  std::unique_ptr<coord::NodeFolder> folder_;
+  std::unique_ptr<coord::Guardian> guardian_;
   std::vector<std::unique_ptr<App>> apps_;
   std::map<std::string, App::Core*> cores_;
   StrandPool strands_;  // ends before the apps, whose hooks its threads run
@@ -155,11 +158,9 @@ struct Platform::Core final : AppHost {
   std::string marker_;
   std::string started_;
   Time started_at_{};
-  std::unique_ptr<coord::NodeFolder> folder_;
   std::unique_ptr<nats::EmbeddedServer> embedded_;
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
-  std::unique_ptr<coord::Guardian> guardian_;
   std::unique_ptr<coord::Driver> driver_;
   std::unique_ptr<ControlService> control_;
   std::unique_ptr<HttpEndpoint> http_;
@@ -170,7 +171,6 @@ struct Platform::Core final : AppHost {
   std::string last_trouble_;
   RepeatLimit trouble_told_{kTellAgain};
   enum class Life { idle, starting, running, stopping, over } life_ = Life::idle;
-  bool joined_ = false;  // a session was in force at least once
   bool leaving_ = false;
   bool starting_step_ = false;
   std::exception_ptr failure_;
@@ -261,9 +261,12 @@ void Platform::Core::live() {
     failure_ = std::current_exception();
   }
   life_ = Life::over;
-  // In reverse order, while the loop's thread lives: children die with it. HTTP threads wait for
-  // the loop to answer them, so the endpoint goes once it is known that nothing will.
+  // What runs comes first: nobody looks after it any more. The rest in reverse order, while the
+  // loop's thread lives: children die with it. HTTP threads wait for the loop to answer them, so
+  // the endpoint goes once it is known that nothing will.
   limit_ns_.store(0);
+  if (guardian_) guardian_->set_limit(Time{}, options.timing.stop_margin);
+  for (auto& [name, app] : cores_) app->kill_now();
   start_timer_.reset();
   start_limit_.reset();
   leave_limit_.reset();
@@ -271,11 +274,7 @@ void Platform::Core::live() {
   if (http_) http_->stop();
   control_.reset();
   driver_.reset();
-  if (guardian_) guardian_->set_limit(Time{}, options.timing.stop_margin);
-  for (auto& [name, app] : cores_) {
-    app->kill_now();
-    app->over();
-  }
+  for (auto& [name, app] : cores_) app->over();
   jetstream_.reset();
   connection_.reset();
   embedded_.reset();
@@ -500,7 +499,6 @@ void Platform::Core::blocked_by(const coord::SessionRecord& other) {
 void Platform::Core::session_began(const coord::SessionId& id, coord::Revision rev) {
   start_limit_.reset();
   waiting_for_.clear();
-  joined_ = true;
   log::info("session_began", {{"node", options.node}, {"session", id.session}, {"rev", rev}});
   if (guardian_) guardian_->memory().set_session(id.session);
   if (life_ == Life::starting) life_ = Life::running;
@@ -619,7 +617,7 @@ void Platform::Core::begin_stop() {
   life_ = Life::stopping;
   start_timer_.reset();
   start_limit_.reset();
-  if (driver_ && joined_) driver_->set_candidate(kCoordinatorApp, false);
+  if (driver_) driver_->set_candidate(kCoordinatorApp, false);
   for (auto& [name, app] : cores_) app->stop();
   leave_when_all_are_down();
 }
@@ -629,7 +627,7 @@ void Platform::Core::leave_when_all_are_down() {
   for (auto& [name, app] : cores_)
     if (!app->down()) return;
   leaving_ = true;
-  if (!driver_ || !joined_) return finish(nullptr);
+  if (!driver_) return finish(nullptr);
   if (driver_->coordination().holds(kCoordinatorApp)) driver_->release(kCoordinatorApp);
   leave_limit_ = loop_.after(kLeaveLimit, [this] {
     log::warn("leave_not_settled",
@@ -697,7 +695,7 @@ NodeStatus Platform::Core::status() const {
     AppStatus one;
     one.name = name;
     one.singleton = app->singleton();
-    one.epoch = app->epoch.load();
+    one.epoch = app->newest_epoch.load();
     if (driver_ && app->singleton())
       if (const auto& record = driver_->coordination().lease(name).record())
         one.target = record->target;

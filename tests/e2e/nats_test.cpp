@@ -89,6 +89,26 @@ TEST(NatsServers, WithoutAnyNobodyActsAndWithThemServiceComesBack) {
   EXPECT_TRUE(c.wait_members({"node-1", "node-2", "node-3"}));
 }
 
+// Also where the node itself brings the server along, and so nothing can be written before it is
+// back.
+TEST(NatsServers, AKilledNodeStartsAgainAtOnceWithoutThem) {
+  Cluster c;
+  ASSERT_EQ(c.start_nodes(1), "node-1");
+  const auto epoch = c.epoch();
+  const pid_t backend = c.backend_pid("node-1");
+  c.server(0).kill_hard();
+  kill_and_wait(c.node("node-1").pid());
+  EXPECT_TRUE(c.wait_for("the end of its backend", [&] { return !alive(backend); }));
+  const pid_t guardian = c.guardian("node-1");
+  c.start("node-1");
+  EXPECT_TRUE(
+      c.wait_for("its start", [&] { return c.logged("node-1", {"waiting_for_nats"}) > 0; }));
+  EXPECT_TRUE(guardian == 0 || alive(guardian)) << "it was waited for";
+  c.server(0).start_again();
+  c.server(0).wait_ready(seconds(60) * slowness());
+  EXPECT_EQ(c.wait_leader("db", "", epoch), "node-1");
+}
+
 constexpr const char* kServer = R"(
 listen: "127.0.0.1:PORT"
 jetstream { store_dir: "FOLDER" }

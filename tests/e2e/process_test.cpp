@@ -76,9 +76,55 @@ TEST(Processes, AKilledNodeStartsAgainUnderItsNameAtOnce) {
   EXPECT_EQ(c.logged(leader, {"name_in_use"}), 0);
 }
 
+// All nodes with an option of their app "db".
+std::string start_with(Cluster& c, const char* key, const json& value) {
+  std::vector<std::string> names{"node-1", "node-2", "node-3"};
+  for (const auto& name : names) {
+    json options = c.node_options(name);
+    options["apps"][0][key] = value;
+    c.start(options);
+  }
+  EXPECT_TRUE(c.wait_watched(names));
+  return c.wait_leader();
+}
+
+TEST(Processes, WhatAStoppedLeadersBackendHasStartedIsEndedWhereverItHides) {
+  Cluster c;
+  const std::string leader = start_with(c, "backend", c.backend({"--grandchild"}));
+  const auto epoch = c.epoch();
+  ASSERT_TRUE(c.wait_for("the grandchild",
+                         [&] { return !c.events(leader, "db", "grandchild_begin").empty(); }));
+  const pid_t hidden = c.events(leader, "db", "grandchild_begin").back().pid;
+  const pid_t process = c.node(leader).pid();
+  stop_and_wait(process);
+  c.wait_lease_moves(leader, epoch);
+  EXPECT_FALSE(alive(hidden)) << "its guardian has not ended it";
+  ::kill(process, SIGCONT);
+  EXPECT_TRUE(c.wait_members({leader}));
+}
+
+TEST(Processes, AfterASecondSigtermNothingIsWaitedFor) {
+  Cluster c;
+  json options = c.node_options("node-1");
+  options["apps"][0]["backend"] = c.backend({"--stubborn"});
+  options["apps"][0]["backend"]["stop_timeout_ms"] = 600'000;
+  c.start(options);
+  ASSERT_EQ(c.wait_leader(), "node-1");
+  const pid_t backend = c.backend_pid("node-1");
+  c.node("node-1").signal(SIGTERM);
+  ASSERT_TRUE(c.wait_for("its stop", [&] { return c.logged("node-1", {"stopping"}) > 0; }));
+  EXPECT_TRUE(alive(backend));
+  c.node("node-1").signal(SIGTERM);
+  EXPECT_TRUE(c.wait_for("its end", [&] { return !c.node("node-1").running(); }));
+  EXPECT_EQ(c.node("node-1").status(), 0);
+  EXPECT_FALSE(alive(backend));
+  EXPECT_TRUE(c.wait_for("the end of its guardian", [&] { return c.guardian("node-1") == 0; }));
+}
+
 TEST(Processes, AStoppedLeadersBackendIsEndedBeforeAnotherStarts) {
   Cluster c;
-  const std::string leader = c.start_nodes(3);
+  // On_passive is still at work when the others' epoch is known.
+  const std::string leader = start_with(c, "passive", {{"slow_ms", 1000}});
   const auto epoch = c.epoch();
   const pid_t backend = c.backend_pid(leader);
   const pid_t process = c.node(leader).pid();
@@ -97,6 +143,8 @@ TEST(Processes, AStoppedLeadersBackendIsEndedBeforeAnotherStarts) {
   // It finds out, stops in order, and comes back as a standby.
   EXPECT_TRUE(c.wait_for("its on_passive",
                          [&] { return c.events(leader, "db", "passive_end").size() == 1; }));
+  EXPECT_EQ(c.events(leader, "db", "passive_end").front().epoch, epoch)
+      << "another's fencing token";
   EXPECT_TRUE(c.wait_for("its next session", [&] { return state_of_member(c, leader) == "live"; }));
   EXPECT_EQ(c.wait_leader("db", leader), next);
   EXPECT_GE(c.logged(leader, {"session_ended"}), 1);

@@ -2,6 +2,7 @@
 #include "cluster/platform.h"
 
 #include <atomic>
+#include <csignal>
 #include <future>
 #include <mutex>
 
@@ -95,6 +96,20 @@ class PlatformTest : public ::testing::Test {
   NatsServers servers;
   Story story;
 };
+
+TEST_F(PlatformTest, ItsGuardianEndsWithItAndTheNodeCanStartAgainInTheSameProcess) {
+  for (int i = 0; i < 3; ++i) {
+    Node node(servers, folder.path());
+    App& app = node.platform->add_app({.name = "db"});
+    node.run();
+    ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+    const pid_t guardian = json::parse(node.platform->status_json()).at("guardian").at("pid");
+    ASSERT_GT(guardian, 0);
+    node.stop();
+    node.platform.reset();
+    EXPECT_EQ(::kill(guardian, 0), -1) << "guardian " << guardian << " is there still, or a zombie";
+  }
+}
 
 TEST_F(PlatformTest, HooksRunInOrderAndRunEndsWithStop) {
   Node node(servers, folder.path());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 namespace cluster::sim {
 
@@ -105,7 +106,7 @@ void World::step(Event event) {
     return;
   }
   if (auto* guardian = std::get_if<GuardianStep>(&event.what)) {
-    guardian_step(event.node, guardian->session);
+    guardian_step(event.node, *guardian);
     return;
   }
   auto& node = nodes_[static_cast<std::size_t>(event.node)];
@@ -421,7 +422,7 @@ std::string World::trace() const {
 void World::start_node(int index) {
   auto& node = nodes_[static_cast<std::size_t>(index)];
   if (node.process) return;
-  if (node.guardian_busy) {
+  if (node.locked) {
     at(now_ + 20 * kMillisecond, [this, index] { start_node(index); });
     return;
   }
@@ -462,9 +463,9 @@ void World::crash_process(int index) {
   std::string session = node.process->session().id().session;
   node.process.reset();
   if (options_.guardians && !session.empty()) {
-    node.guardian_busy = true;
+    node.locked = true;
     schedule(now_ + random_.between(kMillisecond, 10 * kMillisecond),
-             {index, node.incarnation, GuardianStep{session}});
+             {index, 0, GuardianStep{session, node.boot}});
   }
 }
 
@@ -472,28 +473,28 @@ void World::crash_machine(int index) {
   auto& node = nodes_[static_cast<std::size_t>(index)];
   if (keep_trace_) note(node_name(index) + " machine lost");
   node.process.reset();
-  node.guardian_busy = false;
+  node.locked = false;
   ++node.incarnation;
   node.boot = "boot-" + std::to_string(next_id_++);
 }
 
-void World::guardian_step(int index, const std::string& session) {
+// What the process had started is gone at the first step, and the folder free. The guardian goes on
+// beside the node's next process.
+void World::guardian_step(int index, GuardianStep step) {
   auto& node = nodes_[static_cast<std::size_t>(index)];
-  if (!node.guardian_busy) return;
+  if (node.boot != step.boot) return;
+  if (std::exchange(step.first, false)) node.locked = false;
   auto& latest = bucket(Bucket::members).latest[node_name(index)];
   bool stands = latest.second && std::get<SessionRecord>(*latest.second).live() &&
-                std::get<SessionRecord>(*latest.second).session == session;
+                std::get<SessionRecord>(*latest.second).session == step.session;
   if (now_ >= store_down_until_ && !is_cut(index, kStore) && !is_cut(kStore, index)) {
-    if (!stands) {
-      node.guardian_busy = false;
-      return;
-    }
+    if (!stands) return;
     SessionRecord record = std::get<SessionRecord>(*latest.second);
     record.state = SessionState::left;
     record.ended_by = node_name(index) + ": guardian";
     write(index, Bucket::members, std::nullopt, latest.first, std::move(record));
   }
-  schedule(now_ + 20 * kMillisecond, {index, 0, GuardianStep{session}});
+  schedule(now_ + 20 * kMillisecond, {index, 0, std::move(step)});
 }
 
 void World::pause(int index, Nanos duration) {

@@ -153,7 +153,9 @@ class World {
     Revision stored;
   };
   struct GuardianStep {
-    std::string session;
+    std::string session{};
+    std::string boot{};
+    bool first = true;
   };
   using What = std::variant<Tick, coord::Heartbeat, coord::HeartbeatAck, coord::Withdrawal, Pump,
                             StoreWrite, Outcome, GuardianStep, std::function<void()>>;
@@ -181,7 +183,7 @@ class World {
     bool leaving = false;
     std::deque<What> backlog;
     std::string boot;
-    bool guardian_busy = false;  // holds the folder's lock
+    bool locked = false;  // the folder, by a guardian that still ends what the process had started
     Revision delivered[2] = {0, 0};
     bool known[2] = {false, false};
   };
@@ -198,7 +200,7 @@ class World {
              StoreValue value);
   void apply(int from, StoreWrite& write);
   void pump(int index, Bucket bucket, Revision upto, coord::Actions& actions);
-  void guardian_step(int index, const std::string& session);
+  void guardian_step(int index, GuardianStep step);
   void begin_watch(int index, Bucket bucket);
   bool is_cut(int from, int to) const;
   Nanos delay();

@@ -21,6 +21,28 @@ TEST(Strand, TasksOfAStrandRunInOrderAndOneAtATime) {
   for (int i = 0; i < 500; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i);
 }
 
+TEST(Strand, WithoutThreadsToBeHadAPostIsRefusedOrWaits) {
+  std::promise<void> begun;
+  std::promise<void> release;
+  std::promise<void> ran;
+  StrandPool pool;
+  auto one = pool.strand();
+  auto other = pool.strand();
+  pool.refuse_threads(true);
+  EXPECT_FALSE(one->post([] { FAIL() << "a refused task has run"; }));
+  pool.refuse_threads(false);
+  ASSERT_TRUE(one->post([&] {
+    begun.set_value();
+    release.get_future().wait();
+  }));
+  begun.get_future().wait();
+  pool.refuse_threads(true);
+  // It runs when the thread that there is has nothing else to do.
+  EXPECT_TRUE(other->post([&] { ran.set_value(); }));
+  release.set_value();
+  ran.get_future().wait();
+}
+
 TEST(Strand, ABlockedStrandDoesNotHoldUpAnother) {
   std::promise<void> release;  // what tasks touch outlives the pool, whose end waits for them
   std::promise<void> ran;

@@ -6,7 +6,9 @@
 #include <memory>
 #include <string>
 
+#include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cluster/error.h"
@@ -20,11 +22,15 @@
 namespace cluster::coord {
 namespace {
 
-constexpr int kMemoryFd = 3;  // 4 is the folder's lock: held as long as this process lives
+constexpr int kMemoryFd = 3;
+constexpr int kLockFd = 4;  // the node folder's: held until what the node has started is gone
 constexpr int kNodeFd = 5;
 constexpr int kJobFd = 6;
 constexpr int kWakeFd = 7;  // readable when the limit has become sooner
+constexpr unsigned kFirstFree = 8;
 constexpr Duration kRetry = std::chrono::milliseconds(100);
+constexpr Duration kLook = std::chrono::milliseconds(20);  // again, past the limit
+constexpr Duration kSweepAgain = std::chrono::seconds(1);  // for what can't be ended
 
 std::string read_job() {
   std::string text(static_cast<std::size_t>(::lseek(kJobFd, 0, SEEK_END)), '\0');
@@ -49,7 +55,11 @@ class GuardianProgram {
     node_exit_ = loop_.on_exit(kNodeFd, [this] { node_ended(); });
     wake_ = loop_.on_fd(kWakeFd, EPOLLIN, [this](unsigned) {
       std::uint64_t count = 0;
-      if (::read(kWakeFd, &count, sizeof count) == sizeof count) watch_limit();
+      if (::read(kWakeFd, &count, sizeof count) != sizeof count) return;
+      if (memory_.state().over.load())
+        node_ended();
+      else
+        watch_limit();
     });
     watch_limit();
     loop_.run();
@@ -73,31 +83,54 @@ class GuardianProgram {
     Time now = BootClock::now();
     if (now < act_at) {
       told_ = false;
+      sweep_at_ = Time::min();
       limit_timer_ = loop_.at(act_at, [this] { watch_limit(); });
       return;
     }
     int killed = memory_.kill_groups();
+    if (killed > 0) sweep_at_ = std::min(sweep_at_, now);
+    std::size_t strays = 0;
+    if (now >= sweep_at_) strays = sweep(now);
     if (killed > 0 && !told_) {
       told_ = true;
       log::warn("guardian_stops_by_force",
                 {{"node", job_.node},
                  {"groups", killed},
+                 {"strays", strays},
                  {"why", "the session's limit has passed and the node has not stopped them"}});
     }
-    limit_timer_ = loop_.after(std::chrono::milliseconds(20), [this] { watch_limit(); });
+    limit_timer_ = loop_.after(kLook, [this] { watch_limit(); });
+  }
+
+  // One look, past the limit, at what has left its group and is found by its environment; returns
+  // how many there were. A single one, since the node may wake up and start anew in between.
+  std::size_t sweep(Time now) {
+    try {
+      const auto found = end_marked({instance_mark(job_.marker)}, Duration::zero());
+      sweep_at_ = found.ended.empty() && found.remaining.empty() ? Time::max() : now + kRetry;
+      return found.ended.size() + found.remaining.size();
+    } catch (const Error& error) {
+      sweep_at_ = now + kSweepAgain;
+      log::error("guardian_cannot_end", {{"node", job_.node}, {"why", error.what()}});
+      return 0;
+    }
   }
 
   void node_ended() {
+    if (give_up_at_ != Time{}) return;
     limit_timer_.reset();
     wake_.reset();
+    node_exit_.reset();
     int killed = memory_.kill_groups();
     give_up_at_ = BootClock::now() + job_.give_up;
     // Processes that have left their group are found by their environment. It takes milliseconds:
     // after the groups, and before others may start.
     std::size_t strays = 0;
+    bool clean = false;
     try {
       auto found = end_marked({instance_mark(job_.marker)}, std::chrono::seconds(1));
       strays = found.ended.size();
+      clean = found.remaining.empty();
       if (!found.remaining.empty())
         log::error("guardian_cannot_end", {{"node", job_.node},
                                            {"pid", found.remaining.front().pid},
@@ -106,6 +139,9 @@ class GuardianProgram {
     } catch (const Error& error) {
       log::error("guardian_cannot_end", {{"node", job_.node}, {"why", error.what()}});
     }
+    // The next process of this node need not wait until NATS can be reached: it may be the one that
+    // brings the NATS server along. Records change by compare-and-set alone.
+    if (clean) ::close(kLockFd);
     log::info("guardian_cleans_up", {{"node", job_.node}, {"groups", killed}, {"strays", strays}});
     if (memory_.state().left.load()) return loop_.stop();
     write_left();
@@ -158,12 +194,28 @@ class GuardianProgram {
   LoopSource retry_;
   Time give_up_at_{};
   bool told_ = false;
+  Time sweep_at_ = Time::max();
 };
 
 }  // namespace
 }  // namespace cluster::coord
 
+// Where standard error is a pipe whose reader hangs, a line is lost and this program is not held
+// up.
+static void never_wait_for_a_log_reader() {
+  struct stat what{};
+  if (::fstat(STDERR_FILENO, &what) != 0 || !S_ISFIFO(what.st_mode)) return;
+  // A new description of the same pipe: the flag is not the node's.
+  const int fd = ::open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0) return;
+  ::dup2(fd, STDERR_FILENO);
+  ::close(fd);
+}
+
 int main() {
+  // Connections and listening sockets of the node's program, where it did not mark them as its own.
+  ::close_range(cluster::coord::kFirstFree, ~0U, 0);
+  never_wait_for_a_log_reader();
   // The guardian goes when its node goes, not before.
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGQUIT}) std::signal(signal, SIG_IGN);
   try {
