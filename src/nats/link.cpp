@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <random>
+#include <set>
 
 #include "cluster/clock.h"
 #include "core/check.h"
@@ -66,6 +67,38 @@ Registry& registry() {
 
 void* closure_of(std::uint64_t id) {
   return reinterpret_cast<void*>(static_cast<std::uintptr_t>(id));
+}
+
+// Which connections' closed callback is still to come, by their closures. Callbacks hold a
+// reference: a connection that is destroyed before its last one has run is freed by libnats' own
+// thread, and a process that ends in that moment frees OpenSSL under it (seen as a crash after
+// main()).
+class Unclosed {
+ public:
+  void add(std::uint64_t id) {
+    const std::lock_guard lock(mutex_);
+    ids_.insert(id);
+  }
+  void remove(std::uint64_t id) {
+    const std::lock_guard lock(mutex_);
+    ids_.erase(id);
+    closed_.notify_all();
+  }
+  void wait(std::uint64_t id, Duration limit) {
+    std::unique_lock lock(mutex_);
+    closed_.wait_for(lock, limit, [&] { return !ids_.contains(id); });
+    ids_.erase(id);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable closed_;
+  std::set<std::uint64_t> ids_;
+};
+
+Unclosed& unclosed() {
+  static auto* all = new Unclosed;  // as the registry
+  return *all;
 }
 
 void open_library() {
@@ -217,6 +250,7 @@ void on_message(natsConnection*, natsSubscription*, natsMsg* m, void* closure) {
 }
 
 void on_closed(natsConnection* nc, void* closure) {
+  unclosed().remove(reinterpret_cast<std::uintptr_t>(closure));
   auto target = registry().find(closure);
   if (!target.link) return;
   const char* text = nullptr;
@@ -366,6 +400,7 @@ Failure Link::State::attempt(const ServerUrl& server) {
   std::uint64_t id = registry().add({shared_from_this(), generation});
   auto fail = [&](Errc code, const std::string& why) -> Failure {
     registry().remove(id);
+    unclosed().remove(id);
     return Error(code, server.text() + ": " + why);
   };
   auto o = connect_options(server, id);
@@ -377,6 +412,7 @@ Failure Link::State::attempt(const ServerUrl& server) {
     if (stop) limit->end_now();
     under_way = &*limit;
   }
+  unclosed().add(id);
   natsStatus s = natsConnection_Connect(&nc, o.value().get());
   {
     std::lock_guard lock(mutex);
@@ -412,6 +448,7 @@ Failure Link::State::attempt(const ServerUrl& server) {
 
   auto wire = std::make_shared<Wire>();
   wire->nc = nc;
+  wire->closure = id;
   wire->generation = generation;
   wire->server.url = server.text();
   wire->server.server_id = server_id;
@@ -482,6 +519,8 @@ void Link::State::do_flushes() {
 
 void Link::State::destroy(std::shared_ptr<Wire> wire) {
   if (std::erase(wires, wire) == 0) return;
+  natsConnection_Close(wire->nc);
+  unclosed().wait(wire->closure, kCloseLimit);
   natsConnection_Destroy(wire->nc);
   std::vector<Ended> gone;
   {

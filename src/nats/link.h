@@ -27,6 +27,7 @@ namespace cluster::nats {
 struct Wire {
   natsConnection* nc = nullptr;
   std::uint64_t generation = 0;  ///< grows with each connection of a Link
+  std::uint64_t closure = 0;     ///< of its callbacks
   ServerInfo server{};
 };
 
