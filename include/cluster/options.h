@@ -88,8 +88,9 @@ struct PlatformOptions {
   /// Where /health, /ready and /status are served; empty: nowhere; port 0: a free one
   std::string http{"127.0.0.1:8080"};
   Timing timing{};
-  /// Carried in the node's record, asked every lease_ttl / 5; empty: the machine's 1-minute load
-  /// average
+  /// Carried in the node's record; empty: the machine's 1-minute load average. Asked every
+  /// lease_ttl / 5, on a thread of its own, never twice at a time. What it throws is logged; until
+  /// it has returned, and after it threw, the record has the last value.
   std::function<double()> load{};
   /// The guardian program; empty: the installed one, or one beside this program
   std::string guardian{};

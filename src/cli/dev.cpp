@@ -185,7 +185,13 @@ void Dev::watch_servers() {
       print("NATS server " + servers_[i]->url() + " has ended" +
             (options_.no_restart ? "" : ": starting it again in a second") + "\n");
     } else if (!options_.no_restart) {
-      servers_[i]->start_again();
+      try {
+        servers_[i]->start_again();
+      } catch (const Error& error) {
+        print("NATS server " + servers_[i]->url() + " can't be started again: " + error.what() +
+              "\n");
+        continue;
+      }
       print("NATS server " + servers_[i]->url() + " is started again, pid " +
             std::to_string(servers_[i]->pid()) + "\n");
     }

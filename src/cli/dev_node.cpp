@@ -53,6 +53,7 @@ struct DevNode::State {
   void read_output();
   void print_line(const std::string& line) const;
   void ended();
+  void start_later();
   void say(const std::string& what) const { print_line("-- " + what); }
 
   Loop& loop;
@@ -119,6 +120,7 @@ void DevNode::State::ended() {
   int status = 0;
   ::waitpid(child.pid, &status, 0);
   if (output) read_output();
+  if (!partial.empty()) print_line(std::exchange(partial, {}));
   on_output.reset();
   on_exit.reset();
   child = Child{};
@@ -130,9 +132,18 @@ void DevNode::State::ended() {
   const bool hopeless = WIFEXITED(status) && WEXITSTATUS(status) == static_cast<int>(Exit::usage);
   const bool again = options.restart && !hopeless;
   say(how_it_ended(status) + (again ? ": starting it again in a second" : ""));
-  if (!again) return;
+  if (again) start_later();
+}
+
+void DevNode::State::start_later() {
   restart = loop.after(kRestartDelay, [this] {
-    start();
+    try {
+      start();
+    } catch (const std::exception& error) {
+      on_output.reset();
+      say(std::string("can't be started again, which is tried each second: ") + error.what());
+      return start_later();
+    }
     say("is started again, pid " + std::to_string(child.pid));
   });
 }

@@ -6,16 +6,22 @@
 #include <cerrno>
 #include <charconv>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <vector>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <httplib.h>
+#include <sys/stat.h>
 
+#include "cluster/clock.h"
 #include "cluster/error.h"
 #include "core/log.h"
 #include "core/unique_fd.h"
@@ -24,9 +30,12 @@ namespace cluster {
 namespace {
 
 constexpr std::array<std::string_view, 3> kPaths = {"/health", "/ready", "/status"};
-constexpr int kThreads = 3;
-constexpr std::size_t kWaitingConnections = 32;  // more wait in the kernel
-constexpr int kTimeoutSeconds = 5;
+constexpr std::size_t kMostThreads = 32;
+constexpr std::size_t kWaitingConnections = 32;               // more wait in the kernel
+constexpr int kTimeoutSeconds = 5;                            // between two reads or writes
+constexpr Duration kRequestLimit = std::chrono::seconds(10);  // for a connection's one request
+constexpr Duration kLookInterval = std::chrono::seconds(2);
+constexpr Duration kEndInterval = std::chrono::milliseconds(10);
 constexpr std::size_t kPayloadLimit = 64 * 1024;
 
 struct HostPort {
@@ -87,18 +96,22 @@ std::string why_not(const HostPort& where) {
   return why;
 }
 
-// httplib's own pool queues without a bound. Here the thread that accepts waits, and then the
-// kernel's backlog.
+// A thread for each connection, up to a limit; they come as they are needed. httplib's own pool
+// queues without a bound. Here the thread that accepts waits, and then the kernel's backlog.
 class BoundedPool : public httplib::TaskQueue {
  public:
-  BoundedPool() {
-    for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { work(); });
-  }
-
   void enqueue(std::function<void()> task) override {
     std::unique_lock lock(mutex_);
-    room_.wait(lock, [&] { return tasks_.size() < kWaitingConnections; });
+    room_.wait(lock, [&] { return tasks_.size() < kWaitingConnections || ending_; });
     tasks_.push_back(std::move(task));
+    if (idle_ < tasks_.size() && threads_.size() < kMostThreads) {
+      try {
+        threads_.emplace_back([this] { work(); });
+      } catch (const std::system_error& error) {
+        // The system's limit of threads: those that there are take it up, or it is closed in time.
+        log::warn("http_no_thread", {{"why", error.what()}, {"threads", threads_.size()}});
+      }
+    }
     wake_.notify_one();
   }
 
@@ -115,7 +128,9 @@ class BoundedPool : public httplib::TaskQueue {
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {
+      ++idle_;
       wake_.wait(lock, [&] { return ending_ || !tasks_.empty(); });
+      --idle_;
       if (tasks_.empty()) return;
       auto task = std::move(tasks_.front());
       tasks_.pop_front();
@@ -131,7 +146,76 @@ class BoundedPool : public httplib::TaskQueue {
   std::condition_variable room_;
   std::deque<std::function<void()>> tasks_;
   std::vector<std::thread> threads_;
+  std::size_t idle_ = 0;
   bool ending_ = false;
+};
+
+// The connections that the endpoint has accepted. httplib does not hand them out, and has no limit
+// for a whole request: a client that sends a byte now and then would keep a thread for good. So
+// they are looked for among this process's descriptors, by the address that they share with the
+// listener.
+class Connections {
+ public:
+  /// The socket that accepts them.
+  void listens(int fd) {
+    size_ = sizeof address_;
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address_), &size_) != 0) size_ = 0;
+  }
+
+  /// Ends those that have been there for `limit`, by what this object has seen.
+  void end_older_than(Duration limit) {
+    const Time now = BootClock::now();
+    std::map<ino_t, Time> seen;
+    DIR* descriptors = ::opendir("/proc/self/fd");
+    if (!descriptors) return;
+    while (dirent* entry = ::readdir(descriptors)) {
+      // A copy: the number may come to mean something else at any time.
+      const UniqueFd fd(::fcntl(std::atoi(entry->d_name), F_DUPFD_CLOEXEC, 0));
+      struct stat what{};
+      if (!fd || entry->d_name[0] == '.' || ::fstat(fd.get(), &what) != 0 ||
+          !S_ISSOCK(what.st_mode) || !accepted(fd.get()))
+        continue;
+      const auto known = first_seen_.find(what.st_ino);
+      const Time since = known == first_seen_.end() ? now : known->second;
+      if (now - since >= limit)
+        ::shutdown(fd.get(), SHUT_RDWR);
+      else
+        seen[what.st_ino] = since;
+    }
+    ::closedir(descriptors);
+    first_seen_ = std::move(seen);
+  }
+
+ private:
+  bool accepted(int fd) const {
+    int listening = 0;
+    socklen_t option = sizeof listening;
+    sockaddr_storage local{};
+    socklen_t size = sizeof local;
+    return size_ != 0 && ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &option) == 0 &&
+           listening == 0 && ::getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size) == 0 &&
+           same(local);
+  }
+  // A listener on all addresses leaves its port to no other.
+  bool same(const sockaddr_storage& local) const {
+    if (local.ss_family != address_.ss_family) return false;
+    if (local.ss_family == AF_INET) {
+      const auto& a = reinterpret_cast<const sockaddr_in&>(local);
+      const auto& b = reinterpret_cast<const sockaddr_in&>(address_);
+      return a.sin_port == b.sin_port &&
+             (b.sin_addr.s_addr == htonl(INADDR_ANY) || a.sin_addr.s_addr == b.sin_addr.s_addr);
+    }
+    if (local.ss_family != AF_INET6) return false;
+    const auto& a = reinterpret_cast<const sockaddr_in6&>(local);
+    const auto& b = reinterpret_cast<const sockaddr_in6&>(address_);
+    return a.sin6_port == b.sin6_port &&
+           (std::memcmp(&b.sin6_addr, &in6addr_any, sizeof in6addr_any) == 0 ||
+            std::memcmp(&a.sin6_addr, &b.sin6_addr, sizeof a.sin6_addr) == 0);
+  }
+
+  sockaddr_storage address_{};
+  socklen_t size_ = 0;
+  std::map<ino_t, Time> first_seen_;  // by the socket's inode
 };
 
 std::string known_paths() {
@@ -173,9 +257,26 @@ void answer_request(const HttpEndpoint::Answer& answer, const httplib::Request& 
 struct HttpEndpoint::State {
   httplib::Server server;
   std::string address;
+  int listener = -1;
+  Connections connections;
   std::thread thread;
+  std::thread watch;
   std::atomic<bool> stopping{false};
   std::atomic<bool> ended{false};
+  std::mutex mutex;
+  std::condition_variable stop;
+
+  // Until the last connection is served; once it is to stop, all that are there end.
+  void watch_connections() {
+    while (!ended) {
+      connections.end_older_than(stopping ? Duration::zero() : kRequestLimit);
+      std::unique_lock lock(mutex);
+      if (stopping)
+        stop.wait_for(lock, kEndInterval, [&] { return ended.load(); });
+      else
+        stop.wait_for(lock, kLookInterval, [&] { return stopping || ended; });
+    }
+  }
 };
 
 HttpEndpoint::HttpEndpoint(const std::string& address, Answer answer)
@@ -184,7 +285,8 @@ HttpEndpoint::HttpEndpoint(const std::string& address, Answer answer)
   auto& server = state_->server;
   server.new_task_queue = [] { return new BoundedPool; };  // owned by httplib
   // httplib's default is SO_REUSEPORT, with which two nodes would share a port unawares.
-  server.set_socket_options([](int fd) {
+  server.set_socket_options([state = state_.get()](int fd) {
+    state->listener = fd;
     int yes = 1;
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     ::fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -192,8 +294,7 @@ HttpEndpoint::HttpEndpoint(const std::string& address, Answer answer)
   server.set_tcp_nodelay(true);
   server.set_read_timeout(kTimeoutSeconds);
   server.set_write_timeout(kTimeoutSeconds);
-  server.set_keep_alive_timeout(1);
-  server.set_keep_alive_max_count(100);
+  server.set_keep_alive_max_count(1);  // a connection that lasts would hold one of few threads
   server.set_payload_max_length(kPayloadLimit);
   server.set_pre_routing_handler(
       [answer = std::move(answer)](const httplib::Request& request, httplib::Response& response) {
@@ -209,13 +310,19 @@ HttpEndpoint::HttpEndpoint(const std::string& address, Answer answer)
   if (port <= 0)
     throw Error(Errc::system, "HTTP endpoint: can't listen on " + address + ": " + why_not(where));
   state_->address = where.text(port);
+  state_->connections.listens(state_->listener);
   state_->thread = std::thread([state = state_.get()] {
     state->server.listen_after_bind();
-    state->ended = true;
+    {
+      const std::lock_guard lock(state->mutex);
+      state->ended = true;
+      state->stop.notify_all();
+    }
     if (!state->stopping) log::error("http_endpoint_ended", {{"address", state->address}});
   });
   // Before it runs, httplib would miss a stop().
   while (!state_->server.is_running() && !state_->ended) std::this_thread::yield();
+  state_->watch = std::thread([state = state_.get()] { state->watch_connections(); });
 }
 
 HttpEndpoint::~HttpEndpoint() { stop(); }
@@ -224,9 +331,14 @@ const std::string& HttpEndpoint::address() const noexcept { return state_->addre
 
 void HttpEndpoint::stop() {
   if (!state_->thread.joinable()) return;
-  state_->stopping = true;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+    state_->stop.notify_all();
+  }
   state_->server.stop();
   state_->thread.join();
+  state_->watch.join();
 }
 
 }  // namespace cluster

@@ -1,5 +1,5 @@
 // The node's HTTP endpoint for people, probes and load balancers: GET /health, /ready and /status.
-// Not a public API server: few threads, small requests, short timeouts.
+// Not a public API server: one small request a connection, within ten seconds.
 #pragma once
 
 #include <functional>
@@ -30,8 +30,7 @@ class HttpEndpoint {
 
   /// Where it listens, with the actual port.
   const std::string& address() const noexcept;
-  /// Ends it; waits for answers that are under way, a few seconds at most beyond what `answer`
-  /// takes. Idempotent.
+  /// Ends it, with all connections; waits for calls of `answer` that are under way. Idempotent.
   void stop();
 
  private:

@@ -14,6 +14,8 @@ constexpr int kMostCooldownFactor = 16;
 /// log tells.
 constexpr Duration kKillAgain = std::chrono::seconds(5);
 constexpr std::size_t kMostStepDownWaiters = 64;
+/// Longer ones would overflow where they are added to a time.
+constexpr std::chrono::milliseconds kLongestWait = std::chrono::hours(24 * 365);
 
 }  // namespace
 
@@ -492,7 +494,7 @@ void App::Core::forbid_from_hooks(const char* what) const {
 bool App::Core::wait_for_leadership(std::chrono::milliseconds timeout) {
   forbid_from_hooks("wait_for_leadership");
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] { return active_ || shut_down_; });
+  changed_.wait_for(lock, std::min(timeout, kLongestWait), [&] { return active_ || shut_down_; });
   if (!active_ && shut_down_)
     throw Error(Errc::shutting_down, "app \"" + options.name + "\": the platform stops");
   return active_;
@@ -511,7 +513,7 @@ void App::Core::step_down_and_wait(const std::string& target, std::chrono::milli
     if (!*alive) return answer->set_value(Error(Errc::shutting_down, "the platform has stopped"));
     step_down(target, [answer](Failure failure) { answer->set_value(std::move(failure)); });
   });
-  if (future.wait_for(timeout) != std::future_status::ready)
+  if (future.wait_for(std::min(timeout, kLongestWait)) != std::future_status::ready)
     throw Error(Errc::timeout, "step_down of app \"" + options.name + "\": not complete within " +
                                    std::to_string(timeout.count()) + " ms; it goes on");
   if (auto failure = future.get()) throw *failure;

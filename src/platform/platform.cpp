@@ -140,7 +140,8 @@ struct Platform::Core final : AppHost {
   void finish(std::exception_ptr failure);
   Member member_of(const std::string& node, const coord::SessionRecord& record,
                    coord::Revision rev) const;
-  std::shared_ptr<const coord::NodeFacts> facts() const;
+  std::shared_ptr<const coord::NodeFacts> facts();
+  void ask_for_load();
   ControlService::Answers control_answers();
 
   PlatformOptions options;
@@ -154,6 +155,9 @@ struct Platform::Core final : AppHost {
   std::map<std::string, App::Core*> cores_;
   StrandPool strands_;  // ends before the apps, whose hooks its threads run
   std::unique_ptr<Strand> strand_ = strands_.strand();
+  std::unique_ptr<Strand> load_strand_ = strands_.strand();
+  bool load_asked_ = false;
+  std::optional<double> load_;  // what options.load has said last
 
   std::string marker_;
   std::string started_;
@@ -370,7 +374,32 @@ void Platform::Core::try_to_start() {
   });
 }
 
-std::shared_ptr<const coord::NodeFacts> Platform::Core::facts() const {
+// The user's callback may take its time, and must not take the loop's. What it says is in the next
+// record.
+void Platform::Core::ask_for_load() {
+  if (load_asked_) return;
+  auto work = [this, load = options.load] {
+    std::optional<double> value;
+    std::string failure = "not a std::exception";
+    try {
+      value = load();
+    } catch (const std::exception& e) {
+      failure = e.what();
+    } catch (...) {
+    }
+    loop_.post([this, alive = alive_, value, failure] {
+      if (!*alive) return;
+      load_asked_ = false;
+      if (value)
+        load_ = *value;
+      else if (trouble_told_.tell("load " + failure, BootClock::now()))
+        log::error("load_threw", {{"node", options.node}, {"why", failure}});
+    });
+  };
+  load_asked_ = load_strand_->post(work);
+}
+
+std::shared_ptr<const coord::NodeFacts> Platform::Core::facts() {
   auto facts = std::make_shared<coord::NodeFacts>();
   facts->labels = options.labels;
   facts->host = short_host_name();
@@ -378,7 +407,8 @@ std::shared_ptr<const coord::NodeFacts> Platform::Core::facts() const {
   facts->folder = marker_;
   facts->version = CLUSTER_VERSION;
   for (const auto& [name, app] : cores_) facts->apps.push_back(name);
-  facts->load = options.load ? options.load() : machine_load();
+  if (options.load) ask_for_load();
+  facts->load = options.load && load_ ? *load_ : machine_load();
   facts->started = started_;
   return facts;
 }
@@ -401,6 +431,8 @@ void Platform::Core::start_coordination(int replicas) {
   for (const auto& [name, app] : cores_)
     if (app->singleton()) coordination.apps.push_back(name);
   coordination.apps.push_back(kCoordinatorApp);
+
+  if (options.load) ask_for_load();  // so that the first record has it already, if it is quick
 
   coord::Guardian::Options guardian;
   guardian.program = options.guardian;

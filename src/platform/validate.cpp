@@ -12,6 +12,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
+constexpr milliseconds kLongestDuration = std::chrono::hours(24 * 365);
+
 class Faults {
  public:
   explicit Faults(std::string prefix) : prefix_(std::move(prefix)) {}
@@ -27,9 +29,12 @@ class Faults {
       add(path, std::to_string(value) + " is not from " + std::to_string(least) + " to " +
                     std::to_string(most));
   }
+  /// No duration is longer than a year: sums of such, in nanoseconds, are far from overflowing.
   void at_least(const std::string& path, milliseconds value, milliseconds least) {
     if (value < least)
       add(path, format_duration(value) + " is less than " + format_duration(least));
+    else if (value > kLongestDuration)
+      add(path, "it is more than a year");
   }
   void at_most(const std::string& path, milliseconds value, milliseconds most) {
     if (value > most) add(path, format_duration(value) + " is more than " + format_duration(most));
@@ -221,6 +226,7 @@ void check_process(const Process& process, Faults& faults) {
   faults.add_unless(process.health_failures >= 1, at + "health_failures", "it must be at least 1");
   faults.at_least(at + "stop_timeout", process.stop_timeout, milliseconds(0));
   faults.at_least(at + "backoff_min", process.backoff_min, milliseconds(1));
+  faults.at_least(at + "backoff_max", process.backoff_max, milliseconds(1));
   if (process.backoff_max < process.backoff_min)
     faults.add(at + "backoff_max", format_duration(process.backoff_max) +
                                        " is less than backoff_min (" +

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <future>
 #include <mutex>
+#include <stdexcept>
 
 #include <nats/nats.h>
 #include <nlohmann/json.hpp>
@@ -109,6 +110,43 @@ TEST_F(PlatformTest, ItsGuardianEndsWithItAndTheNodeCanStartAgainInTheSameProces
     node.platform.reset();
     EXPECT_EQ(::kill(guardian, 0), -1) << "guardian " << guardian << " is there still, or a zombie";
   }
+}
+
+TEST_F(PlatformTest, TheLoadThatTheProgramTellsIsInItsRecord) {
+  auto options = Node::options(servers, folder.path(), "node-1", 30s);
+  options.load = [] { return 42.5; };
+  Node node(options);
+  node.run();
+  EXPECT_TRUE(eventually([&] {
+    const auto members = node.platform->members();
+    return !members.empty() && members.front().load == 42.5;
+  }));
+}
+
+TEST_F(PlatformTest, ALoadThatThrowsOrDoesNotReturnHarmsNothing) {
+  std::promise<void> release;
+  std::atomic<int> asked{0};
+  auto options = Node::options(servers, folder.path(), "node-1", 30s);
+  options.timing.session_timeout = 200ms;
+  options.timing.stop_margin = 20ms;
+  options.timing.lease_ttl = 2s;  // a record each 400 ms
+  options.load = [&]() -> double {
+    if (++asked < 3) throw std::runtime_error("no load to be had");
+    release.get_future().wait();
+    return 1;
+  };
+  Node node(options);
+  App& app = node.platform->add_app({.name = "db"});
+  hooks(app);
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  ASSERT_TRUE(eventually([&] { return asked == 3; }));
+  std::this_thread::sleep_for(3s);  // longer than lease_ttl
+  EXPECT_TRUE(app.election().is_leader());
+  EXPECT_EQ(app.epoch(), 1u);
+  EXPECT_EQ(story.count("passive"), 0);
+  release.set_value();
+  node.stop();
 }
 
 TEST_F(PlatformTest, HooksRunInOrderAndRunEndsWithStop) {

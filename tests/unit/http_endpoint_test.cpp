@@ -1,8 +1,11 @@
 #include "ops/http_endpoint.h"
 
 #include <atomic>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -19,7 +22,7 @@ namespace {
 // Sends bytes as they are and reads all that comes back.
 std::string raw_request(const std::string& address, const std::string& request) {
   int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  timeval limit{.tv_sec = 20, .tv_usec = 0};
+  timeval limit{.tv_sec = 40, .tv_usec = 0};
   ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   sockaddr_in to{};
   to.sin_family = AF_INET;
@@ -54,6 +57,61 @@ TEST(HttpEndpoint, AnswersItsPaths) {
   EXPECT_EQ(ask(endpoint.address(), "GET", "/ready").rfind("HTTP/1.1 503 ", 0), 0u);
   EXPECT_NE(ask(endpoint.address(), "GET", "/status?verbose=1").find("{\"path\":\"/status\"}"),
             std::string::npos);
+}
+
+// Connections whose requests never become complete.
+class SlowClients {
+ public:
+  SlowClients(const std::string& address, int count) {
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+    for (int i = 0; i < count; ++i) {
+      fds_.push_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      EXPECT_EQ(::connect(fds_.back(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+    }
+    thread_ = std::thread([this] {
+      while (!stop_) {
+        for (const int fd : fds_) ::send(fd, "G", 1, MSG_NOSIGNAL);
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      }
+    });
+  }
+  ~SlowClients() {
+    stop_ = true;
+    thread_.join();
+    for (const int fd : fds_) ::close(fd);
+  }
+  SlowClients(const SlowClients&) = delete;
+  SlowClients& operator=(const SlowClients&) = delete;
+
+ private:
+  std::vector<int> fds_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+TEST(HttpEndpoint, ClientsThatNeverFinishDoNotKeepOthersOut) {
+  HttpEndpoint endpoint("127.0.0.1:0", echo);
+  const SlowClients slow(endpoint.address(), 6);
+  EXPECT_EQ(ask(endpoint.address(), "GET", "/health").rfind("HTTP/1.1 200 ", 0), 0u);
+}
+
+TEST(HttpEndpoint, TooManyThatNeverFinishAreEnded) {
+  HttpEndpoint endpoint("127.0.0.1:0", echo);
+  const SlowClients slow(endpoint.address(), 40);
+  std::string answer;
+  for (int i = 0; i < 10 && answer.empty(); ++i) answer = ask(endpoint.address(), "GET", "/health");
+  EXPECT_EQ(answer.rfind("HTTP/1.1 200 ", 0), 0u);
+}
+
+TEST(HttpEndpoint, ClientsThatNeverFinishDoNotHoldItsEndUp) {
+  auto endpoint = std::make_unique<HttpEndpoint>("127.0.0.1:0", echo);
+  const SlowClients slow(endpoint->address(), 40);
+  const std::string address = endpoint->address();
+  endpoint.reset();
+  EXPECT_EQ(ask(address, "GET", "/health"), "");
 }
 
 TEST(HttpEndpoint, AHeadHasNoBody) {

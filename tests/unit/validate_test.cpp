@@ -86,6 +86,12 @@ TEST(Validate, EachFaultOfAPlatformIsFoundAtItsPath) {
       {"timing.drift:", [](auto& o) { o.timing.drift = 0.3; }},
       {"timing.drift:", [](auto& o) { o.timing.drift = std::nan(""); }},
       {"timing.hook_timeout:", [](auto& o) { o.timing.hook_timeout = 0ms; }},
+      {"timing.hook_timeout: it is more than a year",
+       [](auto& o) { o.timing.hook_timeout = std::chrono::milliseconds::max(); }},
+      {"timing.cooldown: it is more than a year",
+       [](auto& o) { o.timing.cooldown = std::chrono::hours(24 * 366); }},
+      {"nats.start_timeout: it is more than a year",
+       [](auto& o) { o.nats.start_timeout = std::chrono::milliseconds::max(); }},
       {"timing.cooldown:", [](auto& o) { o.timing.cooldown = -1ms; }},
   };
   for (const auto& c : cases) {
@@ -115,6 +121,8 @@ TEST(Validate, EachFaultOfAnAppIsFoundAtItsPath) {
       {"apps._x.name: \"_x\": names that begin with '_'", [](auto& a, auto&) { a.name = "_x"; }},
       {"apps..name: it is empty", [](auto& a, auto&) { a.name = ""; }},
       {"apps.database.hook_timeout: -1ms", [](auto& a, auto&) { a.hook_timeout = -1ms; }},
+      {"apps.database.process.ready_timeout: it is more than a year",
+       [](auto&, auto& p) { p.ready_timeout = std::chrono::milliseconds::max(); }},
       {"apps.database.process.command: it is empty", [](auto&, auto& p) { p.command = {}; }},
       {"apps.database.process.command: it is empty", [](auto&, auto& p) { p.command = {""}; }},
       {"apps.database.process.environment: \"a=b\"",
