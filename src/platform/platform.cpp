@@ -391,7 +391,7 @@ void Platform::Core::ask_for_load() {
       if (!*alive) return;
       load_asked_ = false;
       if (value)
-        load_ = *value;
+        load_ = value;
       else if (trouble_told_.tell("load " + failure, BootClock::now()))
         log::error("load_threw", {{"node", options.node}, {"why", failure}});
     });
