@@ -11,6 +11,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <random>
 
 #include <unistd.h>
 
@@ -40,6 +41,8 @@ constexpr Duration kTellAgain = std::chrono::seconds(5);
 constexpr Duration kLeaveLimit = std::chrono::seconds(5);
 constexpr Duration kFolderPatience = std::chrono::seconds(30);
 constexpr Duration kServerCheck = std::chrono::seconds(1);
+constexpr Duration kServerPatience = std::chrono::seconds(5);
+constexpr int kMostServerRestarts = 3;  // at a start, for the sake of placement
 
 std::string wall_time() {
   std::time_t now = std::time(nullptr);
@@ -121,6 +124,7 @@ struct Platform::Core final : AppHost {
   void wait_until_over();
   void begin_stop();
   void watch_embedded();
+  void mend_placement(const Error& error);
   std::string status_json();
   App::Core* find_app(const std::string& name);
   NodeStatus status() const;
@@ -171,6 +175,8 @@ struct Platform::Core final : AppHost {
   std::vector<LoopSource> signals_;
   LoopSource start_timer_, start_limit_, leave_limit_, server_timer_;
   Time told_at_{};
+  Time restart_server_at_{};
+  int server_restarts_ = 0;
   std::string waiting_for_;
   std::string last_trouble_;
   RepeatLimit trouble_told_{kTellAgain};
@@ -339,10 +345,38 @@ void Platform::Core::watch_embedded() {
   }
 }
 
+// A new NATS cluster may leave a server out for good (see wait_whole() in
+// nats/embedded_server.cpp). That one's restart brings it in, and none of them says which it is: so
+// each node restarts its own, some seconds apart by chance.
+void Platform::Core::mend_placement(const Error& error) {
+  if (!embedded_ || embedded_->options().routes.empty() ||
+      std::string(error.what()).find("(10005)") == std::string::npos)
+    return;
+  const Time now = BootClock::now();
+  const bool due = restart_server_at_ != Time{} && now >= restart_server_at_;
+  if (restart_server_at_ == Time{} || due) {
+    std::random_device random;
+    restart_server_at_ = now + kServerPatience + std::chrono::milliseconds(random() % 10'000);
+  }
+  if (!due || server_restarts_ >= kMostServerRestarts) return;
+  ++server_restarts_;
+  try {
+    embedded_->start_again();
+    log::warn("nats_server_restarted",
+              {{"node", options.node},
+               {"url", embedded_->url()},
+               {"pid", embedded_->pid()},
+               {"why", "the NATS cluster places no replicas; it may have left this server out"}});
+  } catch (const Error& failure) {
+    log::error("nats_server_failed", {{"node", options.node}, {"why", failure.what()}});
+  }
+}
+
 void Platform::Core::start_failed(const Error& error) {
   waiting_for_ = error.what();
   if (life_ != Life::starting) return;
   if (final_error(error)) return finish(std::make_exception_ptr(error));
+  mend_placement(error);
   std::string why_dead;
   if (embedded_ && !embedded_->running(&why_dead))
     return finish(std::make_exception_ptr(
