@@ -1,0 +1,127 @@
+// LTX files, version 3: the pages that a range of transactions left behind (docs/formats.md). Pure;
+// streams through whatever is given for reading and writing, in memory that does not grow with the
+// pages' bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sqlite/checksum.h"
+
+namespace cluster::sqlite {
+
+/// Counts up from 1 in each database and never repeats.
+using Txid = std::uint64_t;
+
+struct LtxHeader {
+  std::uint32_t page_size = 0;  ///< bytes: a power of two, 512 to 65,536
+  PageNumber commit = 0;        ///< pages of the database afterwards
+  Txid min_txid = 0;            ///< 1: a snapshot, which has all pages
+  Txid max_txid = 0;
+  std::int64_t timestamp_ms = 0;  ///< of the last transaction, since 1970
+  bool checksums = true;        ///< pre_apply and LtxTrailer::post_apply are kept; else they are 0
+  std::uint64_t pre_apply = 0;  ///< the database's checksum before; 0 of a snapshot
+  std::int64_t wal_offset = 0;  ///< bytes: where in the WAL it comes from; 0: from no WAL
+  std::int64_t wal_size = 0;
+  std::uint32_t wal_salt1 = 0, wal_salt2 = 0;
+  std::uint64_t node_id = 0;
+
+  bool snapshot() const noexcept { return min_txid == 1; }
+};
+
+struct LtxTrailer {
+  std::uint64_t post_apply = 0;  ///< the database's checksum afterwards
+  std::uint64_t file = 0;        ///< over all that the file says
+};
+
+constexpr std::size_t kLtxHeaderSize = 100;
+constexpr std::size_t kLtxTrailerSize = 16;
+
+using ByteSink = std::function<void(std::string_view)>;
+/// Reads up to `most` bytes; 0 only at the end.
+using ByteSource = std::function<std::size_t(char* into, std::size_t most)>;
+
+/// Writes one file. What it is given is checked: a page out of order, out of range or of another
+/// size is a mistake of the caller's and ends the process.
+class LtxEncoder {
+ public:
+  /// Writes the header. `acceleration`: LZ4's; 1 compresses best, more is faster.
+  LtxEncoder(const LtxHeader& header, ByteSink sink, int acceleration = 1);
+
+  /// Ascending page numbers up to header.commit, without the lock page; a snapshot's without a gap.
+  void add(PageNumber number, std::string_view page);
+  /// After the last page: writes the index and the trailer, whose checksum of the file it computes.
+  LtxTrailer finish(std::uint64_t post_apply);
+
+  std::size_t pages() const noexcept { return pages_; }
+  /// Bytes that the file has so far.
+  std::uint64_t size() const noexcept { return size_; }
+
+ private:
+  void put(std::string_view bytes);
+  void flush();
+
+  LtxHeader header_;
+  ByteSink sink_;
+  int acceleration_;
+  Crc64 crc_;
+  PageNumber last_ = 0;
+  std::size_t pages_ = 0;
+  std::uint64_t size_ = 0;
+  std::string index_;
+  std::string out_;
+  std::string compressed_;
+};
+
+/// Reads one file and believes nothing: whatever is wrong throws Error{corrupt} that says where
+/// (Error{incompatible} for a version or an option that is not known here).
+class LtxDecoder {
+ public:
+  /// Reads the header.
+  explicit LtxDecoder(ByteSource source);
+
+  const LtxHeader& header() const noexcept { return header_; }
+  /// The next page, in order; false after the last, when all of the file has been verified.
+  /// `page` is valid until the next call.
+  bool next(PageNumber& number, std::string_view& page);
+  /// Once next() has returned false.
+  const LtxTrailer& trailer() const noexcept { return trailer_; }
+  std::uint64_t size() const noexcept { return offset_; }  ///< bytes read so far
+
+ private:
+  [[noreturn]] void corrupt(const std::string& what) const;
+  void read(char* into, std::size_t size);
+  void read_header();
+  void read_end();
+  std::uint64_t read_varint(std::string& index);
+
+  ByteSource source_;
+  std::string buffer_;
+  std::size_t at_ = 0, end_ = 0;  // in buffer_
+  std::uint64_t offset_ = 0;      // in the file
+  LtxHeader header_;
+  LtxTrailer trailer_;
+  Crc64 crc_;
+  Crc64 index_;  // of what the index must be
+  std::uint64_t index_size_ = 0;
+  PageNumber last_ = 0;
+  std::uint64_t pages_checksum_ = 0;  // of a snapshot's
+  std::string compressed_, page_;
+  bool done_ = false;
+};
+
+/// A source that reads `bytes`, which must live as long as it.
+ByteSource source_of(std::string_view bytes);
+
+/// Merges adjacent files, oldest first, into one with each page's newest version and the last one's
+/// commit. `checksums` false: the result keeps none (Litestream's restore wants it so); they are
+/// kept only if all files have them. Throws as LtxDecoder does, and Error{invalid_argument} for
+/// files that are not adjacent or of different page sizes.
+LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink, bool checksums,
+                     int acceleration = 1);
+
+}  // namespace cluster::sqlite
