@@ -1,0 +1,153 @@
+// Follows what any process commits to a database in WAL mode, and writes it down as LTX files.
+// Keeps the WAL from being begun again before all of it was seen, and checkpoints it itself. Does
+// not watch for changes (wal_watch.h) and knows nothing of where the files go.
+//
+// Following and writing down are two steps: what was committed is noted as a set of pages, and
+// their content is read when a file is asked for. So the WAL need not wait for whoever takes the
+// files, and what is noted costs a bit a page, however long they take.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/unique_fd.h"
+#include "sqlite/handle.h"
+#include "sqlite/ltx.h"
+#include "sqlite/wal_format.h"
+#include "sqlite/wal_index.h"
+
+namespace cluster::sqlite {
+
+/// A place in a WAL, behind a frame.
+struct WalPosition {
+  WalSalts salts{};
+  std::uint32_t frame = 0;  ///< 0: before the first
+  WalChecksum checksum{};
+  bool operator==(const WalPosition&) const = default;
+  /// The same place; the checksum before the first frame is known only once there is one.
+  bool same(const WalPosition& other) const noexcept {
+    return salts == other.salts && frame == other.frame;
+  }
+};
+
+/// What is known of a database's content at a transaction.
+struct DatabaseState {
+  Txid txid = 0;  ///< 0: nothing is known, the database begins now
+  std::uint32_t page_size = 0;
+  PageChecksums pages{};
+};
+
+struct CaptureOptions {
+  std::string path{};
+  /// Bytes of WAL at which it is checkpointed and begun again.
+  std::size_t wal_limit = 16 * 1024 * 1024;
+  std::uint64_t node_id = 0;  ///< written into the files
+};
+
+/// One file that write() has written.
+struct Captured {
+  LtxHeader header{};
+  LtxTrailer trailer{};
+  std::size_t pages = 0;
+  std::uint64_t size = 0;  ///< bytes
+  WalPosition end{};       ///< the file has all up to there
+};
+
+class Capture {
+ public:
+  /// Opens the database, which must exist and have content, and switches it to WAL mode if it is
+  /// not in it. What the database holds is compared with `known`, page by page, by checksums: what
+  /// differs counts as changed and is in the first file. With `trusted`, the caller vouches
+  /// that the database is just as `known` says, and nothing is read.
+  /// Throws Error{not_found}, Error{corrupt}, Error{unavailable} (another process keeps it from
+  /// being used: the message says how).
+  Capture(CaptureOptions options, DatabaseState known, bool trusted);
+  ~Capture();
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  /// Notes what has been committed since; tells whether anything is to be written. Throws
+  /// Error{corrupt} when a frame's checksum is wrong.
+  bool follow();
+  /// What was noted, as one file of whole transactions, in pieces; nothing when there is nothing.
+  std::optional<Captured> write(const ByteSink& sink, int acceleration = 1);
+
+  /// Whether the database's file at the path is another one than that which is open, or gone.
+  bool replaced() const;
+
+  /// Checkpoints, and lets the next writer begin the WAL anew, if it is longer than the limit.
+  /// To be called on another thread than the others; takes as long as the disk does. Writers wait
+  /// for the last part of it, milliseconds. Returns whether the WAL can be begun anew (or is short
+  /// enough): if not, a reader or a busy writer stood in the way, and it is worth another try.
+  bool checkpoint();
+
+  /// The last transaction that was noted, and the last that was written. Any thread.
+  Txid noted() const noexcept { return noted_.load(); }
+  Txid written() const noexcept { return written_txid_.load(); }
+  /// Of pages that were noted and not written: about what the next file holds. Any thread.
+  std::uint64_t pending_bytes() const noexcept { return pending_bytes_.load(); }
+  /// Bytes of the WAL that count now. Any thread.
+  std::uint64_t wal_bytes() const noexcept { return wal_bytes_.load(); }
+  /// It is longer than the limit, and nothing was done about it yet. Any thread.
+  bool wants_checkpoint() const noexcept { return wants_checkpoint_.load(); }
+  /// How often the WAL was found begun anew before all of it was seen: each time all pages were
+  /// compared. Any thread.
+  std::uint64_t gaps() const noexcept { return gaps_.load(); }
+  std::uint32_t page_size() const noexcept { return page_size_; }
+  /// What the files written so far say of the database. Only on the thread that writes.
+  const DatabaseState& state() const noexcept { return written_; }
+
+ private:
+  void open_database();
+  void begin_reading(Handle& handle);
+  void hold_anew();
+  WalIndexHeader stable_header();
+  PageNumber pages_of(const WalIndexHeader& header);
+  bool follow_locked();
+  void follow_frames(const WalIndexHeader& header);
+  void begin_run(const WalIndexHeader& header);
+  void compare_all();
+  void scan_run(const WalIndexHeader& header);
+  void read_wal(std::int64_t offset, char* into, std::size_t size) const;
+  std::string_view page(PageNumber number);
+  void mark(PageNumber number);
+  void clear_marks();
+  void forget_backfilled();
+  bool finish_checkpoint();
+  void tell();
+
+  const CaptureOptions options_;
+  std::mutex mutex_;
+  // By turns one of them holds a read transaction, which keeps the WAL from being begun anew.
+  Handle readers_[2];
+  int holder_ = 0;
+  Handle writer_;  // the checkpointer's
+  WalIndex index_;
+  UniqueFd wal_;
+  std::uint64_t inode_ = 0;
+  std::uint32_t page_size_ = 0;
+  bool big_endian_words_ = false;
+
+  WalPosition position_;   // followed so far
+  WalPosition held_;       // where the WAL may be begun anew under the held read transaction
+  bool released_ = false;  // there it will be, by the next writer
+  PageNumber commit_ = 0;  // pages of the database at position_
+  PageNumber fewest_ = 0;  // and the fewest since the last write
+  std::unordered_map<PageNumber, std::uint32_t> frames_;  // the newest of each page in this run
+  std::vector<PageNumber> marked_;                        // pages to be written
+  std::vector<bool> is_marked_;                           // by number
+  DatabaseState written_;
+  std::uint64_t written_checksum_ = 0;
+  std::string page_buffer_;
+
+  std::atomic<Txid> noted_{0}, written_txid_{0};
+  std::atomic<std::uint64_t> pending_bytes_{0}, wal_bytes_{0}, gaps_{0};
+  std::atomic<bool> wants_checkpoint_{false};
+};
+
+}  // namespace cluster::sqlite

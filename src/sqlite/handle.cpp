@@ -1,0 +1,129 @@
+#include "sqlite/handle.h"
+
+#include <memory>
+#include <utility>
+
+#include <sqlite3.h>
+
+namespace cluster::sqlite {
+namespace {
+
+Errc errc_of(int rc) {
+  switch (rc & 0xff) {
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB: return Errc::corrupt;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED: return Errc::unavailable;
+    case SQLITE_PERM:
+    case SQLITE_READONLY:
+    case SQLITE_AUTH: return Errc::permission_denied;
+    case SQLITE_CANTOPEN: return Errc::not_found;
+    case SQLITE_MISUSE:
+    case SQLITE_RANGE:
+    case SQLITE_ERROR: return Errc::invalid_argument;
+    default: return Errc::system;
+  }
+}
+
+int flags_of(Handle::Access access) {
+  switch (access) {
+    case Handle::Access::read_only: return SQLITE_OPEN_READONLY;
+    case Handle::Access::read_write: return SQLITE_OPEN_READWRITE;
+    case Handle::Access::create: return SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+  }
+  return 0;
+}
+
+using Statement = std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)>;
+
+}  // namespace
+
+Handle::Handle(const std::string& path, Access access) : path_(path) {
+  const int rc =
+      sqlite3_open_v2(path.c_str(), &db_, flags_of(access) | SQLITE_OPEN_NOMUTEX, nullptr);
+  if (rc != SQLITE_OK) {
+    const Error failure = error("open", rc);
+    close();
+    throw failure;
+  }
+  sqlite3_extended_result_codes(db_, 1);
+}
+
+Handle::Handle(Handle&& other) noexcept
+    : db_(std::exchange(other.db_, nullptr)), path_(std::move(other.path_)) {}
+
+Handle& Handle::operator=(Handle&& other) noexcept {
+  if (this != &other) {
+    close();
+    db_ = std::exchange(other.db_, nullptr);
+    path_ = std::move(other.path_);
+  }
+  return *this;
+}
+
+Handle::~Handle() { close(); }
+
+void Handle::close() noexcept {
+  // With the v2 function nothing is refused: what is still open goes when it is finished.
+  sqlite3_close_v2(std::exchange(db_, nullptr));
+}
+
+Error Handle::error(const std::string& what, int rc) const {
+  std::string text = sqlite3_errstr(rc);
+  if (db_ != nullptr && sqlite3_errcode(db_) == rc) text = sqlite3_errmsg(db_);
+  return Error(errc_of(rc), "database " + path_ + ": " + what + ": " + text);
+}
+
+void Handle::exec(const std::string& sql) {
+  const int rc = sqlite3_exec(db_, sql.c_str(), nullptr, nullptr, nullptr);
+  if (rc != SQLITE_OK) throw error(sql, rc);
+}
+
+int Handle::try_exec(const char* sql) noexcept {
+  return sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) & 0xff;
+}
+
+namespace {
+
+// Steps to the first row; none: nullptr.
+Statement first_row(const Handle& handle, const std::string& sql) {
+  sqlite3_stmt* raw = nullptr;
+  int rc = sqlite3_prepare_v2(handle.get(), sql.c_str(), -1, &raw, nullptr);
+  Statement statement(raw, sqlite3_finalize);
+  if (rc != SQLITE_OK) throw handle.error(sql, rc);
+  rc = sqlite3_step(raw);
+  if (rc == SQLITE_DONE) return {nullptr, sqlite3_finalize};
+  if (rc != SQLITE_ROW) throw handle.error(sql, rc);
+  return statement;
+}
+
+}  // namespace
+
+std::int64_t Handle::number(const std::string& sql) {
+  auto row = first_row(*this, sql);
+  return row ? sqlite3_column_int64(row.get(), 0) : 0;
+}
+
+std::string Handle::text(const std::string& sql) {
+  auto row = first_row(*this, sql);
+  const auto* text = row ? sqlite3_column_text(row.get(), 0) : nullptr;
+  return text ? reinterpret_cast<const char*>(text) : std::string();
+}
+
+sqlite3_file* Handle::database_file() const {
+  sqlite3_file* file = nullptr;
+  const int rc = sqlite3_file_control(db_, "main", SQLITE_FCNTL_FILE_POINTER, &file);
+  if (rc != SQLITE_OK || file == nullptr || file->pMethods == nullptr)
+    throw error("file of the database", rc == SQLITE_OK ? SQLITE_CANTOPEN : rc);
+  return file;
+}
+
+sqlite3_file* Handle::wal_file() const {
+  sqlite3_file* file = nullptr;
+  const int rc = sqlite3_file_control(db_, "main", SQLITE_FCNTL_JOURNAL_POINTER, &file);
+  if (rc != SQLITE_OK || file == nullptr || file->pMethods == nullptr)
+    throw error("file of the write-ahead log", rc == SQLITE_OK ? SQLITE_CANTOPEN : rc);
+  return file;
+}
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,52 @@
+// A connection to an SQLite database: opened, used by one thread at a time, closed. What SQLite
+// refuses becomes an Error that names the file and says SQLite's words.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cluster/error.h"
+
+struct sqlite3;
+struct sqlite3_file;
+
+namespace cluster::sqlite {
+
+class Handle {
+ public:
+  enum class Access { read_only, read_write, create };
+
+  Handle() = default;
+  /// Throws not_found when there is no such file (but for Access::create), corrupt when it is no
+  /// database, system for what the operating system refuses.
+  Handle(const std::string& path, Access access);
+  Handle(Handle&& other) noexcept;
+  Handle& operator=(Handle&& other) noexcept;
+  ~Handle();
+
+  explicit operator bool() const noexcept { return db_ != nullptr; }
+  sqlite3* get() const noexcept { return db_; }
+  const std::string& path() const noexcept { return path_; }
+  void close() noexcept;
+
+  /// Runs statements; their rows are dropped.
+  void exec(const std::string& sql);
+  /// The same, and hands over SQLite's (primary) result code instead of throwing.
+  int try_exec(const char* sql) noexcept;
+  /// The first column of the first row; 0 or empty when there is none.
+  std::int64_t number(const std::string& sql);
+  std::string text(const std::string& sql);
+
+  /// What SQLite keeps open of this database: the file itself, and in WAL mode its log.
+  sqlite3_file* database_file() const;
+  sqlite3_file* wal_file() const;
+
+  /// The error that stands for result code `rc` while doing `what`.
+  Error error(const std::string& what, int rc) const;
+
+ private:
+  sqlite3* db_ = nullptr;
+  std::string path_;
+};
+
+}  // namespace cluster::sqlite

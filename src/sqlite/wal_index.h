@@ -1,0 +1,55 @@
+// SQLite's wal-index: the memory that all connections of a database in WAL mode share. It says how
+// much of the WAL counts (sqlite.org/walformat.html). Read through SQLite's own handle of it, so
+// that no lock of SQLite's is disturbed.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "sqlite/handle.h"
+#include "sqlite/wal_format.h"
+
+namespace cluster::sqlite {
+
+/// As it stands in the shared memory, in the machine's byte order; the salts as the WAL has them.
+struct WalIndexHeader {
+  std::uint32_t version = 0;
+  std::uint32_t unused = 0;
+  std::uint32_t change = 0;  ///< counts transactions
+  std::uint8_t initialised = 0;
+  std::uint8_t big_endian_words = 0;
+  std::uint16_t page_size_code = 0;
+  std::uint32_t max_frame = 0;  ///< frames of the WAL that count; 0: none
+  std::uint32_t pages = 0;      ///< of the database
+  std::uint32_t frame_checksum[2] = {};
+  std::uint32_t salt_bytes[2] = {};
+  std::uint32_t checksum[2] = {};
+
+  bool operator==(const WalIndexHeader&) const = default;
+  std::uint32_t page_size() const noexcept {
+    return (page_size_code & 0xfe00U) + ((page_size_code & 0x0001U) << 16);
+  }
+  WalSalts salts() const noexcept;
+  WalChecksum last_checksum() const noexcept { return {frame_checksum[0], frame_checksum[1]}; }
+};
+static_assert(sizeof(WalIndexHeader) == 48);
+
+constexpr std::uint32_t kWalIndexVersion = 3007000;
+
+class WalIndex {
+ public:
+  WalIndex() = default;
+  /// `handle` must have read something in WAL mode, and stay open for as long as this is used.
+  explicit WalIndex(const Handle& handle);
+
+  explicit operator bool() const noexcept { return memory_ != nullptr; }
+  /// Nothing while a writer is just changing it, or died at that: ask again.
+  std::optional<WalIndexHeader> header() const noexcept;
+  /// Frames that are in the database file already.
+  std::uint32_t backfilled() const noexcept;
+
+ private:
+  const volatile std::uint32_t* memory_ = nullptr;
+};
+
+}  // namespace cluster::sqlite
