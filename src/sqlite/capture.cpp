@@ -62,7 +62,7 @@ Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
   std::lock_guard lock(mutex_);
   begin_reading(readers_[holder_]);
   index_ = WalIndex(readers_[holder_]);
-  if (trusted && written_.txid != 0)
+  if (trusted)
     scan_run(stable_header());
   else
     compare_all();
@@ -330,6 +330,15 @@ std::optional<Captured> Capture::write(const ByteSink& sink, int acceleration) {
   written_txid_ = written_.txid;
   tell();
   return captured;
+}
+
+DatabaseState Capture::content() {
+  std::lock_guard lock(mutex_);
+  DatabaseState state{noted_, page_size_, PageChecksums(page_size_)};
+  for (PageNumber n = 1; n <= commit_; ++n)
+    if (n != lock_page(page_size_)) state.pages.set(n, page(n));
+  state.pages.resize(commit_);
+  return state;
 }
 
 bool Capture::replaced() const { return inode_of(options_.path) != inode_; }

@@ -77,6 +77,9 @@ class Capture {
   /// What was noted, as one file of whole transactions, in pieces; nothing when there is nothing.
   std::optional<Captured> write(const ByteSink& sink, int acceleration = 1);
 
+  /// Reads all of the database, as it was when it was followed last.
+  DatabaseState content();
+
   /// Whether the database's file at the path is another one than that which is open, or gone.
   bool replaced() const;
 

@@ -117,10 +117,15 @@ class LtxDecoder {
 /// A source that reads `bytes`, which must live as long as it.
 ByteSource source_of(std::string_view bytes);
 
-/// Merges adjacent files, oldest first, into one with each page's newest version and the last one's
-/// commit. `checksums` false: the result keeps none (Litestream's restore wants it so); they are
-/// kept only if all files have them. Throws as LtxDecoder does, and Error{invalid_argument} for
-/// files that are not adjacent or of different page sizes.
+/// Hands over the pages that adjacent files, oldest first, leave behind: ascending, each page's
+/// newest version, up to the last file's commit. Reads and so verifies all files to their ends.
+/// Throws as LtxDecoder does, Error{corrupt} when a snapshot lacks a page, and
+/// Error{invalid_argument} for files that are not adjacent or of different page sizes.
+void merge_pages(const std::vector<LtxDecoder*>& files,
+                 const std::function<void(PageNumber, std::string_view)>& page);
+
+/// The same as one file. `checksums` false: the result keeps none (Litestream's restore wants it
+/// so); they are kept only if all files have them.
 LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink, bool checksums,
                      int acceleration = 1);
 

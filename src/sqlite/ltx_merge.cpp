@@ -1,5 +1,3 @@
-#include <optional>
-
 #include "cluster/error.h"
 #include "sqlite/ltx.h"
 
@@ -21,49 +19,38 @@ std::string range(const LtxHeader& h) {
   return std::to_string(h.min_txid) + " to " + std::to_string(h.max_txid);
 }
 
-LtxHeader merged_header(const std::vector<LtxDecoder*>& files, bool checksums) {
+void check_adjacent(const std::vector<LtxDecoder*>& files) {
   if (files.empty()) throw Error(Errc::invalid_argument, "merge of LTX files: none are given");
-  const LtxHeader& first = files.front()->header();
-  const LtxHeader& last = files.back()->header();
-  LtxHeader header;
-  header.page_size = first.page_size;
-  header.commit = last.commit;
-  header.min_txid = first.min_txid;
-  header.max_txid = last.max_txid;
-  header.timestamp_ms = last.timestamp_ms;
-  header.checksums = checksums;
-  for (std::size_t i = 0; i < files.size(); ++i) {
+  for (std::size_t i = 1; i < files.size(); ++i) {
+    const LtxHeader& before = files[i - 1]->header();
     const LtxHeader& h = files[i]->header();
-    if (h.page_size != first.page_size)
+    if (h.page_size != before.page_size)
       throw Error(Errc::invalid_argument, "merge of LTX files: page sizes of " +
-                                              std::to_string(first.page_size) + " and " +
+                                              std::to_string(before.page_size) + " and " +
                                               std::to_string(h.page_size) + " do not go together");
-    if (i > 0 && h.min_txid != files[i - 1]->header().max_txid + 1)
+    if (h.min_txid != before.max_txid + 1)
       throw Error(Errc::invalid_argument, "merge of LTX files: transactions " + range(h) +
-                                              " do not follow " + range(files[i - 1]->header()));
-    header.checksums = header.checksums && h.checksums;
+                                              " do not follow " + range(before));
   }
-  if (header.checksums) header.pre_apply = first.pre_apply;
-  return header;
 }
 
 }  // namespace
 
-LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink, bool checksums,
-                     int acceleration) {
-  const LtxHeader header = merged_header(files, checksums);
-  LtxEncoder encoder(header, sink, acceleration);
+void merge_pages(const std::vector<LtxDecoder*>& files,
+                 const std::function<void(PageNumber, std::string_view)>& page) {
+  check_adjacent(files);
+  const LtxHeader& first = files.front()->header();
+  const PageNumber commit = files.back()->header().commit;
+  PageNumber last = 0;
+  auto check_no_gap = [&](PageNumber next) {
+    const PageNumber wanted = page_after(last, first.page_size);
+    if (first.snapshot() && next > wanted)
+      throw Error(Errc::corrupt, "merge of LTX files: none of them has page " +
+                                     std::to_string(wanted) + " of " + std::to_string(commit));
+  };
   std::vector<Input> inputs;
   for (auto* file : files) inputs.push_back({file});
   for (auto& input : inputs) input.advance();
-  PageNumber last = 0;
-  auto check_no_gap = [&](PageNumber next) {
-    if (header.snapshot() && next > page_after(last, header.page_size))
-      throw Error(Errc::corrupt, "merge of LTX files " + range(header) +
-                                     ": none of them has page " +
-                                     std::to_string(page_after(last, header.page_size)) +
-                                     ", which the database has afterwards");
-  };
   while (true) {
     PageNumber lowest = 0;
     for (const auto& input : inputs)
@@ -73,15 +60,33 @@ LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink
     for (auto& input : inputs)
       if (input.number == lowest) newest = &input;
     // Pages that a later file has cut off are still read, for their file's checksum.
-    if (lowest <= header.commit) {
+    if (lowest <= commit) {
       check_no_gap(lowest);
-      encoder.add(lowest, newest->page);
+      page(lowest, newest->page);
       last = lowest;
     }
     for (auto& input : inputs)
       if (input.number == lowest) input.advance();
   }
-  check_no_gap(header.commit + 1);
+  check_no_gap(commit + 1);
+}
+
+LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink, bool checksums,
+                     int acceleration) {
+  check_adjacent(files);
+  const LtxHeader& first = files.front()->header();
+  const LtxHeader& last = files.back()->header();
+  LtxHeader header;
+  header.page_size = first.page_size;
+  header.commit = last.commit;
+  header.min_txid = first.min_txid;
+  header.max_txid = last.max_txid;
+  header.timestamp_ms = last.timestamp_ms;
+  header.checksums = checksums;
+  for (const auto* file : files) header.checksums = header.checksums && file->header().checksums;
+  if (header.checksums) header.pre_apply = first.pre_apply;
+  LtxEncoder encoder(header, sink, acceleration);
+  merge_pages(files, [&](PageNumber number, std::string_view page) { encoder.add(number, page); });
   return encoder.finish(header.checksums ? files.back()->trailer().post_apply : 0);
 }
 

@@ -1,0 +1,145 @@
+#include "sqlite/position_log.h"
+
+#include <algorithm>
+#include <map>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "cluster/error.h"
+#include "sqlite/bytes.h"
+
+namespace cluster::sqlite {
+namespace {
+
+constexpr std::size_t kSlot = 64;
+constexpr std::string_view kMagic{"CCLPOS\0\1", 8};  // the last byte: version
+
+Error failed(const std::string& what, const std::string& path) {
+  return Error(Errc::system, what + " " + path + ": " + std::generic_category().message(errno));
+}
+
+std::string with_checksum(std::string bytes) {
+  bytes.resize(kSlot - 8);
+  Crc64 crc;
+  crc.add(bytes);
+  append_be(bytes, crc.value());
+  return bytes;
+}
+
+bool intact(std::string_view slot) {
+  Crc64 crc;
+  crc.add(slot.substr(0, kSlot - 8));
+  return crc.value() == get_be<std::uint64_t>(slot.data() + kSlot - 8);
+}
+
+std::string bytes_of(std::uint64_t number, const PositionRecord& r) {
+  std::string out;
+  append_be(out, number);
+  append_be(out, r.epoch);
+  append_be(out, r.txid);
+  append_be(out, r.sequence);
+  append_be(out, r.checksum);
+  append_be(out, r.page_size);
+  append_be(out, r.salts.first);
+  append_be(out, r.salts.second);
+  append_be(out, r.frame);
+  return with_checksum(std::move(out));
+}
+
+PositionRecord record_from(std::string_view slot) {
+  const char* b = slot.data();
+  return {
+      get_be<std::uint64_t>(b + 8),  get_be<std::uint64_t>(b + 16),
+      get_be<std::uint64_t>(b + 24), get_be<std::uint64_t>(b + 32),
+      get_be<std::uint32_t>(b + 40), {get_be<std::uint32_t>(b + 44), get_be<std::uint32_t>(b + 48)},
+      get_be<std::uint32_t>(b + 52)};
+}
+
+}  // namespace
+
+PositionLog::PositionLog(const std::string& path) : path_(path) {
+  file_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!file_) throw failed("open of", path);
+  if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK)
+      throw Error(Errc::unavailable,
+                  path +
+                      " is locked: another process replicates this database; give each node a "
+                      "database of its own");
+    throw failed("lock of", path);
+  }
+  std::string bytes((kRecords + 1) * kSlot, '\0');
+  const ssize_t n = ::pread(file_.get(), bytes.data(), bytes.size(), 0);
+  if (n < 0) throw failed("read of", path);
+  bytes.resize(static_cast<std::size_t>(n) / kSlot * kSlot);
+  const std::string_view all = bytes;
+  const bool known = all.size() >= kSlot && all.starts_with(kMagic) && intact(all.substr(0, kSlot));
+  if (all.size() >= kSlot && all.starts_with(kMagic.substr(0, 7)) && all[7] > kMagic[7])
+    throw Error(Errc::incompatible,
+                path + " was written by a newer version of cpp-cluster: upgrade this one");
+  if (!known) {
+    clear();
+    return;
+  }
+  history_ = get_be<std::uint64_t>(all.data() + 8);
+  std::map<std::uint64_t, PositionRecord> found;
+  for (std::size_t at = kSlot; at < all.size(); at += kSlot) {
+    const auto slot = all.substr(at, kSlot);
+    const auto number = get_be<std::uint64_t>(slot.data());
+    if (number != 0 && intact(slot)) found.emplace(number, record_from(slot));
+  }
+  for (const auto& [number, record] : found) records_.push_back(record);
+  if (!found.empty()) count_ = found.rbegin()->first;
+}
+
+void PositionLog::write_at(std::size_t offset, const std::string& bytes) {
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t n = ::pwrite(file_.get(), bytes.data() + done, bytes.size() - done,
+                               static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw failed("write to", path_);
+    done += static_cast<std::size_t>(n);
+  }
+}
+
+void PositionLog::write_header() {
+  std::string bytes(kMagic);
+  append_be(bytes, history_);
+  write_at(0, with_checksum(std::move(bytes)));
+}
+
+void PositionLog::set_history(std::uint64_t history) {
+  if (history == history_) return;
+  clear();
+  history_ = history;
+  write_header();
+}
+
+void PositionLog::clear() {
+  if (::ftruncate(file_.get(), 0) != 0) throw failed("truncation of", path_);
+  history_ = 0;
+  count_ = 0;
+  records_.clear();
+  write_header();
+}
+
+void PositionLog::append(const PositionRecord& record) {
+  const std::uint64_t number = count_ + 1;
+  write_at(kSlot * (1 + count_ % kRecords), bytes_of(number, record));
+  count_ = number;
+  if (records_.size() == kRecords) records_.pop_front();
+  records_.push_back(record);
+}
+
+std::optional<PositionRecord> PositionLog::find(std::uint64_t checksum,
+                                                std::uint32_t page_size) const {
+  auto it = std::find_if(records_.rbegin(), records_.rend(), [&](const PositionRecord& r) {
+    return r.checksum == checksum && r.page_size == page_size;
+  });
+  return it == records_.rend() ? std::nullopt : std::optional(*it);
+}
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,65 @@
+// The file beside a database in which a node notes where its copy stands: <database>-cluster. Held
+// locked for as long as the node replicates that database. What it says is compared with what the
+// database holds, by checksum, so it may lag or have been lost: it is never believed alone.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+
+#include "core/unique_fd.h"
+#include "sqlite/ltx.h"
+#include "sqlite/wal_format.h"
+
+namespace cluster::sqlite {
+
+/// The database's content after a transaction.
+struct PositionRecord {
+  std::uint64_t epoch = 0;
+  Txid txid = 0;
+  std::uint64_t sequence = 0;  ///< of its message in the stream; 0: not known yet
+  std::uint64_t checksum = 0;  ///< of the database then
+  std::uint32_t page_size = 0;
+  WalSalts salts{};         ///< where it ends in the database's WAL
+  std::uint32_t frame = 0;  ///< 0: not in it
+  bool operator==(const PositionRecord&) const = default;
+};
+
+class PositionLog {
+ public:
+  /// Records that are kept; the oldest one makes room.
+  static constexpr std::size_t kRecords = 4096;
+
+  /// Opens or makes the file and locks it. Throws Error{unavailable} when another process has it
+  /// locked: two nodes must not replicate into one database. Damaged records count as none.
+  explicit PositionLog(const std::string& path);
+
+  /// Which history the records belong to; 0: none yet. Records of another one are dropped.
+  std::uint64_t history() const noexcept { return history_; }
+  void set_history(std::uint64_t history);
+
+  /// Without sync: it may be lost with the machine. Throws Error{system}.
+  void append(const PositionRecord& record);
+  /// Drops all records, for a database that begins anew.
+  void clear();
+  /// From the oldest to the newest.
+  const std::deque<PositionRecord>& records() const noexcept { return records_; }
+  /// The newest record of that content.
+  std::optional<PositionRecord> find(std::uint64_t checksum, std::uint32_t page_size) const;
+
+ private:
+  void write_at(std::size_t offset, const std::string& bytes);
+  void write_header();
+
+  std::string path_;
+  UniqueFd file_;
+  std::uint64_t history_ = 0;
+  std::uint64_t count_ = 0;  // of records ever written
+  std::deque<PositionRecord> records_;
+};
+
+/// The file that goes with a database.
+inline std::string position_log_path(const std::string& database) { return database + "-cluster"; }
+
+}  // namespace cluster::sqlite

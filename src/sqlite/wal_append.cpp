@@ -1,0 +1,198 @@
+#include "sqlite/wal_append.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include <sqlite3.h>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "sqlite/bytes.h"
+
+namespace cluster::sqlite {
+namespace {
+
+constexpr std::size_t kMostPerWrite = 64 * 1024;  // SQLite's file refuses 128 KiB and more
+constexpr int kSegmentSize = 32768;
+// A segment: page numbers of its frames, then a hash table of 16-bit places in them. The first one
+// begins with the header.
+constexpr std::uint32_t kSlots = 8192;
+constexpr std::uint32_t kFramesPerSegment = 4096;
+constexpr std::uint32_t kHeaderWords = 136 / 4;
+constexpr std::uint32_t kFramesInFirst = kFramesPerSegment - kHeaderWords;
+
+std::uint32_t segment_of(std::uint32_t frame) {
+  return (frame + kFramesPerSegment - kFramesInFirst - 1) / kFramesPerSegment;
+}
+std::uint32_t frames_before(std::uint32_t segment) {
+  return segment == 0 ? 0 : kFramesInFirst + (segment - 1) * kFramesPerSegment;
+}
+std::uint32_t slot_of(PageNumber page) { return (page * 383) & (kSlots - 1); }
+
+struct SegmentView {
+  volatile std::uint32_t* pages;
+  volatile std::uint16_t* slots;
+  std::uint32_t frames;
+
+  SegmentView(volatile std::uint32_t* memory, std::uint32_t number)
+      : pages(memory + (number == 0 ? kHeaderWords : 0)),
+        slots(reinterpret_cast<volatile std::uint16_t*>(memory + kFramesPerSegment)),
+        frames(number == 0 ? kFramesInFirst : kFramesPerSegment) {}
+};
+
+template <typename T>
+void store(volatile T* at, T value) {
+  __atomic_store_n(at, value, __ATOMIC_RELAXED);
+}
+
+}  // namespace
+
+WalAppend::WalAppend(Handle& handle, std::uint32_t page_size)
+    : handle_(handle), page_size_(page_size) {
+  handle_.exec("BEGIN IMMEDIATE");
+  try {
+    database_ = handle_.database_file();
+    wal_ = handle_.wal_file();
+    auto header = WalIndex(handle_).header();
+    // Nobody changes it while we have the writer lock.
+    if (!header) throw handle_.error("its wal-index", SQLITE_CORRUPT);
+    header_ = *header;
+    frame_ = header_.max_frame;
+    if (frame_ == 0) {
+      begin_wal();
+    } else {
+      CLUSTER_CHECK(header_.page_size() == page_size_);
+      salts_ = header_.salts();
+      checksum_ = header_.last_checksum();
+    }
+  } catch (...) {
+    handle_.try_exec("ROLLBACK");
+    throw;
+  }
+  offset_ = wal_frame_offset(frame_ + 1, page_size_);
+}
+
+WalAppend::~WalAppend() {
+  // It only gives the lock back, and has the connection read the index anew.
+  if (const int rc = handle_.try_exec("ROLLBACK"); rc != SQLITE_OK)
+    log::error("rollback_failed", {{"path", handle_.path()}, {"code", rc}});
+}
+
+void WalAppend::begin_wal() {
+  std::uint32_t random[2];
+  sqlite3_randomness(sizeof random, random);
+  salts_ = {random[0], random[1]};
+  header_.big_endian_words = 0;
+  header_.page_size_code = static_cast<std::uint16_t>((page_size_ & 0xff00U) | (page_size_ >> 16));
+  char bytes[kWalHeaderSize];
+  checksum_ = put_wal_header(bytes, {.page_size = page_size_, .sequence = 1, .salts = salts_});
+  const int rc = wal_->pMethods->xWrite(wal_, bytes, sizeof bytes, 0);
+  if (rc != SQLITE_OK) throw handle_.error("write of its WAL", rc);
+}
+
+void WalAppend::add(PageNumber number, std::string_view page) {
+  CLUSTER_CHECK(page.size() == page_size_);
+  if (held_back_ != 0) put_frame(held_back_, held_back_page_, 0);
+  held_back_ = number;
+  held_back_page_.assign(page);
+}
+
+void WalAppend::put_frame(PageNumber number, std::string_view page, PageNumber commit) {
+  char head[kWalFrameHeaderSize];
+  put_wal_frame_header(head, number, commit, salts_, page, header_.big_endian_words != 0,
+                       checksum_);
+  buffer_.append(head, sizeof head);
+  buffer_.append(page);
+  numbers_.push_back(number);
+  if (buffer_.size() >= kMostPerWrite) flush();
+}
+
+void WalAppend::flush() {
+  std::size_t done = 0;
+  while (done < buffer_.size()) {
+    const std::size_t n = std::min(kMostPerWrite, buffer_.size() - done);
+    const int rc = wal_->pMethods->xWrite(wal_, buffer_.data() + done, static_cast<int>(n),
+                                          offset_ + static_cast<std::int64_t>(done));
+    if (rc != SQLITE_OK) throw handle_.error("write of its WAL", rc);
+    done += n;
+  }
+  offset_ += static_cast<std::int64_t>(done);
+  buffer_.clear();
+}
+
+volatile std::uint32_t* WalAppend::segment(std::uint32_t number) {
+  volatile void* memory = nullptr;
+  const int rc =
+      database_->pMethods->xShmMap(database_, static_cast<int>(number), kSegmentSize, 1, &memory);
+  if (rc != SQLITE_OK || memory == nullptr)
+    throw handle_.error("its wal-index", rc == SQLITE_OK ? SQLITE_NOMEM : rc);
+  return static_cast<volatile std::uint32_t*>(memory);
+}
+
+// What a writer that died has left in the index behind the frames that count.
+void WalAppend::forget_abandoned() {
+  if (header_.max_frame == 0) return;
+  const std::uint32_t number = segment_of(header_.max_frame);
+  SegmentView view(segment(number), number);
+  const std::uint32_t count = header_.max_frame - frames_before(number);
+  for (std::uint32_t i = 0; i < kSlots; ++i)
+    if (view.slots[i] > count) store(view.slots + i, std::uint16_t{0});
+  for (std::uint32_t i = count; i < view.frames; ++i) store(view.pages + i, std::uint32_t{0});
+}
+
+void WalAppend::add_to_index(std::uint32_t frame, PageNumber page) {
+  const std::uint32_t number = segment_of(frame);
+  SegmentView view(segment(number), number);
+  const std::uint32_t place = frame - frames_before(number);  // from 1
+  if (place == 1) {
+    for (std::uint32_t i = 0; i < view.frames; ++i) store(view.pages + i, std::uint32_t{0});
+    for (std::uint32_t i = 0; i < kSlots; ++i) store(view.slots + i, std::uint16_t{0});
+  } else if (view.pages[place - 1] != 0) {
+    forget_abandoned();
+  }
+  std::uint32_t slot = slot_of(page);
+  for (std::uint32_t tries = 0; view.slots[slot] != 0; slot = (slot + 1) & (kSlots - 1))
+    if (++tries > place) throw handle_.error("its wal-index", SQLITE_CORRUPT);
+  store(view.pages + place - 1, page);
+  __atomic_store_n(view.slots + slot, static_cast<std::uint16_t>(place), __ATOMIC_RELEASE);
+}
+
+void WalAppend::commit(PageNumber pages) {
+  CLUSTER_CHECK(held_back_ != 0);
+  put_frame(held_back_, held_back_page_, pages);
+  flush();
+  for (PageNumber number : numbers_) add_to_index(++frame_, number);
+  publish(pages);
+}
+
+void WalAppend::publish(PageNumber pages) {
+  WalIndexHeader next = header_;
+  next.version = kWalIndexVersion;
+  next.initialised = 1;
+  ++next.change;
+  next.max_frame = frame_;
+  next.pages = pages;
+  next.frame_checksum[0] = checksum_.first;
+  next.frame_checksum[1] = checksum_.second;
+  next.salt_bytes[0] = big_endian(salts_.first);
+  next.salt_bytes[1] = big_endian(salts_.second);
+  char bytes[sizeof next];
+  std::memcpy(bytes, &next, sizeof next);
+  WalChecksum sum;
+  sum.add({bytes, sizeof next - 8}, false);
+  next.checksum[0] = sum.first;
+  next.checksum[1] = sum.second;
+  constexpr std::size_t kWords = sizeof next / 4;
+  std::uint32_t words[kWords];
+  std::memcpy(words, &next, sizeof next);
+  auto* memory = segment(0);
+  // Readers take it when both copies are the same: the second one first.
+  for (std::size_t i = 0; i < kWords; ++i) store(memory + kWords + i, words[i]);
+  database_->pMethods->xShmBarrier(database_);
+  for (std::size_t i = 0; i < kWords; ++i) store(memory + i, words[i]);
+  database_->pMethods->xShmBarrier(database_);
+  header_ = next;
+}
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,61 @@
+// Appends a transaction to a database's WAL from its pages, as if a connection had committed it:
+// under SQLite's own writer lock, into its WAL and its wal-index, so that readers go on undisturbed
+// and see all of it or nothing. Formats: sqlite.org/walformat.html.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sqlite/handle.h"
+#include "sqlite/wal_format.h"
+#include "sqlite/wal_index.h"
+
+struct sqlite3_file;
+
+namespace cluster::sqlite {
+
+/// One transaction: begun by the constructor; published by commit() or, without it, never there.
+class WalAppend {
+ public:
+  /// Takes the writer lock. `handle`: of a database in WAL mode, and in no transaction. Throws
+  /// Error{unavailable} when somebody else keeps the lock for longer than the handle's busy
+  /// timeout.
+  WalAppend(Handle& handle, std::uint32_t page_size);
+  ~WalAppend();
+  WalAppend(const WalAppend&) = delete;
+  WalAppend& operator=(const WalAppend&) = delete;
+
+  /// How often the database has been changed, by whomever, before this transaction.
+  std::uint32_t changes() const noexcept { return header_.change; }
+  /// Pages in any order, each once. Throws Error{system}: no room, and the like.
+  void add(PageNumber number, std::string_view page);
+  /// Publishes the pages; the database then has `pages` pages. At least one page was added.
+  void commit(PageNumber pages);
+
+ private:
+  void begin_wal();
+  void put_frame(PageNumber number, std::string_view page, PageNumber commit);
+  void flush();
+  void add_to_index(std::uint32_t frame, PageNumber page);
+  void forget_abandoned();
+  void publish(PageNumber pages);
+  volatile std::uint32_t* segment(std::uint32_t number);
+
+  Handle& handle_;
+  const std::uint32_t page_size_;
+  sqlite3_file* database_ = nullptr;
+  sqlite3_file* wal_ = nullptr;
+  WalIndexHeader header_;
+  WalSalts salts_;
+  WalChecksum checksum_;
+  std::uint32_t frame_ = 0;  // the last one written
+  std::int64_t offset_ = 0;  // of buffer_ in the WAL
+  std::string buffer_;
+  std::vector<PageNumber> numbers_;
+  PageNumber held_back_ = 0;  // the last page: its frame says that the transaction is whole
+  std::string held_back_page_;
+};
+
+}  // namespace cluster::sqlite

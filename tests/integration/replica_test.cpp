@@ -1,0 +1,251 @@
+// Replicas of real databases: what a capture has written is applied; readers in between see whole
+// transactions; the file comes out the same byte for byte.
+#include "sqlite/replica.h"
+
+#include <csignal>
+#include <thread>
+
+#include <sys/wait.h>
+
+#include "integration/sqlite_fixture.h"
+#include "sqlite/restore.h"
+
+namespace cluster::sqlite {
+namespace {
+
+class ReplicaTest : public SqliteTest {
+ protected:
+  static constexpr std::size_t kWalLimit = 200'000;
+
+  // What the capture has now, as a file; empty: nothing new.
+  static std::string next_file(Capture& capture) {
+    capture.follow();
+    std::string file;
+    capture.write([&](std::string_view bytes) { file += bytes; });
+    return file;
+  }
+
+  std::unique_ptr<Capture> capture(const std::string& name) {
+    return std::make_unique<Capture>(CaptureOptions{.path = path(name), .wal_limit = kWalLimit},
+                                     DatabaseState{}, false);
+  }
+
+  // A replica r.db made from the first file of a capture.
+  std::unique_ptr<Replica> replica_from(const std::string& file, PositionLog& log) {
+    LtxDecoder decoder(source_of(file));
+    const auto state = write_database(path("new.db"), {&decoder});
+    replace_database(path("new.db"), path("r.db"));
+    log.append({1, state.txid, 1, state.pages.database(), state.page_size, {}, 0});
+    auto replica = std::make_unique<Replica>(path("r.db"), log, kWalLimit);
+    EXPECT_TRUE(replica->position());
+    return replica;
+  }
+
+  static std::optional<std::string> apply(Replica& replica, std::string_view file,
+                                          std::uint64_t sequence) {
+    LtxDecoder decoder(source_of(file));
+    return replica.apply(decoder, {.epoch = 1, .sequence = sequence});
+  }
+
+  std::string settled(const std::string& name) {
+    Handle db(path(name), Handle::Access::read_write);
+    EXPECT_EQ(db.number("PRAGMA wal_checkpoint(TRUNCATE)"), 0);
+    EXPECT_EQ(db.text("PRAGMA integrity_check"), "ok");
+    return bytes_of(path(name));
+  }
+};
+
+// Rows are inserted in pairs, so a reader that sees half a transaction sees an odd number of them.
+TEST_F(ReplicaTest, ShowsItsReadersWholeTransactionsAndBecomesTheSameFile) {
+  Handle db = create("p.db", "PRAGMA page_size=1024");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  std::atomic<bool> over{false};
+  std::atomic<int> looks{0};
+  std::thread reader([&] {
+    Handle r(path("r.db"), Handle::Access::read_only);
+    std::int64_t last = 0;
+    while (!over) {
+      const auto rows = r.number("SELECT count(*) FROM t");
+      EXPECT_EQ(rows % 2, 0);
+      EXPECT_GE(rows, last);
+      last = rows;
+      ++looks;
+    }
+  });
+  Handle old(path("r.db"), Handle::Access::read_only);
+  for (int i = 0; i < 600; ++i) {
+    db.exec("BEGIN; INSERT INTO t(v) VALUES(randomblob(700)); INSERT INTO t(v) VALUES(randomblob(" +
+            std::to_string(i % 50 == 0 ? 60'000 : 900) + ")); COMMIT");
+    if (i == 100) old.exec("BEGIN; SELECT count(*) FROM t");
+    if (i == 300) {
+      EXPECT_EQ(old.number("SELECT count(*) FROM t"), 200);
+      old.exec("COMMIT");
+    }
+    const auto file = next_file(*capturing);
+    ASSERT_EQ(apply(*replica, file, static_cast<std::uint64_t>(i) + 2), std::nullopt);
+    if (i % 37 == 0) replica->checkpoint();
+    capturing->checkpoint();
+  }
+  over = true;
+  reader.join();
+  EXPECT_GT(looks, 10);
+  EXPECT_EQ(replica->position()->txid, 601U);
+  EXPECT_EQ(replica->quick_check(), std::nullopt);
+  replica.reset();
+  capturing.reset();
+  old.close();
+  db.close();
+  EXPECT_TRUE(settled("r.db") == settled("p.db"));
+}
+
+TEST_F(ReplicaTest, KnowsWhereItStandsWhenItIsOpenedAgain) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  auto log = std::make_unique<PositionLog>(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), *log);
+  for (int round = 0; round < 5; ++round) {
+    for (int i = 0; i < 20; ++i) {
+      db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
+      ASSERT_EQ(apply(*replica, next_file(*capturing), 7), std::nullopt);
+    }
+    replica.reset();
+    log.reset();
+    // Whoever opens and closes it last moves the WAL into the file; its content stays the same.
+    if (round % 2 == 0)
+      Handle(path("r.db"), Handle::Access::read_write).number("SELECT count(*) FROM t");
+    log = std::make_unique<PositionLog>(path("r.db-cluster"));
+    replica = std::make_unique<Replica>(path("r.db"), *log, kWalLimit);
+    ASSERT_TRUE(replica->position());
+    EXPECT_EQ(replica->position()->txid, 1U + 20U * (static_cast<unsigned>(round) + 1));
+    EXPECT_EQ(replica->position()->epoch, 1U);
+    EXPECT_EQ(replica->position()->sequence, 7U);
+  }
+}
+
+TEST_F(ReplicaTest, RefusesWhatDoesNotFollow) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  db.exec("INSERT INTO t(v) VALUES(1)");
+  const auto second = next_file(*capturing);
+  db.exec("INSERT INTO t(v) VALUES(2)");
+  const auto third = next_file(*capturing);
+  EXPECT_NE(apply(*replica, third, 3).value_or("").find("stands at transaction 1"),
+            std::string::npos);
+  EXPECT_EQ(apply(*replica, second, 2), std::nullopt);
+  EXPECT_NE(apply(*replica, second, 2).value_or("").find("stands at transaction 2"),
+            std::string::npos);
+  auto damaged = third;
+  damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
+  EXPECT_THROW(apply(*replica, damaged, 3), Error);
+  EXPECT_EQ(apply(*replica, third, 3), std::nullopt) << "nothing has changed by what was refused";
+  Handle reader(path("r.db"), Handle::Access::read_only);
+  EXPECT_EQ(reader.number("SELECT count(*) FROM t"), 2);
+}
+
+TEST_F(ReplicaTest, NoticesThatSomebodyElseHasWrittenToIt) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  Handle(path("r.db"), Handle::Access::read_write).exec("INSERT INTO t(v) VALUES('mine')");
+  db.exec("INSERT INTO t(v) VALUES(1)");
+  EXPECT_EQ(apply(*replica, next_file(*capturing), 2), "another process has written to it");
+  replica = std::make_unique<Replica>(path("r.db"), log, kWalLimit);
+  EXPECT_FALSE(replica->position()) << "what it holds is at no known transaction";
+}
+
+TEST_F(ReplicaTest, NoticesAFlippedBit) {
+  Handle db = create("p.db");
+  db.exec("INSERT INTO t(v) VALUES(randomblob(50000))");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  replica_from(next_file(*capturing), log);
+  {
+    std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(30'000);
+    file.put('x');
+  }
+  EXPECT_FALSE(Replica(path("r.db"), log, kWalLimit).position());
+}
+
+TEST_F(ReplicaTest, TwoNodesCantShareADatabase) {
+  PositionLog log(path("r.db-cluster"));
+  try {
+    PositionLog again(path("r.db-cluster"));
+    FAIL() << "it was locked twice";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::unavailable);
+    EXPECT_NE(std::string(error.what()).find("another process"), std::string::npos);
+  }
+}
+
+// A process that applies files is killed at any instant; the next one goes on from where it stood.
+TEST_F(ReplicaTest, SurvivesKillAtAnyInstant) {
+  Handle db = create("p.db", "PRAGMA page_size=512");
+  auto capturing = capture("p.db");
+  std::vector<std::string> files{next_file(*capturing)};
+  for (int i = 0; i < 300; ++i) {
+    db.exec("INSERT INTO t(v) VALUES(randomblob(" + std::to_string(1 + i * 37 % 9000) + "))");
+    if (i % 10 == 0) db.exec("DELETE FROM t WHERE id % 3 = 0");
+    files.push_back(next_file(*capturing));
+    capturing->checkpoint();
+  }
+  {
+    PositionLog log(path("r.db-cluster"));
+    replica_from(files[0], log);
+  }
+  Handle reader(path("r.db"), Handle::Access::read_only);  // keeps the wal-index in being
+  int kills = 0;
+  std::mt19937 random(7);
+  while (true) {
+    int ready[2];
+    ASSERT_EQ(::pipe(ready), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      try {
+        PositionLog log(path("r.db-cluster"));
+        Replica replica(path("r.db"), log, 50'000);
+        if (!replica.position()) ::_exit(3);
+        if (::write(ready[1], "x", 1) != 1) ::_exit(4);
+        for (const auto& file : files) {
+          if (LtxDecoder(source_of(file)).header().min_txid <= replica.position()->txid) continue;
+          if (auto why = apply(replica, file, 1)) {
+            std::fprintf(stderr, "%s\n", why->c_str());
+            ::_exit(5);
+          }
+          replica.checkpoint();
+        }
+      } catch (...) {
+        ::_exit(6);
+      }
+      ::_exit(0);
+    }
+    char byte;
+    ::close(ready[1]);
+    EXPECT_EQ(::read(ready[0], &byte, 1), 1);
+    ::close(ready[0]);
+    std::this_thread::sleep_for(  // any instant; later and later, so that it comes to an end
+        std::chrono::microseconds(random() % 6000 + static_cast<unsigned>(kills) * 200));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    if (WIFEXITED(status)) {
+      ASSERT_EQ(WEXITSTATUS(status), 0) << "after " << kills << " kills";
+      break;
+    }
+    ++kills;
+    EXPECT_EQ(reader.text("PRAGMA quick_check"), "ok");
+  }
+  EXPECT_GT(kills, 2);
+  reader.close();
+  capturing.reset();
+  db.close();
+  EXPECT_TRUE(settled("r.db") == settled("p.db"));
+}
+
+}  // namespace
+}  // namespace cluster::sqlite

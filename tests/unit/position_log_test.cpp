@@ -1,0 +1,115 @@
+// The file beside a database: what was noted is found again; damage costs records, never an answer
+// that is wrong.
+#include "sqlite/position_log.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include "cluster/error.h"
+
+namespace cluster::sqlite {
+namespace {
+
+class PositionLogTest : public ::testing::Test {
+ protected:
+  PositionLogTest() {
+    std::string folder =
+        (std::filesystem::temp_directory_path() / "cpp-cluster-test-XXXXXX").string();
+    EXPECT_NE(::mkdtemp(folder.data()), nullptr);
+    folder_ = folder;
+    path_ = folder + "/a.db-cluster";
+  }
+  ~PositionLogTest() override { std::filesystem::remove_all(folder_); }
+
+  static PositionRecord record(Txid txid) {
+    return {3, txid, txid + 10, kChecksumFlag | (txid * 7919), 4096, {1, 2}, 5};
+  }
+
+  std::filesystem::path folder_;
+  std::string path_;
+};
+
+TEST_F(PositionLogTest, FindsWhatWasNoted) {
+  {
+    PositionLog log(path_);
+    EXPECT_TRUE(log.records().empty());
+    log.set_history(77);
+    for (Txid t = 1; t <= 10; ++t) log.append(record(t));
+  }
+  PositionLog log(path_);
+  EXPECT_EQ(log.history(), 77U);
+  ASSERT_EQ(log.records().size(), 10U);
+  EXPECT_EQ(log.records().front(), record(1));
+  EXPECT_EQ(log.records().back(), record(10));
+  EXPECT_EQ(log.find(record(4).checksum, 4096), record(4));
+  EXPECT_EQ(log.find(record(4).checksum, 512), std::nullopt);
+  EXPECT_EQ(log.find(1, 4096), std::nullopt);
+  log.set_history(78);
+  EXPECT_TRUE(log.records().empty()) << "they belonged to another history";
+}
+
+TEST_F(PositionLogTest, MakesRoomForNewRecords) {
+  constexpr Txid kCount = PositionLog::kRecords * 2 + 100;
+  {
+    PositionLog log(path_);
+    for (Txid t = 1; t <= kCount; ++t) log.append(record(t));
+  }
+  PositionLog log(path_);
+  ASSERT_EQ(log.records().size(), PositionLog::kRecords);
+  EXPECT_EQ(log.records().front(), record(kCount - PositionLog::kRecords + 1));
+  EXPECT_EQ(log.records().back(), record(kCount));
+  log.append(record(kCount + 1));
+  EXPECT_EQ(PositionLogTest::record(kCount + 1), log.records().back());
+}
+
+TEST_F(PositionLogTest, DropsDamagedRecords) {
+  {
+    PositionLog log(path_);
+    for (Txid t = 1; t <= 5; ++t) log.append(record(t));
+  }
+  std::filesystem::resize_file(path_, 64 * 5 + 20);  // the fifth was being written
+  {
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(64 * 2 + 20);
+    file.put('x');
+  }
+  PositionLog log(path_);
+  ASSERT_EQ(log.records().size(), 3U);
+  EXPECT_EQ(log.find(record(2).checksum, 4096), std::nullopt);
+  EXPECT_EQ(log.records().back(), record(4));
+}
+
+TEST_F(PositionLogTest, BeginsAnewWithAFileThatIsNone) {
+  std::ofstream(path_)
+      << "something else, longer than a record of this file could ever be, so there";
+  PositionLog log(path_);
+  EXPECT_TRUE(log.records().empty());
+}
+
+TEST_F(PositionLogTest, RefusesAFileOfANewerVersion) {
+  {
+    PositionLog log(path_);
+  }
+  {
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(7);
+    file.put('\2');
+  }
+  try {
+    PositionLog log(path_);
+    FAIL() << "it was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::incompatible);
+  }
+}
+
+TEST_F(PositionLogTest, IsLockedByOneAtATime) {
+  PositionLog log(path_);
+  EXPECT_THROW(PositionLog again(path_), Error);
+}
+
+}  // namespace
+}  // namespace cluster::sqlite
