@@ -5,7 +5,7 @@
 #include <sqlite3.h>
 
 #include "core/check.h"
-#include "sqlite/wal_append.h"
+#include "sqlite/wal_transaction.h"
 #include "sqlite/wal_index.h"
 
 namespace cluster::sqlite {
@@ -73,8 +73,8 @@ std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& p
   const LtxHeader& header = file.header();
   if (auto why = does_not_follow(header); !why.empty()) return why;
   std::lock_guard lock(writing_);
-  WalAppend append(handle_, state_.page_size);
-  if (append.changes() != changes_) return "another process has written to it";
+  WalTransaction transaction(handle_, state_.page_size);
+  if (transaction.changes() != changes_) return "another process has written to it";
   // The checksum of the whole afterwards, before anything is changed.
   std::uint64_t sum = state_.pages.database();
   std::vector<std::pair<PageNumber, std::uint64_t>> changed;
@@ -84,7 +84,7 @@ std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& p
     const auto checksum = page_checksum(number, page);
     sum ^= state_.pages.at(number) ^ checksum;
     changed.emplace_back(number, checksum);
-    append.add(number, page);
+    transaction.add(number, page);
   }
   for (PageNumber n = header.commit + 1; n <= state_.pages.size(); ++n) sum ^= state_.pages.at(n);
   sum |= kChecksumFlag;
@@ -93,7 +93,7 @@ std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& p
   PositionRecord record{place.epoch, header.max_txid, place.sequence, sum, state_.page_size, {}, 0};
   log_.append(record);
   if (!changed.empty()) {
-    append.commit(header.commit);
+    transaction.commit(header.commit);
     ++changes_;
     wal_bytes_ += changed.size() * (kWalFrameHeaderSize + state_.page_size);
   }

@@ -1,4 +1,4 @@
-#include "sqlite/wal_append.h"
+#include "sqlite/wal_transaction.h"
 
 #include <algorithm>
 #include <atomic>
@@ -48,7 +48,7 @@ void store(volatile T* at, T value) {
 
 }  // namespace
 
-WalAppend::WalAppend(Handle& handle, std::uint32_t page_size)
+WalTransaction::WalTransaction(Handle& handle, std::uint32_t page_size)
     : handle_(handle), page_size_(page_size) {
   handle_.exec("BEGIN IMMEDIATE");
   try {
@@ -73,13 +73,13 @@ WalAppend::WalAppend(Handle& handle, std::uint32_t page_size)
   offset_ = wal_frame_offset(frame_ + 1, page_size_);
 }
 
-WalAppend::~WalAppend() {
+WalTransaction::~WalTransaction() {
   // It only gives the lock back, and has the connection read the index anew.
   if (const int rc = handle_.try_exec("ROLLBACK"); rc != SQLITE_OK)
     log::error("rollback_failed", {{"path", handle_.path()}, {"code", rc}});
 }
 
-void WalAppend::begin_wal() {
+void WalTransaction::begin_wal() {
   std::uint32_t random[2];
   sqlite3_randomness(sizeof random, random);
   salts_ = {random[0], random[1]};
@@ -91,14 +91,14 @@ void WalAppend::begin_wal() {
   if (rc != SQLITE_OK) throw handle_.error("write of its WAL", rc);
 }
 
-void WalAppend::add(PageNumber number, std::string_view page) {
+void WalTransaction::add(PageNumber number, std::string_view page) {
   CLUSTER_CHECK(page.size() == page_size_);
   if (held_back_ != 0) put_frame(held_back_, held_back_page_, 0);
   held_back_ = number;
   held_back_page_.assign(page);
 }
 
-void WalAppend::put_frame(PageNumber number, std::string_view page, PageNumber commit) {
+void WalTransaction::put_frame(PageNumber number, std::string_view page, PageNumber commit) {
   char head[kWalFrameHeaderSize];
   put_wal_frame_header(head, number, commit, salts_, page, header_.big_endian_words != 0,
                        checksum_);
@@ -108,7 +108,7 @@ void WalAppend::put_frame(PageNumber number, std::string_view page, PageNumber c
   if (buffer_.size() >= kMostPerWrite) flush();
 }
 
-void WalAppend::flush() {
+void WalTransaction::flush() {
   std::size_t done = 0;
   while (done < buffer_.size()) {
     const std::size_t n = std::min(kMostPerWrite, buffer_.size() - done);
@@ -121,7 +121,7 @@ void WalAppend::flush() {
   buffer_.clear();
 }
 
-volatile std::uint32_t* WalAppend::segment(std::uint32_t number) {
+volatile std::uint32_t* WalTransaction::segment(std::uint32_t number) {
   volatile void* memory = nullptr;
   const int rc =
       database_->pMethods->xShmMap(database_, static_cast<int>(number), kSegmentSize, 1, &memory);
@@ -131,7 +131,7 @@ volatile std::uint32_t* WalAppend::segment(std::uint32_t number) {
 }
 
 // What a writer that died has left in the index behind the frames that count.
-void WalAppend::forget_abandoned() {
+void WalTransaction::forget_abandoned() {
   if (header_.max_frame == 0) return;
   const std::uint32_t number = segment_of(header_.max_frame);
   SegmentView view(segment(number), number);
@@ -141,7 +141,7 @@ void WalAppend::forget_abandoned() {
   for (std::uint32_t i = count; i < view.frames; ++i) store(view.pages + i, std::uint32_t{0});
 }
 
-void WalAppend::add_to_index(std::uint32_t frame, PageNumber page) {
+void WalTransaction::add_to_index(std::uint32_t frame, PageNumber page) {
   const std::uint32_t number = segment_of(frame);
   SegmentView view(segment(number), number);
   const std::uint32_t place = frame - frames_before(number);  // from 1
@@ -158,7 +158,7 @@ void WalAppend::add_to_index(std::uint32_t frame, PageNumber page) {
   __atomic_store_n(view.slots + slot, static_cast<std::uint16_t>(place), __ATOMIC_RELEASE);
 }
 
-void WalAppend::commit(PageNumber pages) {
+void WalTransaction::commit(PageNumber pages) {
   CLUSTER_CHECK(held_back_ != 0);
   put_frame(held_back_, held_back_page_, pages);
   flush();
@@ -166,7 +166,7 @@ void WalAppend::commit(PageNumber pages) {
   publish(pages);
 }
 
-void WalAppend::publish(PageNumber pages) {
+void WalTransaction::publish(PageNumber pages) {
   WalIndexHeader next = header_;
   next.version = kWalIndexVersion;
   next.initialised = 1;

@@ -17,15 +17,15 @@ struct sqlite3_file;
 namespace cluster::sqlite {
 
 /// One transaction: begun by the constructor; published by commit() or, without it, never there.
-class WalAppend {
+class WalTransaction {
  public:
   /// Takes the writer lock. `handle`: of a database in WAL mode, and in no transaction. Throws
   /// Error{unavailable} when somebody else keeps the lock for longer than the handle's busy
   /// timeout.
-  WalAppend(Handle& handle, std::uint32_t page_size);
-  ~WalAppend();
-  WalAppend(const WalAppend&) = delete;
-  WalAppend& operator=(const WalAppend&) = delete;
+  WalTransaction(Handle& handle, std::uint32_t page_size);
+  ~WalTransaction();
+  WalTransaction(const WalTransaction&) = delete;
+  WalTransaction& operator=(const WalTransaction&) = delete;
 
   /// How often the database has been changed, by whomever, before this transaction.
   std::uint32_t changes() const noexcept { return header_.change; }
