@@ -7,6 +7,7 @@ Error error_from_api(const std::string& what, int code, int err_code,
   const std::string text =
       what + ": JetStream says: " + description + " (" + std::to_string(err_code) + ")";
   switch (err_code) {
+    case 10070:  // wrong last message id, with the id in the text
     case 10071:  // wrong last sequence, with the sequence in the text
     case 10164:  // the same without
       return Error(Errc::wrong_revision, text);

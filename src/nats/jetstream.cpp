@@ -247,6 +247,8 @@ void JetStream::publish(Message message, Expect expect, Duration timeout, Callba
   if (expect.last_subject_sequence)
     message.headers.emplace_back("Nats-Expected-Last-Subject-Sequence",
                                  std::to_string(*expect.last_subject_sequence));
+  if (!expect.last_message_id.empty())
+    message.headers.emplace_back("Nats-Expected-Last-Msg-Id", expect.last_message_id);
   const std::string what = "publish to \"" + message.subject + "\"";
   connection_.request(
       std::move(message), timeout, [what, done = std::move(done)](Result<Message> answer) {

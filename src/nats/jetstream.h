@@ -70,6 +70,9 @@ struct AccountInfo {
 struct Expect {
   std::optional<std::uint64_t> last_sequence{};          ///< of the stream; 0: it is empty
   std::optional<std::uint64_t> last_subject_sequence{};  ///< of the subject; 0: nothing there yet
+  /// Nats-Msg-Id of the stream's last message. A server that was restarted knows it no more when
+  /// that message is older than the stream's duplicate_window: it refuses then.
+  std::string last_message_id{};
 };
 
 /// Errors, besides those of Connection::request: unavailable (JetStream is not enabled for the

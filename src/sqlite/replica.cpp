@@ -5,8 +5,8 @@
 #include <sqlite3.h>
 
 #include "core/check.h"
-#include "sqlite/wal_transaction.h"
 #include "sqlite/wal_index.h"
+#include "sqlite/wal_transaction.h"
 
 namespace cluster::sqlite {
 namespace {

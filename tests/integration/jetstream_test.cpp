@@ -131,6 +131,61 @@ TEST_F(JetStreamTest, PipelinedAppendsMakeOneHistory) {
   ASSERT_TRUE(loop.run_until([&] { return stored == 500; }, kSoon));
 }
 
+// What the WAL stream rests on (docs/protocols.md): an append that states its predecessor's id is
+// stored behind it or not at all, also when several are under way; a copy of one that is stored
+// already is answered with its place.
+void check_appends_by_id(Loop& loop, JetStream& js) {
+  auto append = [&](const std::string& id, Expect expect, Callback<PubAck> done) {
+    Message m;
+    m.subject = "S.log";
+    m.data = std::string(20'000, 'x');
+    m.headers = {{"Nats-Msg-Id", id}};
+    js.publish(std::move(m), std::move(expect), std::move(done));
+  };
+  auto behind = [](const std::string& id) {
+    Expect expect;
+    expect.last_message_id = id;
+    return expect;
+  };
+  auto at = [](std::uint64_t sequence) {
+    Expect expect;
+    expect.last_sequence = sequence;
+    return expect;
+  };
+  constexpr std::uint64_t kCount = 200;
+  std::uint64_t stored = 0;
+  for (std::uint64_t i = 1; i <= kCount; ++i)
+    append("a" + std::to_string(i), i == 1 ? at(0) : behind("a" + std::to_string(i - 1)),
+           [&, i](Result<PubAck> ack) {
+             ASSERT_TRUE(ack) << i << ": " << ack.error().what();
+             EXPECT_EQ(ack.value().sequence, i);
+             ++stored;
+           });
+  ASSERT_TRUE(loop.run_until([&] { return stored == kCount; }, kSoon));
+  // Somebody else's message takes the next place: the first one under way is refused, and so are
+  // those behind it, though one of them would have had the right sequence.
+  ASSERT_TRUE(await<PubAck>(loop, kSoon, [&](auto done) { append("fence", at(kCount), done); }));
+  std::uint64_t refused = 0;
+  for (std::uint64_t i = kCount + 1; i <= kCount + 5; ++i)
+    append("a" + std::to_string(i),
+           i == kCount + 1 ? at(kCount) : behind("a" + std::to_string(i - 1)),
+           [&](Result<PubAck> ack) {
+             ASSERT_FALSE(ack);
+             EXPECT_EQ(ack.error().errc(), Errc::wrong_revision) << ack.error().what();
+             ++refused;
+           });
+  ASSERT_TRUE(loop.run_until([&] { return refused == 5; }, kSoon));
+  auto copy = await<PubAck>(loop, kSoon, [&](auto done) { append("fence", at(kCount), done); });
+  ASSERT_TRUE(copy) << copy.error().what();
+  EXPECT_TRUE(copy.value().duplicate);
+  EXPECT_EQ(copy.value().sequence, kCount + 1);
+}
+
+TEST_F(JetStreamTest, AppendsFollowTheMessageThatTheyName) {
+  make(config());
+  check_appends_by_id(loop, js);
+}
+
 TEST_F(JetStreamTest, MessagesAreReadBackWhole) {
   make(config());
   Message m;
@@ -452,6 +507,13 @@ class JetStreamClusterTest : public JetStreamTest {
  protected:
   JetStreamClusterTest() : JetStreamTest(3) {}
 };
+
+TEST_F(JetStreamClusterTest, AppendsFollowTheMessageThatTheyName) {
+  auto replicated = config();
+  replicated.replicas = 3;
+  make(replicated);
+  check_appends_by_id(loop, js);
+}
 
 TEST_F(JetStreamClusterTest, ABucketSurvivesTheDeathOfEachServerInTurn) {
   KeyValue kv(js, "b");

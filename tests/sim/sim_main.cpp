@@ -11,8 +11,18 @@
 #include <vector>
 
 #include "sim/scenario.h"
+#include "sim/stream_world.h"
 
 using namespace cluster;
+
+namespace {
+
+sim::Outcome stream(std::uint64_t seed, bool trace) {
+  auto outcome = sim::stream_chaos(seed, trace);
+  return {outcome.violation, outcome.steps, outcome.digest, sim::kStreamSeconds, outcome.trace};
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   std::uint64_t seeds = 1000;
@@ -42,6 +52,7 @@ int main(int argc, char** argv) {
   }
   auto run = [](std::uint64_t seed, bool trace) {
     switch (seed % 8) {
+      case 5: return stream(seed, trace);
       case 6: return sim::store_outage(seed, trace);
       case 7: return sim::machine_loss(seed, trace).outcome;
       default: return sim::chaos(seed, trace);

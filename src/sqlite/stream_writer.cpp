@@ -1,0 +1,182 @@
+#include "sqlite/stream_writer.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "sqlite/mutants.h"
+
+namespace cluster::sqlite {
+
+StreamWriter::StreamWriter(std::uint64_t epoch, std::string writer, std::size_t depth)
+    : epoch_(epoch), writer_(std::move(writer)), depth_(depth) {
+  CLUSTER_CHECK(epoch > 0 && depth > 0);
+}
+
+bool StreamWriter::is_ours(const StreamRecord& record) const {
+  return record.epoch == epoch_ && record.writer == writer_;
+}
+
+void StreamWriter::start(Output& out) {
+  CLUSTER_CHECK(phase_ == Phase::fencing && !reading_);
+  read_last(out);
+}
+
+void StreamWriter::read_last(Output& out) {
+  reading_ = true;
+  out.commands.push_back({Command::Kind::read_last, 0, {}, 0, {}, failures_});
+}
+
+void StreamWriter::read_failed(Output& out) {
+  if (!reading_ || phase_ == Phase::fenced) return;
+  ++failures_;
+  read_last(out);
+}
+
+void StreamWriter::give_up(std::uint64_t epoch, Output& out) {
+  phase_ = Phase::fenced;
+  fenced_by_ = epoch;
+  out.fenced = true;
+}
+
+bool StreamWriter::ready() const noexcept {
+  return phase_ == Phase::open && !settling_ && appends_.size() < depth_;
+}
+
+StreamWriter::AppendId StreamWriter::append(StreamRecord record, Output& out) {
+  CLUSTER_CHECK(ready());
+  record.epoch = epoch_;
+  record.writer = writer_;
+  appends_.push_back({++last_id_, std::move(record), State::sent});
+  publish(appends_.size() - 1, out);
+  return last_id_;
+}
+
+void StreamWriter::publish(std::size_t index, Output& out) {
+  Append& append = appends_[index];
+  append.state = State::sent;
+  Command command{Command::Kind::publish, append.id, append.record, end_, {}, failures_};
+  if (index > 0) {
+    command.after_sequence = 0;
+    command.after_id = appends_[index - 1].record.id();
+  }
+  if (mutant(StreamMutation::sequences_only)) {
+    command.after_id.clear();
+    command.after_sequence = end_ + index;
+  }
+  out.commands.push_back(std::move(command));
+}
+
+void StreamWriter::publish_fence(Output& out) {
+  fence_sent_ = true;
+  out.commands.push_back({Command::Kind::publish, 0, fence_, end_, {}, failures_});
+}
+
+void StreamWriter::outcome(AppendId id, Outcome outcome, std::uint64_t sequence, Output& out) {
+  if (phase_ == Phase::fenced) return;
+  if (phase_ == Phase::fencing) {
+    if (id != 0 || !fence_sent_) return;
+    fence_sent_ = false;
+    if (outcome != Outcome::stored) {
+      if (outcome == Outcome::unknown) ++failures_;
+      return read_last(out);
+    }
+    failures_ = 0;
+    fence_.sequence = end_ = sequence;
+    last_stored_ = fence_;
+    phase_ = Phase::open;
+    out.fence_stored = true;
+    return;
+  }
+  auto it = std::find_if(appends_.begin(), appends_.end(),
+                         [&](const Append& append) { return append.id == id; });
+  if (it == appends_.end() || it->state != State::sent) return;
+  if (mutant(StreamMutation::unknown_is_stored) && outcome == Outcome::unknown) {
+    outcome = Outcome::stored;
+    sequence = last_stored_.sequence + 1 + static_cast<std::uint64_t>(it - appends_.begin());
+  }
+  if (outcome == Outcome::stored) {
+    it->state = State::stored;
+    it->record.sequence = sequence;
+    if (!settling_) failures_ = 0;
+    // In order: what comes behind one that has failed can't have been stored.
+    take_stored(out);
+  } else {
+    it->state = State::failed;
+    settling_ = true;
+    if (outcome == Outcome::unknown) ++failures_;
+  }
+  settle(out);
+}
+
+void StreamWriter::take_stored(Output& out) {
+  while (!appends_.empty() && appends_.front().state == State::stored) {
+    if (appends_.front().record.sequence <= last_stored_.sequence) out.rewound = true;
+    last_stored_ = appends_.front().record;
+    end_ = last_stored_.sequence;
+    out.stored.push_back(last_stored_);
+    appends_.pop_front();
+  }
+}
+
+// Reads the end of the stream once the outcomes of all that was sent are in, as far as they come.
+void StreamWriter::settle(Output& out) {
+  if (!settling_ || reading_) return;
+  const bool all_in = std::none_of(appends_.begin(), appends_.end(), [](const Append& append) {
+    return append.state == State::sent;
+  });
+  if (all_in) read_last(out);
+}
+
+void StreamWriter::last_read(const std::optional<StreamRecord>& last, Output& out) {
+  if (!reading_ || phase_ == Phase::fenced) return;
+  reading_ = false;
+  if (last && !mutant(StreamMutation::ignore_epoch) &&
+      (last->epoch > epoch_ || (last->epoch == epoch_ && last->writer != writer_)))
+    return give_up(last->epoch, out);
+  const std::uint64_t end = last ? last->sequence : 0;
+  if (phase_ == Phase::fencing) {
+    if (last && is_ours(*last)) {  // an answer was lost
+      failures_ = 0;
+      fence_ = last_stored_ = *last;
+      end_ = end;
+      phase_ = Phase::open;
+      out.fence_stored = true;
+      return;
+    }
+    end_ = end;
+    fence_ = {};
+    fence_.epoch = epoch_;
+    fence_.writer = writer_;
+    fence_.fence = true;
+    if (last) {
+      // A file that is not whole never counts.
+      fence_.last = last->final ? last->last : last->first - 1;
+      fence_.checksum = last->final ? last->checksum : last->before;
+      fence_.first = fence_.last;
+      fence_.before = fence_.checksum;
+      fence_.epoch_before = last->epoch;
+    }
+    return publish_fence(out);
+  }
+  // What stands at the end is one of ours: it and all before it are stored. If it is none of those
+  // under way, none of them is, as far as this read knows; it may be an old one, and then sending
+  // again is refused.
+  auto at = appends_.end();
+  if (last && is_ours(*last))
+    at = std::find_if(appends_.begin(), appends_.end(), [&](const Append& append) {
+      return append.record.last == last->last && append.record.part == last->part && !last->fence;
+    });
+  if (at != appends_.end()) {
+    std::uint64_t sequence = end - static_cast<std::uint64_t>(at - appends_.begin());
+    for (auto it = appends_.begin(); it != at + 1; ++it) {
+      it->state = State::stored;
+      it->record.sequence = sequence++;
+    }
+    take_stored(out);
+  }
+  settling_ = false;
+  end_ = end;
+  for (std::size_t i = 0; i < appends_.size(); ++i) publish(i, out);
+}
+
+}  // namespace cluster::sqlite

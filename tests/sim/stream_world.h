@@ -1,0 +1,28 @@
+// A simulated WAL stream: nodes with a database each, of which some lead, one after the other or at
+// the same time without knowing of each other, and a stream that behaves as JetStream at its worst.
+// Who leads is drawn from the seed: the stream must be one history whatever sessions and leases do.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace cluster::sim {
+
+/// Virtual time of a run.
+constexpr double kStreamSeconds = 100;
+
+struct StreamOutcome {
+  std::string violation;  ///< empty: all held
+  std::uint64_t steps = 0;
+  std::uint64_t digest = 0;
+  std::uint64_t acknowledged = 0;  ///< transactions
+  std::uint64_t promotions = 0;    ///< that were completed
+  std::uint64_t divergences = 0;   ///< databases that were set aside
+  std::string trace;
+};
+
+/// Promotions, crashes, pauses, a stream that is away, loses answers, lands appends late and shows
+/// old ends; then all heals, and every database must be the stream's history.
+StreamOutcome stream_chaos(std::uint64_t seed, bool keep_trace = false);
+
+}  // namespace cluster::sim
