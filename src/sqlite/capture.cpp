@@ -108,15 +108,16 @@ void Capture::hold_anew() {
   released_ = false;
   readers_[holder_].exec("ROLLBACK");
   holder_ = other;
-  forget_backfilled();
+  if (is_backfilled(position_.salts, position_.frame)) frames_.clear();
   follow_locked();
 }
 
-// Frames that may be overwritten must not be read: all that they hold is in the database file,
-// where nothing newer can be while the read transaction lasts.
-void Capture::forget_backfilled() {
-  if (stable_header().salts() == position_.salts && index_.backfilled() >= position_.frame)
-    frames_.clear();
+// Are all frames up to there in the database file? They may be overwritten then, and must not be
+// read; nothing newer can be in the file while the read transaction lasts. A WAL that has been
+// begun anew since was in it as a whole.
+bool Capture::is_backfilled(const WalSalts& salts, std::uint32_t frame) {
+  const std::uint32_t backfilled = index_.backfilled();  // of these salts, if they still hold
+  return stable_header().salts() != salts || backfilled >= frame;
 }
 
 WalIndexHeader Capture::stable_header() {
@@ -207,17 +208,17 @@ void Capture::follow_frames(const WalIndexHeader& header) {
   const std::size_t frame_size = kWalFrameHeaderSize + page_size_;
   const WalSalts salts = header.salts();
   WalPosition at = position_;
+  if (!wal_) wal_ = UniqueFd(::open((options_.path + "-wal").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!wal_)
+    throw Error(Errc::system,
+                "open of " + options_.path + "-wal: " + std::generic_category().message(errno));
+  const bool big_endian_words = header.big_endian_words != 0;
   if (at.frame == 0) {
-    if (!wal_) wal_ = UniqueFd(::open((options_.path + "-wal").c_str(), O_RDONLY | O_CLOEXEC));
-    if (!wal_)
-      throw Error(Errc::system,
-                  "open of " + options_.path + "-wal: " + std::generic_category().message(errno));
     char bytes[kWalHeaderSize];
     read_wal(0, bytes, sizeof bytes);
     const WalHeader wal = wal_header_from({bytes, sizeof bytes});
     if (wal.salts != salts || wal.page_size != page_size_)
       throw Error(Errc::corrupt, options_.path + "-wal: its header is not that of the wal-index");
-    big_endian_words_ = wal.big_endian_words;
     at.checksum = wal.checksum;
   }
   const std::size_t most = std::max<std::size_t>(1, kReadSize / frame_size);
@@ -231,7 +232,7 @@ void Capture::follow_frames(const WalIndexHeader& header) {
       const auto head = bytes.substr(0, kWalFrameHeaderSize);
       const auto frame = wal_frame_header_from(head);
       if (!wal_frame_follows(frame, head, bytes.substr(kWalFrameHeaderSize), salts,
-                             big_endian_words_, at.checksum))
+                             big_endian_words, at.checksum))
         throw Error(Errc::corrupt, options_.path + "-wal: frame " + std::to_string(at.frame + 1) +
                                        " of " + std::to_string(header.max_frame) +
                                        " has a wrong checksum: the disk or another program has "
@@ -257,14 +258,17 @@ void Capture::scan_run(const WalIndexHeader& header) {
   frames_.clear();
   position_ = {header.salts(), 0, {}};
   commit_ = fewest_ = pages_of(header);
-  const Txid noted = noted_;
-  if (header.max_frame > 0) follow_frames(header);
-  noted_ = noted;
+  if (is_backfilled(header.salts(), header.max_frame)) {
+    position_ = {header.salts(), header.max_frame, header.last_checksum()};
+  } else {
+    const Txid noted = noted_;
+    follow_frames(header);
+    noted_ = noted;
+  }
   clear_marks();
   fewest_ = commit_;
   held_ = position_;
   released_ = false;
-  forget_backfilled();
 }
 
 void Capture::compare_all() {

@@ -120,7 +120,7 @@ class Capture {
   std::string_view page(PageNumber number);
   void mark(PageNumber number);
   void clear_marks();
-  void forget_backfilled();
+  bool is_backfilled(const WalSalts& salts, std::uint32_t frame);
   bool finish_checkpoint();
   void tell();
 
@@ -134,7 +134,6 @@ class Capture {
   UniqueFd wal_;
   std::uint64_t inode_ = 0;
   std::uint32_t page_size_ = 0;
-  bool big_endian_words_ = false;
 
   WalPosition position_;   // followed so far
   WalPosition held_;       // where the WAL may be begun anew under the held read transaction

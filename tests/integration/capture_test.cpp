@@ -213,6 +213,30 @@ TEST_F(CaptureTest, KeepsTheWalShortUnderABusyWriter) {
   EXPECT_EQ(mirror.bytes(), settled("a.db"));
 }
 
+// The WAL is begun anew all the time, also in the instants in which a capture begins.
+TEST_F(CaptureTest, CanBeOpenedAtAnyMomentUnderABusyWriter) {
+  Handle db = create("a.db", "PRAGMA page_size=512");
+  db.exec("PRAGMA wal_autocheckpoint=3");
+  const std::jthread writer([&](const std::stop_token& over) {
+    while (!over.stop_requested())
+      db.exec(
+          "INSERT INTO t(v) VALUES(randomblob(100)); DELETE FROM t WHERE id < 500 AND id % 3 = 0");
+  });
+  for (int i = 0; i < 150; ++i) {
+    auto capturing = capture("a.db");
+    Mirror mirror;
+    ship(*capturing, mirror);
+    ship(*capturing, mirror);
+    EXPECT_EQ(capturing->gaps(), 0U);
+    std::ofstream(path("copy.db"), std::ios::binary) << mirror.bytes();
+    Handle copy(path("copy.db"), Handle::Access::read_write);
+    ASSERT_EQ(copy.text("PRAGMA integrity_check"), "ok") << i;
+    copy.close();
+    std::filesystem::remove(path("copy.db-wal"));
+    std::filesystem::remove(path("copy.db-shm"));
+  }
+}
+
 // Several connections, all kinds of statements, checkpoints by others, page sizes and ways of
 // vacuuming.
 class CaptureOfAnything : public CaptureTest, public ::testing::WithParamInterface<int> {};
