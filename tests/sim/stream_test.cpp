@@ -2,6 +2,7 @@
 // caught.
 #include "sim/stream_world.h"
 
+#include <ostream>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -43,6 +44,8 @@ struct Mutant {
   StreamMutation mutation;
   std::uint64_t seeds;  // within which it must be caught
 };
+
+std::ostream& operator<<(std::ostream& out, const Mutant& mutant) { return out << mutant.name; }
 
 class StreamMutants : public ::testing::TestWithParam<Mutant> {};
 
