@@ -22,10 +22,13 @@ struct StreamRecord {
   std::uint64_t checksum = 0;  ///< and after `last`; of a fence both are that of its transaction
   std::uint64_t sequence = 0;  ///< in the stream; 0: not stored, or not known
 
-  /// Unique in the stream, but for copies of the same append (its Nats-Msg-Id).
-  std::string id() const {
-    return writer + (fence ? "/fence" : "/" + std::to_string(last) + "." + std::to_string(part));
-  }
+  /// How often the writer has sent something, this included; not read back from the stream.
+  std::uint64_t attempt = 0;
+
+  /// Unique to each sending (its Nats-Msg-Id). nats-server takes a message with an id that it has
+  /// refused before in a cluster for a copy of one that is stored, and drops it (seen
+  /// with 2.10.27).
+  std::string id() const { return writer + "/" + std::to_string(attempt); }
 };
 
 }  // namespace cluster::sqlite

@@ -54,6 +54,7 @@ StreamWriter::AppendId StreamWriter::append(StreamRecord record, Output& out) {
 void StreamWriter::publish(std::size_t index, Output& out) {
   Append& append = appends_[index];
   append.state = State::sent;
+  append.record.attempt = ++attempts_;
   Command command{Command::Kind::publish, append.id, append.record, end_, {}, failures_};
   if (index > 0) {
     command.after_sequence = 0;
@@ -68,6 +69,7 @@ void StreamWriter::publish(std::size_t index, Output& out) {
 
 void StreamWriter::publish_fence(Output& out) {
   fence_sent_ = true;
+  fence_.attempt = ++attempts_;
   out.commands.push_back({Command::Kind::publish, 0, fence_, end_, {}, failures_});
 }
 

@@ -101,6 +101,7 @@ class StreamWriter {
   std::deque<Append> appends_;  // the oldest first
   std::uint64_t end_ = 0;       // sequence of the last record that is known to be stored
   AppendId last_id_ = 0;
+  std::uint64_t attempts_ = 0;
   bool settling_ = false;  // something failed: nothing is sent until the stream's end was read
   bool reading_ = false;
   bool fence_sent_ = false;

@@ -1,0 +1,120 @@
+#include "sqlite/stream_message.h"
+
+#include <charconv>
+#include <cstdio>
+#include <optional>
+#include <string_view>
+
+namespace cluster::sqlite {
+namespace {
+
+constexpr std::string_view kVersion = "1";
+
+std::string hex(std::uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+std::optional<std::uint64_t> number(std::string_view text, int base = 10) {
+  std::uint64_t value = 0;
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  if (text.empty() || fault != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+struct Pair {
+  std::uint64_t first = 0, second = 0;
+};
+
+// Two numbers with a separator between them.
+std::optional<Pair> pair(std::string_view text, char separator, int base = 10) {
+  const auto at = text.find(separator);
+  if (at == std::string_view::npos) return std::nullopt;
+  const auto first = number(text.substr(0, at), base), second = number(text.substr(at + 1), base);
+  if (!first || !second) return std::nullopt;
+  return Pair{*first, *second};
+}
+
+std::string_view find(const std::vector<nats::Header>& headers, std::string_view name) {
+  for (const auto& [key, value] : headers)
+    if (key == name) return value;
+  return {};
+}
+
+Error corrupt(std::uint64_t sequence, std::string_view header, std::string_view value) {
+  return Error(Errc::corrupt, "message " + std::to_string(sequence) +
+                                  " of the WAL stream: header " + std::string(header) + " is \"" +
+                                  std::string(value) + "\"");
+}
+
+}  // namespace
+
+std::vector<nats::Header> headers_of(const StreamRecord& r) {
+  std::string part = std::to_string(r.part);
+  if (r.final) part += "/" + std::to_string(r.part);
+  std::vector<nats::Header> headers{
+      {"Nats-Msg-Id", r.id()},
+      {"Cluster-Version", std::string(kVersion)},
+      {"Cluster-Epoch", std::to_string(r.epoch)},
+      {"Cluster-Writer", r.writer},
+      {"Cluster-Txid", std::to_string(r.first) + "-" + std::to_string(r.last)},
+      {"Cluster-Checksum", hex(r.before) + "-" + hex(r.checksum)},
+  };
+  if (r.fence)
+    headers.emplace_back("Cluster-Fence", std::to_string(r.epoch_before));
+  else
+    headers.emplace_back("Cluster-Part", part);
+  return headers;
+}
+
+Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers,
+                                        std::uint64_t sequence) {
+  StreamRecord record;
+  record.sequence = sequence;
+  const auto version = find(headers, "Cluster-Version");
+  if (const auto v = number(version); !v || *v == 0)
+    return corrupt(sequence, "Cluster-Version", version);
+  if (version != kVersion)
+    return Error(Errc::incompatible, "message " + std::to_string(sequence) +
+                                         " of the WAL stream has version " + std::string(version) +
+                                         " of the format, known is " + std::string(kVersion) +
+                                         ": upgrade cpp-cluster on this node");
+  const auto epoch = find(headers, "Cluster-Epoch");
+  record.epoch = number(epoch).value_or(0);
+  if (record.epoch == 0) return corrupt(sequence, "Cluster-Epoch", epoch);
+  record.writer = find(headers, "Cluster-Writer");
+  if (record.writer.empty()) return corrupt(sequence, "Cluster-Writer", record.writer);
+  const auto txid = find(headers, "Cluster-Txid");
+  const auto range = pair(txid, '-');
+  const auto fence = find(headers, "Cluster-Fence");
+  record.fence = !fence.empty();
+  if (!range || range->first > range->second || (!record.fence && range->first == 0) ||
+      (record.fence && range->first != range->second))
+    return corrupt(sequence, "Cluster-Txid", txid);
+  record.first = range->first;
+  record.last = range->second;
+  const auto sums = find(headers, "Cluster-Checksum");
+  const auto checksums = pair(sums, '-', 16);
+  if (!checksums) return corrupt(sequence, "Cluster-Checksum", sums);
+  record.before = checksums->first;
+  record.checksum = checksums->second;
+  if (record.fence) {
+    const auto before = number(fence);
+    if (!before || *before >= record.epoch) return corrupt(sequence, "Cluster-Fence", fence);
+    record.epoch_before = *before;
+    return record;
+  }
+  const auto part = find(headers, "Cluster-Part");
+  record.final = part.find('/') != std::string_view::npos;
+  const auto numbers = record.final ? pair(part, '/') : std::nullopt;
+  const auto place =
+      record.final ? (numbers && numbers->first == numbers->second ? std::optional(numbers->first)
+                                                                   : std::nullopt)
+                   : number(part);
+  if (!place || *place == 0 || *place > 0xffffffffU) return corrupt(sequence, "Cluster-Part", part);
+  record.part = static_cast<std::uint32_t>(*place);
+  return record;
+}
+
+}  // namespace cluster::sqlite

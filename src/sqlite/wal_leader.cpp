@@ -1,0 +1,140 @@
+#include "sqlite/wal_leader.h"
+
+#include <algorithm>
+
+#include "sqlite/stream_message.h"
+
+namespace cluster::sqlite {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::size_t kDepth = 4;
+constexpr Duration kAnswerLimit = milliseconds(2'000);
+constexpr Duration kFirstWait = milliseconds(20);
+constexpr Duration kLongestWait = milliseconds(1'000);
+
+Duration wait_after(int failures) {
+  return failures == 0
+             ? Duration(0)
+             : std::min<Duration>(kLongestWait, kFirstWait * (1 << std::min(failures - 1, 10)));
+}
+
+}  // namespace
+
+WalLeader::WalLeader(nats::JetStream& jetstream, std::string stream, std::string subject,
+                     std::uint64_t epoch, std::string writer, Events events)
+    : jetstream_(jetstream),
+      stream_(std::move(stream)),
+      subject_(std::move(subject)),
+      events_(std::move(events)),
+      writer_(epoch, std::move(writer), kDepth) {
+  // What it calls back for comes later: its owner may still be at work on its construction.
+  jetstream_.connection().defer([this, alive = alive_] {
+    if (*alive) decide([this](StreamWriter::Output& out) { writer_.start(out); });
+  });
+}
+
+WalLeader::~WalLeader() { *alive_ = false; }
+
+template <typename Fn>
+void WalLeader::decide(Fn&& fn) {
+  StreamWriter::Output out;
+  fn(out);
+  carry_out(out);
+}
+
+void WalLeader::append(StreamRecord record, SharedBytes bytes) {
+  decide([&](StreamWriter::Output& out) {
+    const auto id = writer_.append(std::move(record), out);
+    bytes_.emplace(id, std::move(bytes));
+  });
+}
+
+// A callback may end this object: after each, that is asked.
+void WalLeader::carry_out(StreamWriter::Output& out) {
+  const auto alive = alive_;
+  for (const auto& command : out.commands) execute(command);
+  if (out.rewound && events_.rewound) events_.rewound();
+  for (const auto& record : out.stored) {
+    if (!*alive) return;
+    bytes_.erase(bytes_.begin());  // ids grow, and appends are stored in order
+    if (events_.stored) events_.stored(record);
+  }
+  if (!*alive) return;
+  if (out.fence_stored && events_.fence_stored) events_.fence_stored(writer_.fence());
+  if (!*alive) return;
+  if (out.fenced) {
+    delayed_.clear();
+    bytes_.clear();
+    if (events_.fenced) events_.fenced(writer_.fenced_by());
+    return;
+  }
+  if (writer_.ready() && (out.fence_stored || !out.stored.empty()) && events_.ready)
+    events_.ready();
+}
+
+void WalLeader::execute(const Command& command) {
+  const Duration wait = wait_after(command.failures);
+  auto run = [this, command] {
+    command.kind == Command::Kind::publish ? publish(command) : read_last();
+  };
+  if (wait == Duration(0)) return run();
+  const auto id = ++last_delayed_;
+  delayed_[id] = jetstream_.connection().loop().after(wait, [this, id, run] {
+    auto source = delayed_.extract(id);
+    run();
+  });
+}
+
+void WalLeader::publish(const Command& command) {
+  nats::Message message;
+  message.subject = subject_;
+  message.headers = headers_of(command.record);
+  if (auto it = bytes_.find(command.id); it != bytes_.end()) message.data = *it->second;
+  nats::Expect expect;
+  if (command.after_id.empty())
+    expect.last_sequence = command.after_sequence;
+  else
+    expect.last_message_id = command.after_id;
+  jetstream_.publish(
+      std::move(message), std::move(expect), kAnswerLimit,
+      [this, alive = alive_, id = command.id](Result<nats::PubAck> ack) {
+        if (!*alive) return;
+        auto outcome = StreamWriter::Outcome::stored;
+        if (!ack && ack.error().errc() == Errc::wrong_revision) {
+          outcome = StreamWriter::Outcome::refused;
+        } else if (!ack) {
+          outcome = StreamWriter::Outcome::unknown;
+          if (events_.trouble) events_.trouble(ack.error());
+          if (!*alive) return;
+        }
+        const auto sequence = ack ? ack.value().sequence : 0;
+        decide([&](StreamWriter::Output& out) { writer_.outcome(id, outcome, sequence, out); });
+      });
+}
+
+void WalLeader::read_last() {
+  jetstream_.last_message(
+      stream_, subject_, [this, alive = alive_](Result<nats::StoredMessage> message) {
+        if (!*alive) return;
+        std::optional<StreamRecord> last;
+        Failure failure;
+        if (message) {
+          auto record = stream_record_from(message.value().headers, message.value().sequence);
+          if (record)
+            last = record.value();
+          else
+            failure = record.error();
+        } else if (message.error().errc() != Errc::not_found) {
+          failure = message.error();
+        }
+        if (failure && events_.trouble) events_.trouble(*failure);
+        if (!*alive) return;
+        decide([&](StreamWriter::Output& out) {
+          failure ? writer_.read_failed(out) : writer_.last_read(last, out);
+        });
+      });
+}
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,29 @@
+// Headers of a WAL stream's messages: lines of "name: value". What is accepted is written again the
+// same.
+#include <cstddef>
+#include <cstdint>
+#include <sstream>
+#include <string>
+
+#include "fuzz/expect.h"
+#include "sqlite/stream_message.h"
+
+using namespace cluster;
+using namespace cluster::sqlite;
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  std::istringstream lines(std::string(reinterpret_cast<const char*>(data), size));
+  std::vector<nats::Header> headers;
+  for (std::string line; std::getline(lines, line);)
+    if (const auto colon = line.find(": "); colon != std::string::npos)
+      headers.emplace_back(line.substr(0, colon), line.substr(colon + 2));
+  const auto record = stream_record_from(headers, 7);
+  if (!record) {
+    expect(record.error().errc() == Errc::corrupt || record.error().errc() == Errc::incompatible);
+    return 0;
+  }
+  const auto again = stream_record_from(headers_of(record.value()), 7);
+  expect(again.ok());
+  expect(headers_of(again.value()) == headers_of(record.value()));
+  return 0;
+}

@@ -1,0 +1,100 @@
+// Records of a WAL stream as headers: what is written is read back; what nobody writes is refused
+// with the header that is wrong.
+#include "sqlite/stream_message.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace cluster::sqlite {
+namespace {
+
+StreamRecord data() {
+  StreamRecord record;
+  record.epoch = 7;
+  record.writer = "node-1.Qd7";
+  record.first = 12;
+  record.last = 15;
+  record.before = 0x8000000000000001;
+  record.checksum = 0xfedcba9876543210;
+  return record;
+}
+
+std::string refusal(std::vector<nats::Header> headers, const std::string& name,
+                    const std::string& value) {
+  for (auto& [key, old] : headers)
+    if (key == name) old = value;
+  auto result = stream_record_from(headers, 5);
+  return result ? "it was accepted" : result.error().what();
+}
+
+RC_GTEST_PROP(StreamMessage, ReadsBackWhatItWrote, ()) {
+  StreamRecord record = data();
+  record.epoch = *rc::gen::inRange<std::uint64_t>(1, 1ULL << 40);
+  record.fence = *rc::gen::arbitrary<bool>();
+  record.first = *rc::gen::inRange<Txid>(1, 1ULL << 40);
+  record.last = record.fence ? record.first : record.first + *rc::gen::inRange<Txid>(0, 1000);
+  record.before = *rc::gen::arbitrary<std::uint64_t>();
+  record.checksum = *rc::gen::arbitrary<std::uint64_t>();
+  if (record.fence) {
+    record.epoch_before = *rc::gen::inRange<std::uint64_t>(0, record.epoch);
+  } else {
+    record.part = *rc::gen::inRange<std::uint32_t>(1, 5000);
+    record.final = *rc::gen::arbitrary<bool>();
+  }
+  const auto read = stream_record_from(headers_of(record), 99);
+  RC_ASSERT(read.ok());
+  const auto& r = read.value();
+  RC_ASSERT(r.sequence == 99U);
+  RC_ASSERT(r.epoch == record.epoch);
+  RC_ASSERT(r.writer == record.writer);
+  RC_ASSERT(r.fence == record.fence);
+  RC_ASSERT(r.epoch_before == record.epoch_before);
+  RC_ASSERT(r.first == record.first);
+  RC_ASSERT(r.last == record.last);
+  RC_ASSERT(r.part == record.part);
+  RC_ASSERT(r.final == record.final);
+  RC_ASSERT(r.before == record.before);
+  RC_ASSERT(r.checksum == record.checksum);
+}
+
+TEST(StreamMessage, IdsTellSendingsApart) {
+  StreamRecord a = data(), b = data();
+  b.attempt = 2;
+  EXPECT_NE(a.id(), b.id());
+  b = a;
+  b.writer = "node-1.Qd8";
+  EXPECT_NE(a.id(), b.id());
+  EXPECT_EQ(headers_of(a).front(), nats::Header("Nats-Msg-Id", a.id()));
+}
+
+TEST(StreamMessage, SaysWhichHeaderIsWrong) {
+  const auto good = headers_of(data());
+  for (const auto& [name, value] : std::vector<nats::Header>{{"Cluster-Version", "x"},
+                                                             {"Cluster-Epoch", "0"},
+                                                             {"Cluster-Epoch", "-1"},
+                                                             {"Cluster-Writer", ""},
+                                                             {"Cluster-Txid", "15-12"},
+                                                             {"Cluster-Txid", "12"},
+                                                             {"Cluster-Txid", "0-3"},
+                                                             {"Cluster-Part", "0"},
+                                                             {"Cluster-Part", "2/3"},
+                                                             {"Cluster-Part", ""},
+                                                             {"Cluster-Part", "1/"},
+                                                             {"Cluster-Checksum", "1"},
+                                                             {"Cluster-Checksum", "g-1"},
+                                                             {"Cluster-Part", "4294967296"}}) {
+    const auto text = refusal(good, name, value);
+    EXPECT_NE(text.find("header " + name + " is \"" + value + "\""), std::string::npos) << text;
+    EXPECT_NE(text.find("message 5"), std::string::npos) << text;
+  }
+  EXPECT_NE(refusal(good, "Cluster-Version", "2").find("upgrade"), std::string::npos);
+  StreamRecord fence = data();
+  fence.fence = true;
+  fence.first = fence.last;
+  EXPECT_NE(refusal(headers_of(fence), "Cluster-Fence", "7").find("Cluster-Fence"),
+            std::string::npos)
+      << "the epoch before a fence is a lower one";
+}
+
+}  // namespace
+}  // namespace cluster::sqlite
