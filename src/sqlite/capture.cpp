@@ -36,15 +36,6 @@ std::uint64_t inode_of(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0 ? info.st_ino : 0;
 }
 
-Handle open_handle(const std::string& path, int busy_ms) {
-  Handle handle(path, Handle::Access::read_write);
-  sqlite3_busy_timeout(handle.get(), busy_ms);
-  // What is in the WAL stays there when we leave: the next one to look finds where it stood.
-  sqlite3_db_config(handle.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
-  handle.exec("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL");
-  return handle;
-}
-
 }  // namespace
 
 Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
@@ -73,8 +64,8 @@ Capture::~Capture() = default;
 
 void Capture::open_database() {
   inode_ = inode_of(options_.path);
-  for (auto& reader : readers_) reader = open_handle(options_.path, kBusyMs);
-  writer_ = open_handle(options_.path, 0);
+  for (auto& reader : readers_) reader = open_beside(options_.path, kBusyMs);
+  writer_ = open_beside(options_.path, 0);
   Handle& first = readers_[0];
   std::string mode = first.text("PRAGMA journal_mode");
   if (mode != "wal") {
@@ -126,7 +117,7 @@ WalIndexHeader Capture::stable_header() {
     if (i % 16 == 15) std::this_thread::sleep_for(microseconds(10));
   }
   // Whoever was changing it has died over that: SQLite mends it when somebody reads.
-  open_handle(options_.path, kBusyMs).exec("PRAGMA user_version");
+  open_beside(options_.path, kBusyMs).exec("PRAGMA user_version");
   if (auto header = index_.header()) return *header;
   throw Error(Errc::unavailable, "database " + options_.path + ": its wal-index does not settle");
 }

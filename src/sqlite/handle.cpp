@@ -110,6 +110,14 @@ std::string Handle::text(const std::string& sql) {
   return text ? reinterpret_cast<const char*>(text) : std::string();
 }
 
+Handle open_beside(const std::string& path, int busy_ms) {
+  Handle handle(path, Handle::Access::read_write);
+  sqlite3_busy_timeout(handle.get(), busy_ms);
+  sqlite3_db_config(handle.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+  handle.exec("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL");
+  return handle;
+}
+
 sqlite3_file* Handle::database_file() const {
   sqlite3_file* file = nullptr;
   const int rc = sqlite3_file_control(db_, "main", SQLITE_FCNTL_FILE_POINTER, &file);

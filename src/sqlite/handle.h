@@ -49,4 +49,9 @@ class Handle {
   std::string path_;
 };
 
+/// A connection beside the program's own, for capture and replicas: it checkpoints only when it is
+/// told to, not even when it is the last one to close. What is in the WAL stays there, and the next
+/// one to look finds where it stood. `busy_ms`: how long it waits for locks.
+Handle open_beside(const std::string& path, int busy_ms);
+
 }  // namespace cluster::sqlite

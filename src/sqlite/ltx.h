@@ -40,6 +40,8 @@ struct LtxTrailer {
 
 constexpr std::size_t kLtxHeaderSize = 100;
 constexpr std::size_t kLtxTrailerSize = 16;
+constexpr std::uint32_t kLtxNoChecksums = 2;  ///< flag of a header
+constexpr std::uint16_t kLtxSizeFollows = 1;  ///< flag of a page
 
 using ByteSink = std::function<void(std::string_view)>;
 /// Reads up to `most` bytes; 0 only at the end.

@@ -13,8 +13,6 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr std::size_t kBufferSize = 64 * 1024;
-constexpr std::uint32_t kNoChecksums = 2;
-constexpr std::uint16_t kSizeFollows = 1;
 constexpr PageNumber kMostPages = 0xfffffffe;  // SQLite's own limit
 
 }  // namespace
@@ -50,7 +48,7 @@ void LtxDecoder::read_header() {
   read(b, sizeof b);
   if (std::memcmp(b, "LTX1", 4) != 0) corrupt("it does not begin with LTX1: it is no LTX file");
   const auto flags = get_be<std::uint32_t>(b + 4);
-  if ((flags & ~kNoChecksums) != 0)
+  if ((flags & ~kLtxNoChecksums) != 0)
     throw Error(Errc::incompatible, "LTX file with flags " + std::to_string(flags) +
                                         ", which this version does not know: upgrade cpp-cluster");
   auto& h = header_;
@@ -99,7 +97,7 @@ bool LtxDecoder::next(PageNumber& number, std::string_view& page) {
   if (flags == 0)
     throw Error(Errc::incompatible,
                 "LTX file whose pages are LZ4 frames, as Litestream before 0.5.1 wrote them");
-  if (flags != kSizeFollows) corrupt("a page with flags " + std::to_string(flags));
+  if (flags != kLtxSizeFollows) corrupt("a page with flags " + std::to_string(flags));
   if (n <= last_ || n > header_.commit || n == lock_page(header_.page_size))
     corrupt("page " + std::to_string(n) + " behind page " + std::to_string(last_) + " of " +
             std::to_string(header_.commit));

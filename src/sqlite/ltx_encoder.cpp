@@ -9,12 +9,10 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr std::size_t kFlushAt = 64 * 1024;
-constexpr std::uint32_t kNoChecksums = 2;
-constexpr std::uint16_t kSizeFollows = 1;
 
 std::string bytes_of(const LtxHeader& h) {
   std::string out = "LTX1";
-  append_be<std::uint32_t>(out, h.checksums ? 0 : kNoChecksums);
+  append_be<std::uint32_t>(out, h.checksums ? 0 : kLtxNoChecksums);
   append_be(out, h.page_size);
   append_be(out, h.commit);
   append_be(out, h.min_txid);
@@ -69,7 +67,7 @@ void LtxEncoder::add(PageNumber number, std::string_view page) {
   CLUSTER_CHECK(length > 0);
   char frame[10];
   put_be(frame, number);
-  put_be(frame + 4, kSizeFollows);
+  put_be(frame + 4, kLtxSizeFollows);
   put_be(frame + 6, static_cast<std::uint32_t>(length));
   append_varint(index_, number);
   append_varint(index_, size_);

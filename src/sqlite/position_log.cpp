@@ -9,16 +9,13 @@
 
 #include "cluster/error.h"
 #include "sqlite/bytes.h"
+#include "sqlite/file.h"
 
 namespace cluster::sqlite {
 namespace {
 
 constexpr std::size_t kSlot = 64;
 constexpr std::string_view kMagic{"CCLPOS\0\1", 8};  // the last byte: version
-
-Error failed(const std::string& what, const std::string& path) {
-  return Error(Errc::system, what + " " + path + ": " + std::generic_category().message(errno));
-}
 
 std::string with_checksum(std::string bytes) {
   bytes.resize(kSlot - 8);
@@ -61,18 +58,18 @@ PositionRecord record_from(std::string_view slot) {
 
 PositionLog::PositionLog(const std::string& path) : path_(path) {
   file_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!file_) throw failed("open of", path);
+  if (!file_) throw file_error("open of", path);
   if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK)
       throw Error(Errc::unavailable,
                   path +
                       " is locked: another process replicates this database; give each node a "
                       "database of its own");
-    throw failed("lock of", path);
+    throw file_error("lock of", path);
   }
   std::string bytes((kRecords + 1) * kSlot, '\0');
   const ssize_t n = ::pread(file_.get(), bytes.data(), bytes.size(), 0);
-  if (n < 0) throw failed("read of", path);
+  if (n < 0) throw file_error("read of", path);
   bytes.resize(static_cast<std::size_t>(n) / kSlot * kSlot);
   const std::string_view all = bytes;
   const bool known = all.size() >= kSlot && all.starts_with(kMagic) && intact(all.substr(0, kSlot));
@@ -94,21 +91,10 @@ PositionLog::PositionLog(const std::string& path) : path_(path) {
   if (!found.empty()) count_ = found.rbegin()->first;
 }
 
-void PositionLog::write_at(std::size_t offset, const std::string& bytes) {
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t n = ::pwrite(file_.get(), bytes.data() + done, bytes.size() - done,
-                               static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw failed("write to", path_);
-    done += static_cast<std::size_t>(n);
-  }
-}
-
 void PositionLog::write_header() {
   std::string bytes(kMagic);
   append_be(bytes, history_);
-  write_at(0, with_checksum(std::move(bytes)));
+  write_all(file_.get(), with_checksum(std::move(bytes)), 0, path_);
 }
 
 void PositionLog::set_history(std::uint64_t history) {
@@ -119,7 +105,7 @@ void PositionLog::set_history(std::uint64_t history) {
 }
 
 void PositionLog::clear() {
-  if (::ftruncate(file_.get(), 0) != 0) throw failed("truncation of", path_);
+  if (::ftruncate(file_.get(), 0) != 0) throw file_error("truncation of", path_);
   history_ = 0;
   count_ = 0;
   records_.clear();
@@ -128,7 +114,8 @@ void PositionLog::clear() {
 
 void PositionLog::append(const PositionRecord& record) {
   const std::uint64_t number = count_ + 1;
-  write_at(kSlot * (1 + count_ % kRecords), bytes_of(number, record));
+  write_all(file_.get(), bytes_of(number, record),
+            static_cast<std::int64_t>(kSlot * (1 + count_ % kRecords)), path_);
   count_ = number;
   if (records_.size() == kRecords) records_.pop_front();
   records_.push_back(record);

@@ -49,7 +49,6 @@ class PositionLog {
   std::optional<PositionRecord> find(std::uint64_t checksum, std::uint32_t page_size) const;
 
  private:
-  void write_at(std::size_t offset, const std::string& bytes);
   void write_header();
 
   std::string path_;

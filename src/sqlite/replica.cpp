@@ -14,14 +14,6 @@ namespace {
 constexpr int kBusyMs = 10'000;
 constexpr int kOpenTries = 3;
 
-Handle open_handle(const std::string& path) {
-  Handle handle(path, Handle::Access::read_write);
-  sqlite3_busy_timeout(handle.get(), kBusyMs);
-  sqlite3_db_config(handle.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
-  handle.exec("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL");
-  return handle;
-}
-
 }  // namespace
 
 Replica::Replica(std::string path, PositionLog& log, std::size_t wal_limit)
@@ -34,8 +26,8 @@ Replica::~Replica() = default;
 void Replica::open() {
   // It also switches a database that somebody has put there to WAL mode.
   Capture all({.path = path_}, {}, true);
-  handle_ = open_handle(path_);
-  checkpointer_ = open_handle(path_);
+  handle_ = open_beside(path_, kBusyMs);
+  checkpointer_ = open_beside(path_, kBusyMs);
   handle_.exec("PRAGMA user_version");
   const WalIndex index(handle_);
   for (int tries = 0; tries < kOpenTries; ++tries) {

@@ -7,6 +7,7 @@
 
 #include "cluster/error.h"
 #include "core/unique_fd.h"
+#include "sqlite/file.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -14,17 +15,13 @@ namespace {
 constexpr std::size_t kWriteSize = 1024 * 1024;
 constexpr PageNumber kProgressPages = 4096;
 
-Error failed(const std::string& what, const std::string& path) {
-  return Error(Errc::system, what + " " + path + ": " + std::generic_category().message(errno));
-}
-
 // Writes ascending pages at their places, many at a time.
 class PageWriter {
  public:
   PageWriter(const std::string& path, std::uint32_t page_size)
       : path_(path), page_size_(page_size) {
     file_ = UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-    if (!file_) throw failed("creation of", path);
+    if (!file_) throw file_error("creation of", path);
   }
 
   void put(PageNumber number, std::string_view page) {
@@ -37,21 +34,13 @@ class PageWriter {
   void finish(PageNumber pages) {
     flush();
     if (::ftruncate(file_.get(), static_cast<off_t>(pages) * page_size_) != 0)
-      throw failed("write to", path_);
-    if (::fsync(file_.get()) != 0) throw failed("sync of", path_);
+      throw file_error("write to", path_);
+    if (::fsync(file_.get()) != 0) throw file_error("sync of", path_);
   }
 
  private:
   void flush() {
-    std::size_t done = 0;
-    const off_t at = static_cast<off_t>(begin_ - 1) * page_size_;
-    while (done < buffer_.size()) {
-      const ssize_t n = ::pwrite(file_.get(), buffer_.data() + done, buffer_.size() - done,
-                                 at + static_cast<off_t>(done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw failed("write to", path_);
-      done += static_cast<std::size_t>(n);
-    }
+    write_all(file_.get(), buffer_, std::int64_t{begin_ - 1} * page_size_, path_);
     buffer_.clear();
   }
 
@@ -65,11 +54,11 @@ class PageWriter {
 void sync_folder_of(const std::string& path) {
   const auto folder = std::filesystem::absolute(path).parent_path().string();
   const UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.get()) != 0) throw failed("sync of folder", folder);
+  if (!fd || ::fsync(fd.get()) != 0) throw file_error("sync of folder", folder);
 }
 
 void remove_file(const std::string& path) {
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw failed("removal of", path);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw file_error("removal of", path);
 }
 
 }  // namespace
@@ -108,7 +97,8 @@ void replace_database(const std::string& from, const std::string& path) {
   remove_file(path + "-wal");
   remove_file(path + "-shm");
   sync_folder_of(path);
-  if (::rename(from.c_str(), path.c_str()) != 0) throw failed("renaming to " + path + " of", from);
+  if (::rename(from.c_str(), path.c_str()) != 0)
+    throw file_error("renaming to " + path + " of", from);
   sync_folder_of(path);
 }
 

@@ -29,16 +29,27 @@ WalSalts WalIndexHeader::salts() const noexcept {
   return {big_endian(salt_bytes[0]), big_endian(salt_bytes[1])};
 }
 
-WalIndex::WalIndex(const Handle& handle) {
+WalChecksum WalIndexHeader::own_checksum() const noexcept {
+  char bytes[sizeof *this];
+  std::memcpy(bytes, this, sizeof bytes);
+  WalChecksum sum;
+  sum.add({bytes, sizeof bytes - sizeof checksum}, false);
+  return sum;
+}
+
+volatile std::uint32_t* map_wal_index(const Handle& handle, std::uint32_t segment, bool make) {
   auto* file = handle.database_file();
   volatile void* memory = nullptr;
   const int rc = file->pMethods->iVersion >= 2
-                     ? file->pMethods->xShmMap(file, 0, kSegmentSize, 0, &memory)
+                     ? file->pMethods->xShmMap(file, static_cast<int>(segment), kSegmentSize,
+                                               make ? 1 : 0, &memory)
                      : SQLITE_ERROR;
   if (rc != SQLITE_OK || memory == nullptr)
     throw handle.error("its wal-index", rc == SQLITE_OK ? SQLITE_CANTOPEN : rc);
-  memory_ = static_cast<const volatile std::uint32_t*>(memory);
+  return static_cast<volatile std::uint32_t*>(memory);
 }
+
+WalIndex::WalIndex(const Handle& handle) : memory_(map_wal_index(handle, 0, false)) {}
 
 // Writers change the second copy first, then the first: two equal copies are one whole state.
 std::optional<WalIndexHeader> WalIndex::header() const noexcept {
@@ -47,11 +58,8 @@ std::optional<WalIndexHeader> WalIndex::header() const noexcept {
   const WalIndexHeader second = copy(memory_ + kHeaderWords);
   if (!(first == second) || first.initialised == 0 || first.version != kWalIndexVersion)
     return std::nullopt;
-  WalChecksum sum;
-  char bytes[sizeof first];
-  std::memcpy(bytes, &first, sizeof first);
-  sum.add({bytes, sizeof first - 8}, false);
-  if (sum.first != first.checksum[0] || sum.second != first.checksum[1]) return std::nullopt;
+  if (first.own_checksum() != WalChecksum{first.checksum[0], first.checksum[1]})
+    return std::nullopt;
   return first;
 }
 

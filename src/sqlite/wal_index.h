@@ -29,12 +29,21 @@ struct WalIndexHeader {
   std::uint32_t page_size() const noexcept {
     return (page_size_code & 0xfe00U) + ((page_size_code & 0x0001U) << 16);
   }
+  void set_page_size(std::uint32_t size) noexcept {
+    page_size_code = static_cast<std::uint16_t>((size & 0xff00U) | (size >> 16));
+  }
   WalSalts salts() const noexcept;
   WalChecksum last_checksum() const noexcept { return {frame_checksum[0], frame_checksum[1]}; }
+  /// What `checksum` must be.
+  WalChecksum own_checksum() const noexcept;
 };
 static_assert(sizeof(WalIndexHeader) == 48);
 
 constexpr std::uint32_t kWalIndexVersion = 3007000;
+
+/// A segment of the wal-index; with `make`, also one that is not there yet. `handle` must have read
+/// something in WAL mode; the memory stays for as long as it is open.
+volatile std::uint32_t* map_wal_index(const Handle& handle, std::uint32_t segment, bool make);
 
 class WalIndex {
  public:

@@ -14,7 +14,6 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr std::size_t kMostPerWrite = 64 * 1024;  // SQLite's file refuses 128 KiB and more
-constexpr int kSegmentSize = 32768;
 // A segment: page numbers of its frames, then a hash table of 16-bit places in them. The first one
 // begins with the header.
 constexpr std::uint32_t kSlots = 8192;
@@ -84,7 +83,7 @@ void WalTransaction::begin_wal() {
   sqlite3_randomness(sizeof random, random);
   salts_ = {random[0], random[1]};
   header_.big_endian_words = 0;
-  header_.page_size_code = static_cast<std::uint16_t>((page_size_ & 0xff00U) | (page_size_ >> 16));
+  header_.set_page_size(page_size_);
   char bytes[kWalHeaderSize];
   checksum_ = put_wal_header(bytes, {.page_size = page_size_, .sequence = 1, .salts = salts_});
   const int rc = wal_->pMethods->xWrite(wal_, bytes, sizeof bytes, 0);
@@ -121,13 +120,13 @@ void WalTransaction::flush() {
   buffer_.clear();
 }
 
+// Frame after frame goes into the same one.
 volatile std::uint32_t* WalTransaction::segment(std::uint32_t number) {
-  volatile void* memory = nullptr;
-  const int rc =
-      database_->pMethods->xShmMap(database_, static_cast<int>(number), kSegmentSize, 1, &memory);
-  if (rc != SQLITE_OK || memory == nullptr)
-    throw handle_.error("its wal-index", rc == SQLITE_OK ? SQLITE_NOMEM : rc);
-  return static_cast<volatile std::uint32_t*>(memory);
+  if (segment_ == nullptr || segment_number_ != number) {
+    segment_ = map_wal_index(handle_, number, true);
+    segment_number_ = number;
+  }
+  return segment_;
 }
 
 // What a writer that died has left in the index behind the frames that count.
@@ -177,10 +176,7 @@ void WalTransaction::publish(PageNumber pages) {
   next.frame_checksum[1] = checksum_.second;
   next.salt_bytes[0] = big_endian(salts_.first);
   next.salt_bytes[1] = big_endian(salts_.second);
-  char bytes[sizeof next];
-  std::memcpy(bytes, &next, sizeof next);
-  WalChecksum sum;
-  sum.add({bytes, sizeof next - 8}, false);
+  const WalChecksum sum = next.own_checksum();
   next.checksum[0] = sum.first;
   next.checksum[1] = sum.second;
   constexpr std::size_t kWords = sizeof next / 4;

@@ -50,6 +50,8 @@ class WalTransaction {
   WalIndexHeader header_;
   WalSalts salts_;
   WalChecksum checksum_;
+  volatile std::uint32_t* segment_ = nullptr;  // of the wal-index, mapped last
+  std::uint32_t segment_number_ = 0;
   std::uint32_t frame_ = 0;  // the last one written
   std::int64_t offset_ = 0;  // of buffer_ in the WAL
   std::string buffer_;

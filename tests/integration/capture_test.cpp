@@ -35,14 +35,6 @@ class CaptureTest : public SqliteTest {
     mirror.apply(file);
     ASSERT_EQ(mirror.txid(), captured->header.max_txid);
   }
-
-  // The database's file holds all of it once nobody else has it open.
-  std::string settled(const std::string& name) {
-    Handle db(path(name), Handle::Access::read_write);
-    EXPECT_EQ(db.number("PRAGMA wal_checkpoint(TRUNCATE)"), 0);
-    EXPECT_EQ(db.text("PRAGMA integrity_check"), "ok");
-    return bytes_of(path(name));
-  }
 };
 
 TEST_F(CaptureTest, WritesDownWhatTheDatabaseHadAndWhatCameThen) {

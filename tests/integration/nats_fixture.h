@@ -18,32 +18,12 @@
 #include "nats/embedded_server.h"
 #include "nats/jetstream.h"
 #include "nats/key_value.h"
+#include "temporary_folder.h"
 
 namespace cluster::testing {
 
 /// Generous: how long a test waits for what must happen.
 inline constexpr auto kSoon = std::chrono::seconds(30);
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern =
-        (std::filesystem::temp_directory_path() / "cpp-cluster-test-XXXXXX").string();
-    if (!::mkdtemp(pattern.data())) throw Error(Errc::system, "mkdtemp failed");
-    path_ = pattern;
-  }
-  ~TemporaryFolder() {
-    std::error_code none;
-    std::filesystem::remove_all(path_, none);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// One server (or a cluster) with JetStream, ready.
 class NatsServers {

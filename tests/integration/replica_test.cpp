@@ -46,13 +46,6 @@ class ReplicaTest : public SqliteTest {
     LtxDecoder decoder(source_of(file));
     return replica.apply(decoder, {.epoch = 1, .sequence = sequence});
   }
-
-  std::string settled(const std::string& name) {
-    Handle db(path(name), Handle::Access::read_write);
-    EXPECT_EQ(db.number("PRAGMA wal_checkpoint(TRUNCATE)"), 0);
-    EXPECT_EQ(db.text("PRAGMA integrity_check"), "ok");
-    return bytes_of(path(name));
-  }
 };
 
 // Rows are inserted in pairs, so a reader that sees half a transaction sees an odd number of them.

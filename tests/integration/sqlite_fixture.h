@@ -8,25 +8,17 @@
 #include <sstream>
 #include <string>
 
-#include <stdlib.h>
-
 #include <gtest/gtest.h>
 
 #include "sqlite/handle.h"
 #include "sqlite/ltx.h"
+#include "temporary_folder.h"
 
 namespace cluster::sqlite {
 
 class SqliteTest : public ::testing::Test {
  protected:
-  SqliteTest() {
-    std::string name =
-        (std::filesystem::temp_directory_path() / "cpp-cluster-test-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~SqliteTest() override { std::filesystem::remove_all(folder_); }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  std::string path(const std::string& name) const { return folder_ / name; }
 
   /// A database in WAL mode with a table t(id, v), which nobody but tests and captures checkpoints.
   Handle create(const std::string& name, const std::string& pragmas = "") const {
@@ -44,7 +36,16 @@ class SqliteTest : public ::testing::Test {
     return bytes.str();
   }
 
-  std::filesystem::path folder_;
+  /// The bytes of a database that nobody else has open, with all that its WAL had in its file.
+  std::string settled(const std::string& name) const {
+    Handle db(path(name), Handle::Access::read_write);
+    EXPECT_EQ(db.number("PRAGMA wal_checkpoint(TRUNCATE)"), 0);
+    EXPECT_EQ(db.text("PRAGMA integrity_check"), "ok");
+    return bytes_of(path(name));
+  }
+
+ private:
+  testing::TemporaryFolder folder_;
 };
 
 /// A database rebuilt from LTX files: what a replica is to be.

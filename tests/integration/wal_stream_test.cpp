@@ -136,13 +136,6 @@ class WalStreamTest : public SqliteTest {
     }
   };
 
-  std::string settled(const std::string& name) {
-    Handle db(path(name), Handle::Access::read_write);
-    EXPECT_EQ(db.number("PRAGMA wal_checkpoint(TRUNCATE)"), 0);
-    EXPECT_EQ(db.text("PRAGMA integrity_check"), "ok");
-    return bytes_of(path(name));
-  }
-
   NatsServers servers;
   Loop loop;
   nats::Connection c;

@@ -6,30 +6,21 @@
 #include <fstream>
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include "cluster/error.h"
+#include "temporary_folder.h"
 
 namespace cluster::sqlite {
 namespace {
 
 class PositionLogTest : public ::testing::Test {
  protected:
-  PositionLogTest() {
-    std::string folder =
-        (std::filesystem::temp_directory_path() / "cpp-cluster-test-XXXXXX").string();
-    EXPECT_NE(::mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    path_ = folder + "/a.db-cluster";
-  }
-  ~PositionLogTest() override { std::filesystem::remove_all(folder_); }
-
   static PositionRecord record(Txid txid) {
     return {3, txid, txid + 10, kChecksumFlag | (txid * 7919), 4096, {1, 2}, 5};
   }
 
-  std::filesystem::path folder_;
-  std::string path_;
+  const testing::TemporaryFolder folder_;
+  const std::string path_ = folder_ / "a.db-cluster";
 };
 
 TEST_F(PositionLogTest, FindsWhatWasNoted) {

@@ -1,33 +1,29 @@
 // The WAL's format against one that SQLite itself has written, and against damage.
 #include "sqlite/wal_format.h"
 
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include "cluster/error.h"
 #include "sqlite/handle.h"
+#include "temporary_folder.h"
 
 namespace cluster::sqlite {
 namespace {
 
 // The bytes of a WAL with some transactions in it.
 std::string real_wal(std::uint32_t page_size) {
-  std::string folder =
-      (std::filesystem::temp_directory_path() / "cpp-cluster-test-XXXXXX").string();
-  EXPECT_NE(::mkdtemp(folder.data()), nullptr);
+  const testing::TemporaryFolder folder;
   std::stringstream bytes;
   {
-    Handle db(folder + "/a.db", Handle::Access::create);
+    Handle db(folder / "a.db", Handle::Access::create);
     db.exec("PRAGMA page_size=" + std::to_string(page_size) +
             "; PRAGMA journal_mode=WAL; CREATE TABLE t(v); INSERT INTO t VALUES(randomblob(5000));"
             "INSERT INTO t VALUES(1)");
-    bytes << std::ifstream(folder + "/a.db-wal", std::ios::binary).rdbuf();
+    bytes << std::ifstream(folder / "a.db-wal", std::ios::binary).rdbuf();
   }
-  std::filesystem::remove_all(folder);
   return bytes.str();
 }
 
