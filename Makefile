@@ -4,18 +4,20 @@
 SETUP ?= scripts/setup
 PREFIX ?= /usr/local
 SEEDS ?= 100000
+CYCLES ?= 100
 DESTDIR ?=
 BUILD := build/release
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: help demo check build bench format install sim clean
+.PHONY: help demo check build bench format install sim chaos clean
 
 help:
 	@echo 'make demo               build, start a cluster, kill its leader twice and see it go on'
 	@echo 'make check              every test and every check, with and without sanitizers'
 	@echo 'make build              the library, the programs, the tests'
-	@echo 'make bench              measure, each figure beside a reference (ARGS=--quick: in two minutes)'
+	@echo 'make bench              measure, each figure beside a reference (ARGS=--quick: in four minutes)'
 	@echo 'make sim SEEDS=1000000  the simulator with many seeds'
+	@echo 'make chaos CYCLES=100    nodes and NATS killed at random, again and again (SEED=1: the same once more; COMMIT=async|replicated)'
 	@echo 'make format             lay out the code with clang-format'
 	@echo 'make install PREFIX=DIR install what make build has built (default $(PREFIX))'
 	@echo 'make clean              remove what was built'
@@ -47,6 +49,11 @@ bench: configure
 sim: configure
 	@cmake --build --preset release --target cluster-sim
 	@$(BUILD)/tests/cluster-sim --seeds $(SEEDS)
+
+chaos: configure
+	@cmake --build --preset release --target e2e_tests
+	@CHAOS_SEED='$(or $(SEED),$(shell date +%s))' CHAOS_CYCLES='$(CYCLES)' \
+	  $(BUILD)/tests/e2e_tests --gtest_filter='Chaos.*$(subst async,Async,$(subst replicated,Replicated,$(COMMIT)))' --gtest_brief=1
 
 format:
 	@$(SETUP) --check

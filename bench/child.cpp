@@ -60,7 +60,7 @@ Child::Child(std::vector<std::string> command, const std::string& log_file, int 
 Child::~Child() { kill_hard(); }
 
 bool Child::running(std::string* how) {
-  if (!reaped_) reaped_ = waitpid(pid_, &status_, WNOHANG) != 0;
+  if (!reaped_) reaped_ = wait4(pid_, &status_, WNOHANG, &usage_) != 0;
   if (!reaped_) return true;
   if (how != nullptr)
     *how = WIFSIGNALED(status_) ? "was killed by signal " + std::to_string(WTERMSIG(status_))

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include "cluster/clock.h"
@@ -23,12 +24,15 @@ class Child {
   pid_t pid() const noexcept { return pid_; }
   /// False once it has ended; `how` then says how.
   bool running(std::string* how = nullptr);
+  /// The most memory that it had resident, in KiB; once it has ended.
+  std::int64_t most_memory_kib() const noexcept { return usage_.ru_maxrss; }
   /// SIGKILL, and waits for its end.
   void kill_hard();
 
  private:
   pid_t pid_ = 0;
   int status_ = 0;
+  rusage usage_{};
   bool reaped_ = false;
 };
 

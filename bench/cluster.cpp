@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -44,13 +45,18 @@ Cluster::Nats::Nats(cluster::Loop& loop, const std::vector<std::string>& urls)
 Cluster::Cluster(Waiting& waiting, Options options)
     : waiting_(waiting),
       options_(std::move(options)),
-      names_{"node-1", "node-2", "node-3"},
       nats_(std::make_unique<Nats>(waiting.loop(), options_.urls)) {
   if (!options_.backend.empty()) port_.emplace();
   waiting_.wait_for("a connection to NATS", 10s, [this] {
     return nats_->connection.state() == nats::ConnectionState::connected;
   });
-  for (const auto& node : names_) start(node);
+  std::filesystem::create_directories(options_.folder);
+  for (int i = 1; i <= options_.nodes; ++i) names_.push_back("node-" + std::to_string(i));
+  for (const auto& node : names_) {
+    if (options_.database)
+      std::filesystem::create_directories(std::filesystem::path(database_file(node)).parent_path());
+    start(node);
+  }
   watch();
   wait_whole(180s);
 }
@@ -89,6 +95,8 @@ void Cluster::start(const std::string& name) {
   if (port_) {
     command.push_back(options_.backend);
     command.push_back(std::to_string(port_->port()));
+  } else if (options_.database) {
+    command.push_back(database_file(name));
   }
   Node& node = nodes_[name];
   node.process = std::make_unique<Child>(command, log_file(name), ends[1]);
@@ -257,7 +265,7 @@ bool Cluster::whole() const {
 
 void Cluster::wait_whole(Duration limit) {
   std::string gone;
-  waiting_.wait_for("three nodes that watch each other, and a leader of every app", limit, [&] {
+  waiting_.wait_for("all nodes to watch each other, and a leader of every app", limit, [&] {
     for (auto& [name, node] : nodes_)
       if (std::string how; !node.process->running(&how)) gone = name + " " + how;
     return !gone.empty() || whole();
@@ -284,6 +292,27 @@ void Cluster::step_down(const std::string& app, const std::string& target) {
   if (!answer) throw Failed{"step-down of " + app + ": " + answer.error().what()};
   if (const auto error = answer.value().header("Nats-Service-Error"); !error.empty())
     throw Failed{"step-down of " + app + ": " + std::string(error)};
+}
+
+std::string Cluster::database_file(const std::string& node) const {
+  return options_.folder + "/" + node + "-data/app.db";
+}
+
+DatabaseStatus Cluster::database(const std::string& node) {
+  const auto answer = nats::await<nats::Message>(waiting_.loop(), 10s, [&](auto done) {
+    nats_->connection.request(control_message(node, "status"), 10s, done);
+  });
+  if (!answer) throw Failed{"no status of " + node + ": " + answer.error().what()};
+  const json status = json::parse(answer.value().data);
+  const json& found = status.at("apps").at(0).at("database");
+  DatabaseStatus database;
+  database.role = found.at("role");
+  database.ready = found.at("ready");
+  database.txid = found.at("txid");
+  database.lag_transactions = found.at("lag").at("transactions");
+  database.lag_bytes = found.at("lag").at("bytes");
+  database.trouble = found.at("trouble");
+  return database;
 }
 
 std::string Cluster::leader(const std::string& app) const {

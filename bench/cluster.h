@@ -17,6 +17,16 @@ namespace bench {
 
 inline const std::string kPlatform = "bench";
 
+/// What a node says of its app's database.
+struct DatabaseStatus {
+  std::string role{};
+  bool ready = false;
+  std::uint64_t txid = 0;
+  std::uint64_t lag_transactions = 0;
+  std::uint64_t lag_bytes = 0;
+  std::string trouble{};
+};
+
 /// What a node has written down: "active" as on_active begins, "passive" as on_passive ends.
 struct Moment {
   cluster::Time time{};
@@ -43,9 +53,11 @@ class Cluster {
     std::vector<std::string> urls{};  ///< of the NATS servers
     int apps = 1;
     std::string backend{};  ///< examples/notes, run by the leader of each app; empty: none
+    bool database = false;  ///< the app has one, see database_file(); not with a backend
+    int nodes = 3;
   };
 
-  /// Starts three nodes and waits until they are whole.
+  /// Starts the nodes and waits until they are whole.
   Cluster(Waiting& waiting, Options options);
   /// Kills everything.
   ~Cluster();
@@ -74,6 +86,11 @@ class Cluster {
   std::string session(const std::string& node) const;
   /// Asks the app's leader to step down, and waits for its answer.
   void step_down(const std::string& app, const std::string& target);
+
+  /// Where a node has its database.
+  std::string database_file(const std::string& node) const;
+  /// Asks the node. Throws Failed.
+  DatabaseStatus database(const std::string& node);
 
   /// Who leads, by the newest lease seen; empty: nobody.
   std::string leader(const std::string& app) const;

@@ -18,6 +18,12 @@ struct Amounts {
   int rest_seconds = 30;
   int simulator_seeds = 2'000;
   int raw_operations = 5'000;
+  int lag_seconds = 10;
+  int sustained_rounds = 5;
+  int sustained_seconds = 5;
+  int apply_mib = 1'024;
+  int commit_seconds = 5;
+  int snapshot_mib = 1'024;
 };
 
 struct Surroundings {
@@ -29,11 +35,17 @@ struct Surroundings {
 };
 
 void failover_process(Surroundings& around);
+void failover_database(Surroundings& around);
 void failover_machine(Surroundings& around);
 void handover(Surroundings& around);
 void server_loss(Surroundings& around);
 void rest(Surroundings& around);
 void simulator(Surroundings& around);
 void nats_layer(Surroundings& around);
+void lag(Surroundings& around);
+void sustained(Surroundings& around);
+void apply(Surroundings& around);
+void commit(Surroundings& around);
+void snapshot(Surroundings& around);
 
 }  // namespace bench

@@ -36,11 +36,18 @@ constexpr Figure kFigures[] = {
     {"failover_process", "failover_process: kill -9 of the leading process", failover_process},
     {"failover_machine", "failover_machine: process and guardian killed together",
      failover_machine},
+    {"failover_database", "failover_database: kill -9 of a leader with a database",
+     failover_database},
     {"handover", "handover: a leader steps down", handover},
     {"server_loss", "server_loss: kill -9 of one NATS server of three", server_loss},
     {"rest", "rest: three nodes while nothing happens", rest},
     {"sim", "sim: the simulator", simulator},
     {"nats", "nats: operations by libnats alone and through our layer", nats_layer},
+    {"lag", "lag: a database, from commit to readable on a standby", lag},
+    {"sustained", "sustained: a database, written as fast as a core can", sustained},
+    {"apply", "apply: a database, pages that a standby takes", apply},
+    {"commit", "commit: a database, commits that wait for JetStream", commit},
+    {"snapshot", "snapshot: a database, snapshot and restore", snapshot},
 };
 
 constexpr Amounts kQuick{.failovers = 10,
@@ -50,7 +57,13 @@ constexpr Amounts kQuick{.failovers = 10,
                          .server_kills = 2,
                          .rest_seconds = 5,
                          .simulator_seeds = 100,
-                         .raw_operations = 500};
+                         .raw_operations = 500,
+                         .lag_seconds = 3,
+                         .sustained_rounds = 2,
+                         .sustained_seconds = 2,
+                         .apply_mib = 128,
+                         .commit_seconds = 2,
+                         .snapshot_mib = 128};
 
 constexpr double kMostBusyPercent = 10;
 

@@ -1,6 +1,7 @@
 // A node for the benchmarks: it writes down what happens to its apps, and when. Started by
 // cluster_bench, never by hand.
-//   bench_node NODE NATS_URLS FOLDER APPS [BACKEND PORT]     the journal goes to descriptor 3
+//   bench_node NODE NATS_URLS FOLDER APPS [BACKEND PORT | DATABASE]
+// The journal goes to descriptor 3.
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -28,8 +29,8 @@ void journal(const char* what, const cluster::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5 && argc != 7) {
-    std::cerr << "usage: bench_node NODE NATS_URLS FOLDER APPS [BACKEND PORT]\n";
+  if (argc < 5 || argc > 7) {
+    std::cerr << "usage: bench_node NODE NATS_URLS FOLDER APPS [BACKEND PORT | DATABASE]\n";
     return 2;
   }
   fcntl(kJournal, F_SETFD, FD_CLOEXEC);
@@ -42,6 +43,7 @@ int main(int argc, char** argv) {
     const int apps = std::atoi(argv[4]);
     for (int i = 1; i <= apps; ++i) {
       cluster::AppOptions options{.name = "app-" + std::to_string(i)};
+      if (argc == 6) options.sqlite.path = argv[5];
       if (argc == 7) {
         const std::string port = argv[6];
         options.backend = cluster::Process{

@@ -2,6 +2,8 @@
 
 #include <functional>
 #include <memory>
+#include <numeric>
+#include <random>
 
 #include <nats/nats.h>
 
@@ -75,22 +77,46 @@ Distribution measure_kv(jsCtx* js, int replicas, int count, const std::string& v
   return times;
 }
 
-Distribution measure_publish(jsCtx* js, int replicas, int count, const std::string& data) {
-  const char* subject = "bench-raw";
+constexpr const char* kRawStream = "bench-raw";
+
+void make_stream(jsCtx* js, int replicas) {
+  const char* subject = kRawStream;
   jsStreamConfig config;
   jsStreamConfig_Init(&config);
-  config.Name = "bench-raw";
+  config.Name = kRawStream;
   config.Subjects = &subject;
   config.SubjectsLen = 1;
   config.Replicas = replicas;
   must(js_AddStream(nullptr, js, &config, nullptr, nullptr), "stream");
+}
+
+void delete_stream(jsCtx* js) {
+  must(js_DeleteStream(js, kRawStream, nullptr, nullptr), "delete stream");
+}
+
+Distribution measure_publish(jsCtx* js, int replicas, int count, const std::string& data) {
+  make_stream(js, replicas);
   auto times = timed(count, [&] {
-    must(js_Publish(nullptr, js, subject, data.data(), static_cast<int>(data.size()), nullptr,
+    must(js_Publish(nullptr, js, kRawStream, data.data(), static_cast<int>(data.size()), nullptr,
                     nullptr),
          "publish");
   });
-  must(js_DeleteStream(js, config.Name, nullptr, nullptr), "delete stream");
+  delete_stream(js);
   return times;
+}
+
+using JetStream = Owned<jsCtx, jsCtx_Destroy>;
+
+JetStream jetstream(natsConnection* connection, std::int64_t depth = 0) {
+  jsOptions options;
+  jsOptions_Init(&options);
+  if (depth > 0) {
+    options.PublishAsync.MaxPending = depth;
+    options.PublishAsync.StallWait = kTimeoutMs;
+  }
+  jsCtx* made = nullptr;
+  must(natsConnection_JetStream(&made, connection, &options), "JetStream");
+  return JetStream(made);
 }
 
 }  // namespace
@@ -129,14 +155,40 @@ RawNats measure_raw_nats(const std::string& url, int replicas, int count) {
       natsMsg_Destroy(reply);
     });
   }
-  jsOptions options;
-  jsOptions_Init(&options);
-  jsCtx* made = nullptr;
-  must(natsConnection_JetStream(&made, connection.get(), &options), "JetStream");
-  const Owned<jsCtx, jsCtx_Destroy> js(made);
-  found.kv_update = measure_kv(made, replicas, count, data);
-  found.publish_ack = measure_publish(made, replicas, count, data);
+  const JetStream js = jetstream(connection.get());
+  found.kv_update = measure_kv(js.get(), replicas, count, data);
+  found.publish_ack = measure_publish(js.get(), replicas, count, data);
   return found;
+}
+
+Distribution raw_publish_ack(const std::string& url, int count, std::size_t bytes) {
+  const Connection connection = connect(url);
+  return measure_publish(jetstream(connection.get()).get(), 1, count, std::string(bytes, 'x'));
+}
+
+cluster::Duration raw_publish_async(const std::string& url, const std::vector<std::size_t>& sizes,
+                                    std::int64_t depth) {
+  const Connection connection = connect(url);
+  const JetStream js = jetstream(connection.get(), depth);
+  make_stream(js.get(), 1);
+  // Each message has bytes of its own, as those that it stands for: one that is sent again and
+  // again stays in the cores' caches.
+  std::string data(std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}), '\0');
+  std::minstd_rand random;
+  for (char& byte : data) byte = static_cast<char>(random());
+  const char* next = data.data();
+  const auto begin = BootClock::now();
+  for (const std::size_t size : sizes) {
+    must(js_PublishAsync(js.get(), kRawStream, next, static_cast<int>(size), nullptr), "publish");
+    next += size;
+  }
+  jsPubOptions wait;
+  jsPubOptions_Init(&wait);
+  wait.MaxWait = kTimeoutMs * 12;
+  must(js_PublishAsyncComplete(js.get(), &wait), "acknowledgements");
+  const auto took = BootClock::now() - begin;
+  delete_stream(js.get());
+  return took;
 }
 
 }  // namespace bench

@@ -1,7 +1,9 @@
 // What NATS itself takes, by libnats alone: the reference beside our figures.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "bench/report.h"
 
@@ -30,5 +32,13 @@ class Echo {
 
 /// `count` of each, one after the other. Leaves nothing on the server. Throws Failed.
 RawNats measure_raw_nats(const std::string& url, int replicas, int count);
+
+/// Messages of so many bytes into a stream, one after the other, until each is acknowledged.
+Distribution raw_publish_ack(const std::string& url, int count, std::size_t bytes);
+
+/// Messages of these sizes into a stream without waiting between them, `depth` under way, until the
+/// last is acknowledged.
+cluster::Duration raw_publish_async(const std::string& url, const std::vector<std::size_t>& sizes,
+                                    std::int64_t depth);
 
 }  // namespace bench

@@ -60,6 +60,11 @@ void History::read_logs() {
 
 void History::line(const std::string& node, const std::string& text) {
   if (text.find(" backend_ready ") != std::string::npos) ready_.push_back({BootClock::now(), node});
+  if (text.find(" database_caught_up ") != std::string::npos) {
+    const std::string key = " txid=";
+    const auto at = text.find(key) + key.size();
+    caught_up_.push_back({BootClock::now(), node, text.substr(at, text.find(' ', at) - at)});
+  }
 }
 
 const cluster::coord::SessionRecord* History::session(const std::string& node) const {

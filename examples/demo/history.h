@@ -31,6 +31,13 @@ struct SeenReady {
   std::string node{};
 };
 
+/// A standby's copy of the database has all that the stream has.
+struct SeenCaughtUp {
+  cluster::Time time{};
+  std::string node{};
+  std::string txid{};
+};
+
 /// Lives on the loop's thread, but for answered().
 class History {
  public:
@@ -45,6 +52,7 @@ class History {
   const std::vector<SeenSession>& sessions() const { return sessions_; }
   const std::vector<SeenLease>& leases() const { return leases_; }
   const std::vector<SeenReady>& ready() const { return ready_; }
+  const std::vector<SeenCaughtUp>& caught_up() const { return caught_up_; }
   const std::vector<FirstAnswer>& answers() const { return answers_; }
   /// The newest record of the node; null: none was seen.
   const cluster::coord::SessionRecord* session(const std::string& node) const;
@@ -68,6 +76,7 @@ class History {
   std::vector<SeenSession> sessions_;
   std::vector<SeenLease> leases_;
   std::vector<SeenReady> ready_;
+  std::vector<SeenCaughtUp> caught_up_;
   std::vector<FirstAnswer> answers_;
 };
 

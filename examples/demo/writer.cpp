@@ -1,6 +1,8 @@
 #include "demo/writer.h"
 
+#include <cstdlib>
 #include <utility>
+#include <vector>
 
 #include <httplib.h>
 #include <nlohmann/json.hpp>
@@ -8,6 +10,34 @@
 namespace demo {
 namespace {
 using namespace std::chrono_literals;
+}
+
+std::optional<Kept> read_notes(int port, std::uint64_t up_to) {
+  httplib::Client client("127.0.0.1", port);
+  client.set_read_timeout(5s);
+  std::vector<int> seen(up_to + 1);
+  std::uint64_t last = 0;
+  while (true) {
+    const auto result = client.Get("/notes?after=" + std::to_string(last));
+    if (!result || result->status != 200) return std::nullopt;
+    const auto body = nlohmann::json::parse(result->body, nullptr, false);
+    if (!body.is_object() || !body.contains("notes")) return std::nullopt;
+    if (body["notes"].empty()) break;
+    for (const auto& note : body["notes"]) {
+      last = note.at("id");
+      const std::string text = note.at("text");
+      const auto number = std::strtoull(text.substr(text.find(' ') + 1).c_str(), nullptr, 10);
+      if (number <= up_to) ++seen[number];
+    }
+  }
+  Kept kept;
+  for (std::uint64_t number = up_to; number > 0; --number) {
+    if (seen[number] > 1) ++kept.twice;
+    if (seen[number] > 0) continue;
+    ++kept.missing;
+    kept.first_missing = number;
+  }
+  return kept;
 }
 
 Writer::Writer(int port, std::function<void(FirstAnswer)> first_answer)

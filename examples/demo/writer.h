@@ -1,4 +1,5 @@
-// The demo's client: writes numbered notes through whoever leads, one after the other.
+// The demo's client: writes numbered notes through whoever leads, one after the other, and looks
+// which are there.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +23,20 @@ struct FirstAnswer {
 };
 
 struct Written {
-  std::uint64_t notes = 0;    ///< that were answered with 201
+  std::uint64_t notes = 0;    ///< that were answered with 201: number 1 up to this
   std::uint64_t refused = 0;  ///< attempts that were not
   /// Answers of an epoch that was older than one that had answered before: two led at once.
   std::uint64_t stale = 0;
 };
+
+/// What the service has.
+struct Kept {
+  std::uint64_t missing = 0;        ///< of the first so many numbers
+  std::uint64_t first_missing = 0;  ///< 0: none is
+  std::uint64_t twice = 0;          ///< tried again, since nobody had answered the first time
+};
+/// Reads all notes; nothing when the service does not answer.
+std::optional<Kept> read_notes(int port, std::uint64_t up_to);
 
 class Writer {
  public:

@@ -7,9 +7,11 @@
 #include <stop_token>
 #include <string>
 
+#include "cluster/database.h"
 #include "cluster/election.h"
 #include "cluster/member.h"
 #include "cluster/options.h"
+#include "cluster/snapshots.h"
 
 namespace cluster {
 
@@ -54,10 +56,16 @@ class App {
   std::uint64_t epoch() const;
   /// Throws Error{invalid_argument} for an app that is no singleton.
   Election& election();
+  /// Throws Error{invalid_argument} for an app without a database.
+  Database& database();
+  /// Of its database. Throws Error{invalid_argument} for an app without one.
+  Snapshots& snapshots();
 
  private:
   friend class Platform;
+  friend class Database;
   friend class Election;
+  friend class Snapshots;
   struct Core;
   explicit App(std::unique_ptr<Core> core);
   std::unique_ptr<Core> core_;

@@ -39,7 +39,9 @@ enum class Restart {
 
 /// A program that runs as a child of the node, in a process group of its own. It sees the
 /// environment of the node, `environment`, and CPP_CLUSTER_PLATFORM, CPP_CLUSTER_APP,
-/// CPP_CLUSTER_NODE, CPP_CLUSTER_ROLE and CPP_CLUSTER_EPOCH. It must stay in the foreground. It
+/// CPP_CLUSTER_NODE, CPP_CLUSTER_ROLE, CPP_CLUSTER_EPOCH and, with a database, CPP_CLUSTER_DATABASE
+/// (its file), CPP_CLUSTER_COMMIT (async or replicated) and CPP_CLUSTER_COMMIT_TIMEOUT
+/// (milliseconds). It must stay in the foreground. It
 /// dies with the node, and so does what it has started, as long as that stays in its process group
 /// or keeps its environment (CPP_CLUSTER_INSTANCE marks it).
 struct Process {

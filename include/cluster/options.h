@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cluster/backend.h"
+#include "cluster/sqlite.h"
 
 namespace cluster {
 
@@ -105,6 +106,7 @@ using Mode = std::variant<Singleton, Spread>;
 struct AppOptions {
   std::string name{};  ///< `[a-z][a-z0-9-]{0,31}`, unique on the platform
   Mode mode{Singleton{}};
+  Sqlite sqlite{};    ///< replicated; of singletons only. The primary's before the backend starts
   Backend backend{};  ///< started after promotion, before on_active; stopped after on_passive
   std::chrono::milliseconds hook_timeout{0};  ///< 0: the platform's
 };

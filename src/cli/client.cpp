@@ -1,9 +1,18 @@
 #include "cli/client.h"
 
+#include <atomic>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <set>
+#include <thread>
+
 #include <unistd.h>
 
 #include "coord/records_json.h"
 #include "core/duration.h"
+#include "core/ids.h"
+#include "ops/audit_log.h"
 
 namespace cluster::cli {
 namespace {
@@ -219,6 +228,61 @@ std::string Client::wait_for_leader(const std::string& app, std::uint64_t epoch,
   const auto watch = store.watch(app, std::move(handlers));
   loop_.run_until([&] { return !leader.empty(); }, limit);
   return leader;
+}
+
+void Client::work(const std::function<void()>& task, std::stop_source& stop) {
+  std::atomic<bool> over{false};
+  std::exception_ptr failure;
+  const auto on_signal = [&stop] { stop.request_stop(); };
+  const LoopSource interrupt = loop_.on_signal(SIGINT, on_signal);
+  const LoopSource terminate = loop_.on_signal(SIGTERM, on_signal);
+  std::thread thread([&] {
+    try {
+      task();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    over = true;
+    loop_.post([] {});
+  });
+  while (!over) loop_.run_until([&] { return over.load(); }, std::chrono::hours(1));
+  thread.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+void Client::pause(milliseconds time) {
+  loop_.run_until([] { return false; }, time);
+}
+
+void Client::audit(const std::string& app, const std::string& action,
+                   std::vector<std::pair<std::string, std::string>> fields) {
+  const char* user = std::getenv("USER");
+  fields.emplace_back("by", (user != nullptr ? std::string(user) : std::to_string(::getuid())) +
+                                "@" + short_host_name());
+  AuditEntry entry{"database", action, app, "warn", std::move(fields)};
+  const auto stored = nats::await<nats::PubAck>(
+      loop_, limit_ + milliseconds(500), [&](Callback<nats::PubAck> done) {
+        jetstream_->publish(audit_message(platform(), {}, std::move(entry)), {}, std::move(done));
+      });
+  if (!stored.ok()) complain(std::string("this is not in the audit log: ") + stored.error().what());
+}
+
+std::vector<std::string> Client::apps_with_databases() {
+  auto streams = nats::await<std::vector<std::string>>(
+      loop_, limit_ + milliseconds(500),
+      [&](Callback<std::vector<std::string>> done) { jetstream_->streams(std::move(done)); });
+  if (!streams.ok()) fail(streams.error(), "looking for databases");
+  std::set<std::string> apps;
+  for (const auto& name : streams.value())
+    for (const auto& [before, after] :
+         {std::pair<std::string, std::string>{"", "_wal"},
+          std::pair<std::string, std::string>{"OBJ_", "_snapshots"}}) {
+      const std::string start = before + platform() + "_";
+      if (name.size() > start.size() + after.size() && name.starts_with(start) &&
+          name.ends_with(after))
+        apps.insert(name.substr(start.size(), name.size() - start.size() - after.size()));
+    }
+  return {apps.begin(), apps.end()};
 }
 
 Exit Client::show(const OutputFlags& output, const std::function<std::string()>& look) {

@@ -7,7 +7,9 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
@@ -40,6 +42,18 @@ class Client {
   /// Waits until another leads `app` than with `epoch`; empty when none did within `limit`.
   std::string wait_for_leader(const std::string& app, std::uint64_t epoch,
                               std::chrono::milliseconds limit);
+
+  /// Runs `task` on a thread that may block, and the connection meanwhile; throws what it throws.
+  /// SIGINT and SIGTERM request the stop of `stop`, and it ends with what the task makes of that.
+  void work(const std::function<void()>& task, std::stop_source& stop);
+  nats::JetStream& jetstream() noexcept { return *jetstream_; }
+  /// Waits, and keeps the connection going.
+  void pause(std::chrono::milliseconds time);
+  /// Puts an entry into the platform's audit log, with who did it; complains when that fails.
+  void audit(const std::string& app, const std::string& action,
+             std::vector<std::pair<std::string, std::string>> fields);
+  /// The apps of the platform that have a WAL stream or a snapshot bucket.
+  std::vector<std::string> apps_with_databases();
 
   /// Runs `look` now, and with --watch again and again; trouble then is shown, and does not end it.
   Exit show(const OutputFlags& output, const std::function<std::string()>& look);

@@ -192,6 +192,8 @@ std::unique_ptr<CLI::App> make_commands(Chosen& chosen) {
   add_status(*app, chosen);
   add_health(*app, chosen);
   add_stepdown(*app, chosen);
+  add_snapshot(*app, chosen);
+  add_db(*app, chosen);
   add_node(*app, chosen);
   add_config(*app, chosen);
   add_version(*app, chosen);

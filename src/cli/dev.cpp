@@ -130,6 +130,11 @@ void Dev::start_nodes() {
     const int port = options_.http_base_port == 0 ? 0 : options_.http_base_port + i - 1;
     node.platform.http = "127.0.0.1:" + std::to_string(port);
     node.log_file = "";
+    // On one machine each needs files of its own.
+    for (auto& app : node.apps)
+      for (auto* path : {&app.sqlite.path, &app.sqlite.replica})
+        if (!path->empty())
+          *path = node.platform.folder + "/" + std::filesystem::path(*path).filename().string();
     nodes_.push_back(std::make_unique<DevNode>(
         loop_, DevNodeOptions{.name = name,
                               .number = i,
@@ -262,8 +267,10 @@ void add_dev(CLI::App& root, Chosen& chosen) {
       ->capture_default_str();
   app.add_flag("--no-restart", options->no_restart, "Leave what dies dead");
   app.add_flag("--log-files", options->log_files, "Nodes log to files in the folder, not here");
-  app.add_option("-c,--config", options->common.config,
-                 "Take apps, labels and timing from this file; names and NATS are dev's own")
+  app.add_option(
+         "-c,--config", options->common.config,
+         "Take apps, labels and timing from this file; names, NATS and where databases are, "
+         "are dev's own")
       ->type_name("FILE");
   app.add_option_function<std::string>(
          "--platform",

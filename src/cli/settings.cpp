@@ -345,6 +345,24 @@ Settings app_settings(AppOptions& app) {
                    return one(std::holds_alternative<Singleton>(app.mode) ? "singleton" : "spread");
                  }});
   all.push_back(duration("hook_timeout", at(app.hook_timeout)));
+  const Place<Sqlite> sqlite = [&app](bool make) -> Sqlite* {
+    return make || app.sqlite != Sqlite{} ? &app.sqlite : nullptr;
+  };
+  const auto file = [](const char* name) { return std::string("sqlite.") + name; };
+  all.push_back(section<Sqlite>("sqlite", sqlite));
+  all.push_back(text(file("path"), in(sqlite, &Sqlite::path)));
+  all.push_back(text(file("replica"), in(sqlite, &Sqlite::replica)));
+  all.push_back(choice<Commit>(file("commit"), in(sqlite, &Sqlite::commit),
+                               {{"async", Commit::async}, {"replicated", Commit::replicated}}));
+  all.push_back(duration(file("commit_timeout"), in(sqlite, &Sqlite::commit_timeout)));
+  all.push_back(number<std::uint64_t>(file("wal_limit"), in(sqlite, &Sqlite::wal_limit)));
+  all.push_back(duration(file("drain_timeout"), in(sqlite, &Sqlite::drain_timeout)));
+  all.push_back(duration(file("snapshot_interval"), in(sqlite, &Sqlite::snapshot_interval)));
+  all.push_back(duration(file("snapshot_retention"), in(sqlite, &Sqlite::snapshot_retention)));
+  all.push_back(number<int>(file("snapshots_kept"), in(sqlite, &Sqlite::snapshots_kept)));
+  all.push_back(
+      duration(file("snapshot_merge_interval"), in(sqlite, &Sqlite::snapshot_merge_interval)));
+  all.push_back(duration(file("stream_window"), in(sqlite, &Sqlite::stream_window)));
   const Place<Process> process = [&app](bool make) -> Process* {
     if (make && !std::holds_alternative<Process>(app.backend)) app.backend = Process{};
     return std::get_if<Process>(&app.backend);

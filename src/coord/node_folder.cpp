@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <string_view>
 #include <thread>
 
 #include <fcntl.h>
@@ -33,8 +34,14 @@ std::string read_file(const std::string& path) {
   return text;
 }
 
-// A process that has ended but was not reaped yet does not count.
+// A process that has ended but was not reaped yet does not count, nor one of which only threads are
+// left that the kernel has not ended yet.
 bool running(pid_t pid) {
+  const std::string status = read_file("/proc/" + std::to_string(pid) + "/stat");
+  const auto name_end = status.rfind(')');
+  if (name_end != std::string::npos && status.size() > name_end + 2 &&
+      std::string_view("ZXx").find(status[name_end + 2]) != std::string_view::npos)
+    return false;
   int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
   if (fd < 0) return false;
   pollfd poll{fd, POLLIN, 0};

@@ -8,6 +8,13 @@ namespace {
 using Json = nlohmann::json;
 constexpr int kVersion = 1;
 
+// A number with a fraction or of any size is one, too, for the parser.
+template <typename T>
+T whole(const Json& json) {
+  if (!json.is_number_integer()) throw Error(Errc::corrupt, json.dump() + " is no whole number");
+  return json.get<T>();
+}
+
 // Runs `read` on the parsed object; whatever is wrong becomes an Error that names `what`.
 template <typename T, typename Read>
 Result<T> parsed(const std::string& what, const std::string& text, Read read) {
@@ -15,7 +22,7 @@ Result<T> parsed(const std::string& what, const std::string& text, Read read) {
   if (!json.is_object())
     return Error(Errc::corrupt, what + ": is no JSON object: " + text.substr(0, 100));
   try {
-    int version = json.at("v").get<int>();
+    const auto version = whole<std::int64_t>(json.at("v"));
     if (version > kVersion)
       return Error(Errc::incompatible, what + ": has version " + std::to_string(version) +
                                            ", this program knows up to " +
@@ -43,7 +50,7 @@ SessionState state_from(const std::string& text) {
   throw Error(Errc::corrupt, "\"" + text + "\" is no state of a session");
 }
 
-Time time_from(const Json& json) { return Time(Duration(json.get<std::int64_t>())); }
+Time time_from(const Json& json) { return Time(Duration(whole<std::int64_t>(json))); }
 
 }  // namespace
 
@@ -121,14 +128,14 @@ Result<LeaseRecord> lease_record_from(const std::string& key, const std::string&
         LeaseRecord record;
         record.app = json.at("app").get<std::string>();
         if (record.app != key) throw Error(Errc::corrupt, "it names app \"" + record.app + "\"");
-        record.epoch = json.at("epoch").get<std::uint64_t>();
+        record.epoch = whole<std::uint64_t>(json.at("epoch"));
         std::string state = json.at("state").get<std::string>();
         if (state != "held" && state != "released")
           throw Error(Errc::corrupt, "\"" + state + "\" is no state of a lease");
         record.held = state == "held";
         record.holder = json.at("holder").get<std::string>();
         record.session = json.at("session").get<std::string>();
-        record.session_rev = json.at("session_rev").get<Revision>();
+        record.session_rev = whole<Revision>(json.at("session_rev"));
         record.target = json.value("target", std::string());
         return record;
       });
@@ -147,7 +154,7 @@ Result<Heartbeat> heartbeat_from(const std::string& text) {
   return parsed<Heartbeat>("heartbeat", text, [](const Json& json) -> Result<Heartbeat> {
     return Heartbeat{json.at("to").get<std::string>(),
                      voter_from(json.at("owner").get<std::string>()),
-                     json.at("rev").get<Revision>(), time_from(json.at("sent"))};
+                     whole<Revision>(json.at("rev")), time_from(json.at("sent"))};
   });
 }
 
@@ -179,7 +186,7 @@ std::string to_json(const Withdrawal& withdrawal) {
 Result<Withdrawal> withdrawal_from(const std::string& text) {
   return parsed<Withdrawal>("withdrawal", text, [](const Json& json) -> Result<Withdrawal> {
     return Withdrawal{voter_from(json.at("owner").get<std::string>()),
-                      json.at("rev").get<Revision>(),
+                      whole<Revision>(json.at("rev")),
                       voter_from(json.at("voter").get<std::string>())};
   });
 }

@@ -91,7 +91,7 @@ Level level_from(std::string_view name) {
 
 bool enabled(Level level) noexcept { return logger()->should_log(to_spdlog(level)); }
 
-std::string format(std::string_view event, Fields fields) {
+std::string format(std::string_view event, std::span<const Field> fields) {
   std::string line(event);
   for (const auto& f : fields) {
     line += ' ';
@@ -102,7 +102,7 @@ std::string format(std::string_view event, Fields fields) {
   return line;
 }
 
-void write(Level level, std::string_view event, Fields fields) noexcept {
+void write(Level level, std::string_view event, std::span<const Field> fields) noexcept {
   if (!enabled(level)) return;
   try {
     logger()->log(to_spdlog(level), "{}", format(event, fields));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -35,7 +36,10 @@ Level level_from(std::string_view name);
 bool enabled(Level level) noexcept;
 
 /// From any thread. Never throws: a line that can't be written is lost.
-void write(Level level, std::string_view event, Fields fields) noexcept;
+void write(Level level, std::string_view event, std::span<const Field> fields) noexcept;
+inline void write(Level level, std::string_view event, Fields fields) noexcept {
+  write(level, event, std::span<const Field>(fields.begin(), fields.size()));
+}
 inline void debug(std::string_view event, Fields fields = {}) noexcept {
   write(Level::debug, event, fields);
 }
@@ -50,6 +54,9 @@ inline void error(std::string_view event, Fields fields = {}) noexcept {
 }
 
 /// What a line looks like behind time and level; for tests and other sinks.
-std::string format(std::string_view event, Fields fields);
+std::string format(std::string_view event, std::span<const Field> fields);
+inline std::string format(std::string_view event, Fields fields) {
+  return format(event, std::span<const Field>(fields.begin(), fields.size()));
+}
 
 }  // namespace cluster::log

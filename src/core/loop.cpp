@@ -244,6 +244,13 @@ bool Loop::run_until(const std::function<bool()>& done, Duration limit) {
 }
 
 void Loop::run() {
+  // Of this thread between the turns, too: other threads ask in_loop() at any time.
+  struct Owner {
+    std::atomic<std::thread::id>& thread;
+    const std::thread::id before = thread.exchange(std::this_thread::get_id());
+    ~Owner() { thread.store(before); }
+  };
+  const Owner owner{thread_};
   while (!stopping_.load()) run_once(std::chrono::hours(1));
 }
 

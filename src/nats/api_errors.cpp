@@ -29,6 +29,8 @@ Error error_from_api(const std::string& what, int code, int err_code,
     case 10008:  // no leader of the JetStream cluster
     case 10009:
     case 10118:  // the stream is offline
+    case 10158:  // a message with this id is being stored, or was dropped while it was
+    case 10167:  // too many requests
       return Error(Errc::unavailable, text);
     default: break;
   }

@@ -30,7 +30,7 @@ std::string message_fault(const Message& message, std::int64_t max_payload) {
   if (!subject_fits(message.subject)) return "\"" + message.subject + "\" is no subject";
   if (!message.reply.empty() && !subject_fits(message.reply))
     return "the reply subject \"" + message.reply + "\" is no subject";
-  std::size_t size = message.data.size();
+  std::size_t size = message.payload().size();
   if (!message.headers.empty()) size += sizeof "NATS/1.0\r\n\r\n" - 1;
   for (const auto& [key, value] : message.headers) {
     size += key.size() + value.size() + 4;
@@ -47,15 +47,14 @@ std::string message_fault(const Message& message, std::int64_t max_payload) {
 
 natsStatus send(natsConnection* nc, const Message& message) {
   const char* reply = message.reply.empty() ? nullptr : message.reply.c_str();
-  const int size = static_cast<int>(message.data.size());
+  const std::string& data = message.payload();
+  const int size = static_cast<int>(data.size());
   if (message.headers.empty()) {
-    if (!reply)
-      return natsConnection_Publish(nc, message.subject.c_str(), message.data.data(), size);
-    return natsConnection_PublishRequest(nc, message.subject.c_str(), reply, message.data.data(),
-                                         size);
+    if (!reply) return natsConnection_Publish(nc, message.subject.c_str(), data.data(), size);
+    return natsConnection_PublishRequest(nc, message.subject.c_str(), reply, data.data(), size);
   }
   natsMsg* m = nullptr;
-  natsStatus s = natsMsg_Create(&m, message.subject.c_str(), reply, message.data.data(), size);
+  natsStatus s = natsMsg_Create(&m, message.subject.c_str(), reply, data.data(), size);
   for (const auto& [key, value] : message.headers)
     if (s == NATS_OK) s = natsMsgHeader_Add(m, key.c_str(), value.c_str());
   if (s == NATS_OK) s = natsConnection_PublishMsg(nc, m);

@@ -392,7 +392,7 @@ void EmbeddedServer::wait_ready(milliseconds timeout) {
   auto& core = *core_;
   Time end = BootClock::now() + timeout;
   int tries = kPortTries;
-  Failure why;
+  Failure why = Error(Errc::unavailable, "it does not listen yet");
   while (true) {
     if (core.reap(false)) {
       std::string words = core.last_words();
@@ -405,7 +405,6 @@ void EmbeddedServer::wait_ready(milliseconds timeout) {
       throw Error(Errc::backend_failed, "nats-server on " + url() + " has ended; " + words);
     }
     auto left = std::chrono::duration_cast<milliseconds>(end - BootClock::now());
-    why = Error(Errc::unavailable, "it does not listen yet");
     if (left.count() > 0 && core.listens())
       why = probe_jetstream(core.address(), std::min(left, milliseconds(2'000)));
     if (!why) return;

@@ -1,5 +1,6 @@
 #include "nats/jetstream.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -23,7 +24,7 @@ T field(const Json& object, const char* name, T otherwise = {}) {
   } else if constexpr (std::is_same_v<T, bool>) {
     return it->is_boolean() ? it->template get<T>() : otherwise;
   } else {
-    return it->is_number() ? it->template get<T>() : otherwise;
+    return it->is_number_integer() ? it->template get<T>() : otherwise;
   }
 }
 
@@ -59,6 +60,7 @@ Json to_json(const StreamConfig& c) {
                {"deny_purge", c.deny_purge}};
   if (!c.description.empty()) json["description"] = c.description;
   if (c.duplicate_window.count() > 0) json["duplicate_window"] = c.duplicate_window.count();
+  if (!c.metadata.empty()) json["metadata"] = c.metadata;
   return json;
 }
 
@@ -86,11 +88,15 @@ StreamState stream_state_from(const Json& json) {
   state.config.deny_delete = field<bool>(c, "deny_delete");
   state.config.deny_purge = field<bool>(c, "deny_purge");
   state.config.discard_new = field<std::string>(c, "discard") == "new";
+  if (auto metadata = c.find("metadata"); metadata != c.end() && metadata->is_object())
+    for (const auto& [key, value] : metadata->items())
+      if (value.is_string()) state.config.metadata[key] = value.get<std::string>();
   const Json& s = part("state");
   state.messages = field<std::uint64_t>(s, "messages");
   state.bytes = field<std::uint64_t>(s, "bytes");
   state.first_seq = field<std::uint64_t>(s, "first_seq");
   state.last_seq = field<std::uint64_t>(s, "last_seq");
+  state.created = field<std::string>(json, "created");
   const Json& cluster = part("cluster");
   state.leader = field<std::string>(cluster, "leader");
   if (auto replicas = cluster.find("replicas"); replicas != cluster.end() && replicas->is_array())
@@ -236,6 +242,37 @@ void JetStream::streams(Callback<std::vector<std::string>> done) {
   list_streams(*this, {}, std::move(done));
 }
 
+void JetStream::ensure_stream(const StreamConfig& config, Completion done) {
+  stream(config.name, [this, config, done = std::move(done)](Result<StreamState> there) {
+    if (there) return done(std::nullopt);
+    if (there.error().errc() != Errc::not_found) return done(there.error());
+    create_stream(config, [this, name = config.name, done](Result<StreamState> made) {
+      if (made) return done(std::nullopt);
+      if (made.error().errc() != Errc::invalid_argument) return done(made.error());
+      // Somebody else may have made it meanwhile, not quite like this.
+      stream(name, [done, why = made.error()](Result<StreamState> now) {
+        done(now ? Failure() : Failure(why));
+      });
+    });
+  });
+}
+
+void JetStream::purge(const std::string& stream, const std::string& filter, std::uint64_t before,
+                      Callback<std::uint64_t> done) {
+  const std::string what = "STREAM.PURGE." + stream;
+  if (auto fault = stream_name_fault(stream))
+    return connection_.defer([done = std::move(done), fault] { done(*fault); });
+  Json body = Json::object();
+  if (!filter.empty()) body["filter"] = filter;
+  if (before != 0) body["seq"] = before;
+  api(what, text_of(body), [what, done = std::move(done)](Result<std::string> text) {
+    if (!text) return done(text.error());
+    auto json = answer_from(what, text.value());
+    if (!json) return done(json.error());
+    done(field<std::uint64_t>(json.value(), "purged"));
+  });
+}
+
 void JetStream::publish(Message message, Expect expect, Callback<PubAck> done) {
   publish(std::move(message), expect, timeout_, std::move(done));
 }
@@ -279,6 +316,35 @@ void JetStream::last_message(const std::string& stream, const std::string& subje
 void JetStream::message(const std::string& stream, std::uint64_t sequence,
                         Callback<StoredMessage> done) {
   get_message(*this, stream, Json{{"seq", sequence}}, std::move(done));
+}
+
+void JetStream::next_message(const std::string& stream, const std::string& subject,
+                             std::uint64_t from, Callback<StoredMessage> done) {
+  get_message(*this, stream,
+              Json{{"seq", std::max<std::uint64_t>(1, from)}, {"next_by_subj", subject}},
+              std::move(done));
+}
+
+void JetStream::delete_message(const std::string& stream, std::uint64_t sequence, Completion done) {
+  api("STREAM.MSG.DELETE." + stream, text_of({{"seq", sequence}, {"no_erase", true}}),
+      [done = std::move(done)](Result<std::string> text) {
+        done(text ? Failure() : Failure(text.error()));
+      });
+}
+
+void JetStream::count_messages(const std::string& stream, const std::string& subject,
+                               Callback<std::uint64_t> done) {
+  const std::string what = "STREAM.INFO." + stream;
+  api(what, text_of({{"subjects_filter", subject}}),
+      [what, subject, done = std::move(done)](Result<std::string> text) {
+        if (!text) return done(text.error());
+        auto json = answer_from(what, text.value());
+        if (!json) return done(json.error());
+        const auto place = Json::json_pointer("/state/subjects");
+        done(json.value().contains(place) && json.value()[place].is_object()
+                 ? field<std::uint64_t>(json.value()[place], subject.c_str())
+                 : 0);
+      });
 }
 
 void check_server(JetStream& jetstream, Completion done) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,7 @@ struct StreamConfig {
   bool deny_delete = false;
   bool deny_purge = false;
   bool discard_new = false;
+  std::map<std::string, std::string> metadata{};
 };
 
 struct StreamState {
@@ -37,6 +39,7 @@ struct StreamState {
   std::uint64_t bytes = 0;
   std::uint64_t first_seq = 0;
   std::uint64_t last_seq = 0;
+  std::string created{};             ///< wall time; a cluster that restarts may change it
   std::string leader{};              ///< server that leads it, empty outside a cluster
   std::vector<std::string> peers{};  ///< the other servers with a replica
 };
@@ -89,9 +92,15 @@ class JetStream {
   /// Makes the stream, or leaves one alone that has the same configuration already.
   void create_stream(const StreamConfig& config, Callback<StreamState> done);
   void update_stream(const StreamConfig& config, Callback<StreamState> done);
+  /// Makes the stream unless one of that name is there, whose configuration is left alone.
+  void ensure_stream(const StreamConfig& config, Completion done);
   void stream(const std::string& name, Callback<StreamState> done);
   void delete_stream(const std::string& name, Completion done);
   void streams(Callback<std::vector<std::string>> done);  ///< names of all, paged through
+  /// Removes messages of subjects that match `filter` (empty: of all subjects), with sequences
+  /// below `before` (0: all), and tells how many.
+  void purge(const std::string& stream, const std::string& filter, std::uint64_t before,
+             Callback<std::uint64_t> done);
 
   void publish(Message message, Expect expect, Callback<PubAck> done);
   void publish(Message message, Expect expect, Duration timeout, Callback<PubAck> done);
@@ -99,6 +108,14 @@ class JetStream {
   void last_message(const std::string& stream, const std::string& subject,
                     Callback<StoredMessage> done);
   void message(const std::string& stream, std::uint64_t sequence, Callback<StoredMessage> done);
+  /// The first message of a subject at `from` or behind it; as last_message from the leader.
+  void next_message(const std::string& stream, const std::string& subject, std::uint64_t from,
+                    Callback<StoredMessage> done);
+  /// Removes one message, without overwriting its bytes.
+  void delete_message(const std::string& stream, std::uint64_t sequence, Completion done);
+  /// How many messages one subject has now, from the leader.
+  void count_messages(const std::string& stream, const std::string& subject,
+                      Callback<std::uint64_t> done);
 
   /// Sends a request to `$JS.API.<what>` and hands over the parsed-for-errors JSON text of the
   /// answer.
@@ -121,11 +138,12 @@ void check_server(JetStream& jetstream, Completion done);
 struct StartAt {
   enum class Kind { all, last_per_subject, new_only, sequence } kind = Kind::all;
   std::uint64_t sequence = 0;  ///< with Kind::sequence: the first one wanted
+  bool headers_only = false;   ///< messages come without their data
 };
 
 /// Reads a stream in order, without acknowledgements, each message once, for as long as it lives:
-/// an ephemeral push consumer that is made anew after a gap, a missed heartbeat, or a reconnect,
-/// and then resumes behind what was delivered last.
+/// an ephemeral push consumer that is made anew after a gap, a missed heartbeat, a reconnect, or
+/// when it does not deliver what the stream has, and then resumes behind what was delivered last.
 class OrderedConsumer {
  public:
   struct Handlers {

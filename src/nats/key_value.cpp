@@ -1,22 +1,17 @@
 #include "nats/key_value.h"
 
 #include <algorithm>
-#include <cctype>
 #include <optional>
+
+#include "nats/bucket_name.h"
 
 namespace cluster::nats {
 namespace {
 
 using std::chrono::seconds;
 
-bool name_characters(const std::string& text, std::string_view more) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [&](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || more.find(c) != std::string_view::npos;
-  });
-}
-
 std::string key_fault(const std::string& key) {
-  if (name_characters(key, "-/_=.") && key.front() != '.' && key.back() != '.' &&
+  if (consists_of_alphanumerics_and("-/_=.", key) && key.front() != '.' && key.back() != '.' &&
       key.find("..") == std::string::npos)
     return {};
   return "\"" + key +
@@ -62,10 +57,7 @@ KvWatch::KvWatch(JetStream& jetstream, const std::string& bucket, const std::str
 
 KeyValue::KeyValue(JetStream& jetstream, std::string bucket)
     : jetstream_(jetstream), bucket_(std::move(bucket)) {
-  if (!name_characters(bucket_, "-_"))
-    throw Error(
-        Errc::invalid_argument,
-        "\"" + bucket_ + "\" can't be a bucket's name: letters, digits, - and _ are allowed");
+  check_bucket_name(bucket_);
 }
 
 void KeyValue::ensure(const BucketConfig& config, Completion done) {
@@ -83,19 +75,7 @@ void KeyValue::ensure(const BucketConfig& config, Completion done) {
   stream.allow_direct = true;
   stream.deny_delete = true;
   stream.discard_new = true;
-  auto& js = jetstream_;
-  js.stream(stream.name, [&js, stream, done = std::move(done)](Result<StreamState> there) {
-    if (there) return done(std::nullopt);
-    if (there.error().errc() != Errc::not_found) return done(there.error());
-    js.create_stream(stream, [&js, name = stream.name, done](Result<StreamState> made) {
-      if (made) return done(std::nullopt);
-      if (made.error().errc() != Errc::invalid_argument) return done(made.error());
-      // Somebody else may have made it meanwhile, not quite like this.
-      js.stream(name, [done, why = made.error()](Result<StreamState> now) {
-        done(now ? Failure() : Failure(why));
-      });
-    });
-  });
+  jetstream_.ensure_stream(stream, std::move(done));
 }
 
 void KeyValue::get(const std::string& key, Callback<KvEntry> done) {

@@ -18,6 +18,8 @@ using std::chrono::seconds;
 
 constexpr auto kHeartbeat = seconds(2);
 constexpr auto kGone = seconds(30);  // the server removes a consumer that nobody listens to
+constexpr auto kIdle = seconds(5);   // nothing has come for so long: does the stream have more?
+constexpr auto kOwed = seconds(1);   // and what it has comes within this
 constexpr auto kTryLimit = milliseconds(1'500);
 constexpr auto kSound = seconds(1);  // a consumer that has lived for so long was no failure
 constexpr milliseconds kFirstBackoff{50};
@@ -58,6 +60,7 @@ struct OrderedConsumer::Core : std::enable_shared_from_this<Core> {
   Time heard{};
   milliseconds backoff = kFirstBackoff;
   LoopSource timer;
+  LoopSource stall_timer;
 
   Core(JetStream& js, std::string s, std::vector<std::string> f, StartAt at, Handlers h)
       : jetstream(js),
@@ -78,12 +81,16 @@ struct OrderedConsumer::Core : std::enable_shared_from_this<Core> {
   void again();
   void retry();
   void check_stream();
+  std::uint64_t first_wanted() const;
   void create();
   void on_created(const std::string& text);
   void on_message(Message message);
   void on_control(const Message& message);
   void check_caught_up(std::uint64_t pending);
   void watch_heartbeats();
+  void watch_stalls();
+  void ask_for_more();
+  void expect_more();
   void failed(const Error& error);
   void drop();
 };
@@ -116,6 +123,7 @@ void OrderedConsumer::Core::retry() {
 void OrderedConsumer::Core::drop() {
   ++attempt;
   timer.reset();
+  stall_timer.reset();
   subscription = {};
   if (created && jetstream.connection().state() == ConnectionState::connected) {
     // Best effort: without an answer the server removes it after kGone.
@@ -145,6 +153,12 @@ void OrderedConsumer::Core::check_stream() {
                 }));
 }
 
+// Nothing before it is delivered any more.
+std::uint64_t OrderedConsumer::Core::first_wanted() const {
+  if (resume_after) return *resume_after + 1;
+  return start.kind == StartAt::Kind::sequence ? std::max<std::uint64_t>(1, start.sequence) : 1;
+}
+
 void OrderedConsumer::Core::create() {
   name = random_id();
   consumer_seq = 0;
@@ -162,16 +176,14 @@ void OrderedConsumer::Core::create() {
                  {"inactive_threshold", std::chrono::nanoseconds(kGone).count()},
                  {"mem_storage", true},
                  {"num_replicas", 1}};
-  if (resume_after) {
+  if (resume_after || start.kind == StartAt::Kind::sequence) {
     config["deliver_policy"] = "by_start_sequence";
-    config["opt_start_seq"] = *resume_after + 1;
-  } else if (start.kind == StartAt::Kind::sequence) {
-    config["deliver_policy"] = "by_start_sequence";
-    config["opt_start_seq"] = std::max<std::uint64_t>(1, start.sequence);
+    config["opt_start_seq"] = first_wanted();
   } else {
     config["deliver_policy"] =
         start.kind == StartAt::Kind::last_per_subject ? "last_per_subject" : "all";
   }
+  if (start.headers_only) config["headers_only"] = true;
   std::string what = "CONSUMER.CREATE." + stream + "." + name;
   if (filters.size() == 1) {
     config["filter_subject"] = filters.front();
@@ -197,6 +209,7 @@ void OrderedConsumer::Core::on_created(const std::string& text) {
   heard = created_at = BootClock::now();
   caught_up_at = count(json, "/delivered/consumer_seq") + count(json, "/num_pending");
   watch_heartbeats();
+  watch_stalls();
   if (consumer_seq >= caught_up_at) check_caught_up(0);
 }
 
@@ -256,6 +269,36 @@ void OrderedConsumer::Core::watch_heartbeats() {
                                                return core.watch_heartbeats();
                                              core.again();
                                            }));
+}
+
+// A consumer lives on one of the stream's servers, and delivers what that one has. One that was
+// killed and is behind may never deliver again, while its heartbeats go on (seen with nats-server
+// 2.10.27): the stream's leader knows better.
+void OrderedConsumer::Core::watch_stalls() {
+  stall_timer =
+      jetstream.connection().loop().after(kIdle, guarded([seen = consumer_seq](Core& core) {
+                                            if (core.consumer_seq == seen) core.ask_for_more();
+                                            core.watch_stalls();
+                                          }));
+}
+
+void OrderedConsumer::Core::ask_for_more() {
+  const auto all = filters.empty() ? std::vector<std::string>{">"} : filters;
+  for (const auto& filter : all)
+    jetstream.next_message(
+        stream, filter, first_wanted(),
+        guarded([seen = consumer_seq](Core& core, const Result<StoredMessage>& next) {
+          // Without an answer it is asked again.
+          if (next && core.consumer_seq == seen) core.expect_more();
+        }));
+}
+
+void OrderedConsumer::Core::expect_more() {
+  stall_timer =
+      jetstream.connection().loop().after(kOwed, guarded([seen = consumer_seq](Core& core) {
+                                            if (core.consumer_seq == seen) return core.again();
+                                            core.watch_stalls();
+                                          }));
 }
 
 void OrderedConsumer::Core::failed(const Error& error) {

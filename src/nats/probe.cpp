@@ -88,7 +88,7 @@ T field(const nlohmann::json& object, const char* name, T otherwise) {
   } else if constexpr (std::is_same_v<T, bool>) {
     if (!it->is_boolean()) return otherwise;
   } else {
-    if (!it->is_number()) return otherwise;
+    if (!it->is_number_integer()) return otherwise;
   }
   return it->template get<T>();
 }

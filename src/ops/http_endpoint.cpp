@@ -29,7 +29,7 @@
 namespace cluster {
 namespace {
 
-constexpr std::array<std::string_view, 3> kPaths = {"/health", "/ready", "/status"};
+constexpr std::array<std::string_view, 4> kPaths = {"/health", "/ready", "/status", "/metrics"};
 constexpr std::size_t kMostThreads = 32;
 constexpr std::size_t kWaitingConnections = 32;               // more wait in the kernel
 constexpr int kTimeoutSeconds = 5;                            // between two reads or writes
@@ -169,12 +169,21 @@ class Connections {
     DIR* descriptors = ::opendir("/proc/self/fd");
     if (!descriptors) return;
     while (dirent* entry = ::readdir(descriptors)) {
-      // A copy: the number may come to mean something else at any time.
-      const UniqueFd fd(::fcntl(std::atoi(entry->d_name), F_DUPFD_CLOEXEC, 0));
       struct stat what{};
-      if (!fd || entry->d_name[0] == '.' || ::fstat(fd.get(), &what) != 0 ||
-          !S_ISSOCK(what.st_mode) || !accepted(fd.get()))
+      const int number = std::atoi(entry->d_name);
+      // Closing a copy of a file's descriptor would end all of this process's locks on that file,
+      // SQLite's above all: of files no copy is made.
+      if (entry->d_name[0] == '.' ||
+          ::fstatat(::dirfd(descriptors), entry->d_name, &what, 0) != 0 || !S_ISSOCK(what.st_mode))
         continue;
+      // A copy: the number may come to mean something else at any time.
+      UniqueFd fd(::fcntl(number, F_DUPFD_CLOEXEC, 0));
+      if (!fd || ::fstat(fd.get(), &what) != 0) continue;
+      if (!S_ISSOCK(what.st_mode)) {
+        [[maybe_unused]] const int kept = fd.release();  // it has just become a file
+        continue;
+      }
+      if (!accepted(fd.get())) continue;
       const auto known = first_seen_.find(what.st_ino);
       const Time since = known == first_seen_.end() ? now : known->second;
       if (now - since >= limit)

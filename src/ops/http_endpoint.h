@@ -1,4 +1,5 @@
-// The node's HTTP endpoint for people, probes and load balancers: GET /health, /ready and /status.
+// The node's HTTP endpoint for people, probes and load balancers: GET /health, /ready,
+// /status and /metrics.
 // Not a public API server: one small request a connection, within ten seconds.
 #pragma once
 

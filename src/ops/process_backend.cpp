@@ -119,6 +119,7 @@ ProcessBackend::ProcessBackend(Loop& loop, StrandPool& pool, BackendContext cont
     : loop_(loop),
       strand_(pool.strand()),
       context_(std::move(context)),
+      journal_("backend", context_.app, context_.node, context_.audit),
       process_(std::move(process)),
       node_environment_(cluster::node_environment()),
       probe_(loop) {
@@ -204,6 +205,7 @@ void ProcessBackend::begin_attempt() {
   failure_.clear();
   clean_exit_ = false;
   leader_gone_ = false;
+  killed_ = false;
   health_failures_ = 0;
   last_health_.clear();
   pause_ = kFirstPause;
@@ -213,6 +215,13 @@ void ProcessBackend::begin_attempt() {
       "CPP_CLUSTER_PLATFORM=" + context_.platform,   "CPP_CLUSTER_APP=" + context_.app,
       "CPP_CLUSTER_NODE=" + context_.node,           "CPP_CLUSTER_ROLE=" + role_,
       "CPP_CLUSTER_EPOCH=" + std::to_string(epoch_), instance_mark(context_.marker)};
+  if (!context_.database.empty()) {
+    extra.push_back("CPP_CLUSTER_DATABASE=" + context_.database);
+    extra.push_back(std::string("CPP_CLUSTER_COMMIT=") +
+                    (context_.commit == Commit::replicated ? "replicated" : "async"));
+    extra.push_back("CPP_CLUSTER_COMMIT_TIMEOUT=" +
+                    std::to_string(context_.commit_timeout.count()));
+  }
   on_strand([this, attempt, process = process_, environment = node_environment_,
              extra = std::move(extra)] {
     auto launch = std::make_shared<std::optional<Launch>>();
@@ -297,7 +306,7 @@ void ProcessBackend::exec_reported() {
     failure_ = "could not be started: " + why;  // its exit follows
     return;
   }
-  log::debug("backend_started", {{"app", context_.app}, {"epoch", epoch_}, {"pid", child_->pid}});
+  journal_.info("backend_started", {{"epoch", epoch_}, {"pid", child_->pid}});
   if (phase_ != Phase::launching) return;
   phase_ = Phase::probing;
   if (target_) {
@@ -325,10 +334,9 @@ void ProcessBackend::became_ready() {
   limit_.reset();
   timer_.reset();
   set_state(State::ready);
-  log::info("backend_ready", {{"app", context_.app},
-                              {"epoch", epoch_},
-                              {"pid", child_->pid},
-                              {"after", milliseconds(since_ - attempt_began_)}});
+  journal_.info(
+      "backend_ready",
+      {{"epoch", epoch_}, {"pid", child_->pid}, {"after", milliseconds(since_ - attempt_began_)}});
   if (target_ && process_.health_interval > 0ms)
     timer_ = loop_.after(process_.health_interval, [this] { check_health(); });
   if (start_done_) std::exchange(start_done_, nullptr)(std::nullopt);
@@ -356,9 +364,8 @@ void ProcessBackend::check_health() {
     if (health_failures_ >= process_.health_failures) {
       failure_ = "failed " + std::to_string(health_failures_) +
                  " health checks in a row; the last one: " + result.text;
-      log::warn(
-          "backend_unhealthy",
-          {{"app", context_.app}, {"epoch", epoch_}, {"pid", child_->pid}, {"check", result.text}});
+      journal_.warn("backend_unhealthy",
+                    {{"epoch", epoch_}, {"pid", child_->pid}, {"check", result.text}});
       end_attempt(process_.stop_timeout);
       return;
     }
@@ -395,6 +402,8 @@ void ProcessBackend::stop(std::function<void()> done) {
 void ProcessBackend::kill_now() {
   CLUSTER_CHECK(loop_.in_loop());
   kill_group();
+  if (child_ && !std::exchange(killed_, true))
+    journal_.warn("backend_killed", {{"epoch", epoch_}, {"pid", child_->pid}, {"after", "0 ms"}});
   stop(nullptr);
   grace_until_ = BootClock::now();
   if (phase_ == Phase::ending) limit_.reset();
@@ -412,10 +421,10 @@ void ProcessBackend::end_attempt(Duration grace) {
   ::kill(-child_->pid, SIGTERM);
   ::kill(-child_->pid, SIGCONT);  // a stopped program can't heed it
   limit_ = loop_.after(grace, [this] {
-    log::warn("backend_killed", {{"app", context_.app},
-                                 {"pid", child_->pid},
-                                 {"after", milliseconds(process_.stop_timeout)}});
     kill_group();
+    journal_.warn(
+        "backend_killed",
+        {{"epoch", epoch_}, {"pid", child_->pid}, {"after", milliseconds(process_.stop_timeout)}});
   });
 }
 
@@ -447,8 +456,7 @@ void ProcessBackend::exited() {
         failure_ += "; if it puts itself into the background, tell it to stay in the foreground";
     }
   }
-  log::info("backend_exited",
-            {{"app", context_.app}, {"epoch", epoch_}, {"pid", child_->pid}, {"how", last_exit_}});
+  journal_.info("backend_exited", {{"epoch", epoch_}, {"pid", child_->pid}, {"how", last_exit_}});
   if (phase_ != Phase::ending) grace_until_ = BootClock::now();
   phase_ = Phase::clearing;
   next_warning_ = grace_until_ + kWarnEvery;
@@ -487,8 +495,8 @@ void ProcessBackend::cleared(const Cleared& result) {
           result.group_alive ? "its process group " + std::to_string(child_->pid) : "";
       for (const auto& stray : result.strays.remaining)
         who += (who.empty() ? "" : ", ") + std::to_string(stray.pid) + " " + stray.command;
-      log::warn("backend_does_not_end",
-                {{"app", context_.app}, {"who", who}, {"error", result.error}});
+      journal_.warn("backend_does_not_end",
+                    {{"epoch", epoch_}, {"who", who}, {"error", result.error}});
       next_warning_ = now + kWarnEvery;
     }
     Duration pause = now < grace_until_ ? std::min(pause_, grace_until_ - now) : pause_;
@@ -530,11 +538,11 @@ void ProcessBackend::conclude() {
   limit_.reset();
   launch_.reset();
   if (stop_wanted_) {
+    journal_.info("backend_stopped", {{"epoch", epoch_}, {"how", last_exit_}});
     finish_stop();
   } else if (start_done_) {
     set_state(State::failed);
-    log::warn("backend_start_failed",
-              {{"app", context_.app}, {"epoch", epoch_}, {"why", failure_}});
+    journal_.warn("backend_start_failed", {{"epoch", epoch_}, {"why", failure_}});
     std::exchange(start_done_, nullptr)(Error(Errc::backend_failed, described(failure_)));
   } else {
     restart_or_give_up();
@@ -577,10 +585,8 @@ void ProcessBackend::restart_or_give_up() {
   recent_restarts_.push_back(now);
   phase_ = Phase::backing_off;
   set_state(State::backing_off);
-  log::warn("backend_restarts", {{"app", context_.app},
-                                 {"epoch", epoch_},
-                                 {"why", failure_},
-                                 {"after", milliseconds(backoff)}});
+  journal_.warn("backend_restarts",
+                {{"epoch", epoch_}, {"why", failure_}, {"after", milliseconds(backoff)}});
   timer_ = loop_.after(backoff, [this] {
     ++restarts_;
     begin_attempt();
@@ -589,8 +595,7 @@ void ProcessBackend::restart_or_give_up() {
 
 void ProcessBackend::give_up(bool cooldown) {
   set_state(State::failed);
-  log::error("backend_failed",
-             {{"app", context_.app}, {"epoch", epoch_}, {"why", failure_}, {"cooldown", cooldown}});
+  journal_.error("backend_failed", {{"epoch", epoch_}, {"why", failure_}, {"cooldown", cooldown}});
   if (failed_) {
     auto failed = failed_;
     failed(Error(Errc::backend_failed, described(failure_)), cooldown);

@@ -2,6 +2,7 @@
 // restarts it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -14,6 +15,9 @@
 
 #include "cluster/backend.h"
 #include "cluster/error.h"
+#include "cluster/sqlite.h"
+#include "core/audit.h"
+#include "core/journal.h"
 #include "core/loop.h"
 #include "core/strand.h"
 #include "ops/probe.h"
@@ -27,6 +31,10 @@ struct BackendContext {
   std::string app;
   std::string node;
   std::string marker;  ///< the node folder's id: CPP_CLUSTER_INSTANCE of all that the node starts
+  std::string database{};  ///< the app's replicated database: CPP_CLUSTER_DATABASE; empty: none
+  Commit commit{};         ///< of the database: CPP_CLUSTER_COMMIT
+  std::chrono::milliseconds commit_timeout{};  ///< CPP_CLUSTER_COMMIT_TIMEOUT
+  AuditSink audit{};                           ///< what happens to it, in category "backend"
 };
 
 /// What is wrong with the options, each line with its path below `path`; empty when nothing is.
@@ -114,6 +122,7 @@ class ProcessBackend {
   Loop& loop_;
   std::unique_ptr<Strand> strand_;
   const BackendContext context_;
+  const Journal journal_;
   const Process process_;
   const std::vector<std::string> node_environment_;
   std::function<void(pid_t)> process_group_;
@@ -137,6 +146,7 @@ class ProcessBackend {
   std::string failure_;  // why the attempt is being ended
   bool clean_exit_ = false;
   bool leader_gone_ = false;
+  bool killed_ = false;  // by kill_now()
   Time attempt_began_{};
   Time grace_until_{};
   Time next_warning_{};

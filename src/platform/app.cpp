@@ -2,6 +2,7 @@
 #include "cluster/app.h"
 
 #include "platform/app_core.h"
+#include "platform/snapshots_core.h"
 
 namespace cluster {
 
@@ -31,6 +32,18 @@ Election& App::election() {
     throw Error(Errc::invalid_argument,
                 "app \"" + name() + "\" is active on every node: it has no election");
   return *core_->election;
+}
+
+Database& App::database() {
+  if (core_->options.sqlite.path.empty())
+    throw Error(Errc::invalid_argument,
+                "app \"" + name() + "\" has no database: set its sqlite.path");
+  return *core_->database;
+}
+
+Snapshots& App::snapshots() {
+  database();  // throws when there is none
+  return *core_->snapshots;
 }
 
 bool Election::is_leader() const { return core_.app.is_leader(); }

@@ -1,10 +1,13 @@
 #include "platform/app_core.h"
 
 #include <algorithm>
+#include <array>
 #include <future>
 
 #include "core/log.h"
+#include "platform/snapshots_core.h"
 #include "platform/tell.h"
+#include "sqlite/file.h"
 
 namespace cluster {
 namespace {
@@ -14,29 +17,51 @@ constexpr int kMostCooldownFactor = 16;
 /// log tells.
 constexpr Duration kKillAgain = std::chrono::seconds(5);
 constexpr std::size_t kMostStepDownWaiters = 64;
+/// Following up to the fence and PRAGMA quick_check take as long as the database is large.
+constexpr Duration kDatabaseUp = std::chrono::minutes(10);
+constexpr Duration kDatabaseDown = std::chrono::seconds(15);
+constexpr std::size_t kMostPositionWaiters = 4096;
 /// Longer ones would overflow where they are added to a time.
 constexpr std::chrono::milliseconds kLongestWait = std::chrono::hours(24 * 365);
+
+std::int64_t in_ms(Duration duration) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
+}
 
 }  // namespace
 
 App::Core::Core(AppHost& h, AppOptions o)
-    : host(h), options(std::move(o)), strand_(h.strands().strand()), transition_(plan()) {
+    : host(h),
+      options(std::move(o)),
+      audit_([this](AuditEntry entry) { host.audit(std::move(entry)); }),
+      leases_("lease", options.name, h.node_name(), audit_),
+      transitions_("transition", options.name, h.node_name(), audit_),
+      hooks_("hook", options.name, h.node_name(), audit_),
+      strand_(h.strands().strand()),
+      transition_(plan()) {
   election_core = std::make_unique<Election::Core>(Election::Core{*this});
   election.reset(new Election(*election_core));
+  database_core = std::make_unique<Database::Core>(Database::Core{*this});
+  database.reset(new Database(*database_core));
+  snapshots_core = std::make_unique<Snapshots::Core>(*this);
+  snapshots.reset(new Snapshots(*snapshots_core));
 }
 
 void App::Core::make_backend() {
   if (backend_) return;
   if (auto* process = std::get_if<Process>(&options.backend)) {
-    BackendContext context{host.platform_name(), options.name, host.node_name(), host.folder_id()};
+    BackendContext context{host.platform_name(),
+                           options.name,
+                           host.node_name(),
+                           host.folder_id(),
+                           options.sqlite.path,
+                           options.sqlite.commit,
+                           options.sqlite.commit_timeout,
+                           audit_};
     backend_ = std::make_unique<ProcessBackend>(host.loop(), host.strands(), context, *process);
     backend_->on_process_group([this](pid_t group) { set_group(group); });
     backend_->on_failed([this](const Error& error, bool cooldown) {
       last_error_ = error.what();
-      log::error("backend_failed", {{"app", options.name},
-                                    {"node", host.node_name()},
-                                    {"epoch", epoch.load()},
-                                    {"why", error.what()}});
       if (cooldown)
         step([&](Transition& t, Time now, Transition::Output& out) {
           t.fail(std::string("backend: ") + error.what(), now, out);
@@ -50,6 +75,49 @@ void App::Core::make_backend() {
 App::Core::~Core() {
   *alive_ = false;
   backend_.reset();
+  database_.reset();
+}
+
+void App::Core::make_database() {
+  if (database_ || options.sqlite.path.empty()) return;
+  sqlite::ReplicatedDatabase::Options o;
+  o.platform = host.platform_name();
+  o.app = options.name;
+  o.node = host.node_name();
+  o.path = sqlite::real_path(options.sqlite.path);
+  if (!options.sqlite.replica.empty()) o.replica = sqlite::real_path(options.sqlite.replica);
+  o.stream_replicas = host.stream_replicas();
+  o.wal_limit = options.sqlite.wal_limit;
+  o.snapshots.interval = options.sqlite.snapshot_interval;
+  o.snapshots.retention = options.sqlite.snapshot_retention;
+  o.snapshots.kept = options.sqlite.snapshots_kept;
+  o.snapshots.merge_interval = options.sqlite.snapshot_merge_interval;
+  o.snapshots.stream_window = options.sqlite.stream_window;
+  o.snapshots.least_window =
+      std::min<Duration>(o.snapshots.least_window, options.sqlite.stream_window);
+  sqlite::ReplicatedDatabase::Events events;
+  events.ready_changed = [this](bool ready) { ready_changed(ready); };
+  events.moved = [this] { check_position_waiters(); };
+  events.audit = audit_;
+  events.lost = [this](const Error& error, bool fenced) {
+    last_error_ = error.what();
+    step([&](Transition& t, Time now, Transition::Output& out) {
+      fenced ? t.demote(true, now, out)
+             : t.fail(std::string("database: ") + error.what(), now, out);
+    });
+  };
+  database_ = std::make_unique<sqlite::ReplicatedDatabase>(host.loop(), host.strands(),
+                                                           host.jetstream(), o, std::move(events));
+  database_->start();
+  snapshots_core->open();
+}
+
+// A node whose copy is being had anew does not stand for election.
+void App::Core::ready_changed(bool ready) {
+  if (ready) return offer();
+  if (!offered_ || transition_.phase() != Transition::Phase::standby) return;
+  offered_ = false;
+  host.set_candidate(options.name, false, Time{});
 }
 
 Duration App::Core::hook_timeout() const {
@@ -58,6 +126,9 @@ Duration App::Core::hook_timeout() const {
 
 std::vector<StepPlan> App::Core::plan() const {
   std::vector<StepPlan> steps;
+  if (!options.sqlite.path.empty())
+    steps.push_back(
+        {Step::database, kDatabaseUp, options.sqlite.drain_timeout + kDatabaseDown, false});
   if (auto* process = std::get_if<Process>(&options.backend)) {
     // A first start may take every restart that the policy allows; the backend itself says when it
     // gives up.
@@ -80,7 +151,11 @@ void App::Core::set_group(pid_t group) {
 
 void App::Core::step(const std::function<void(Transition&, Time, Transition::Output&)>& event) {
   Transition::Output out;
+  const bool went_down = transition_.phase() == Transition::Phase::demoting;
   event(transition_, BootClock::now(), out);
+  // Before anything is begun that may answer at once.
+  for (const auto& done : out.steps) step_is_over(done);
+  if (!went_down && transition_.phase() == Transition::Phase::demoting) demotion_begins();
   carry_out(out);
 }
 
@@ -93,23 +168,14 @@ void App::Core::carry_out(Transition::Output& out) {
       case Kind::cancel:
         if (command.step == Step::hook) active_stop_.request_stop();
         if (command.step == Step::backend && backend_) backend_->stop([] {});
+        if (command.step == Step::database && database_) database_->cancel();
         break;
       case Kind::kill:
         if (command.step == Step::backend && backend_) backend_->kill_now();
         break;
     }
   }
-  if (out.active) {
-    failures_ = 0;
-    last_error_.clear();
-    log::info("active",
-              {{"app", options.name}, {"node", host.node_name()}, {"epoch", epoch.load()}});
-    {
-      std::lock_guard lock(mutex_);
-      active_ = true;
-    }
-    changed_.notify_all();
-  }
+  if (out.active) became_active();
   if (transition_.phase() != Transition::Phase::active &&
       transition_.phase() != Transition::Phase::promoting) {
     std::lock_guard lock(mutex_);
@@ -117,6 +183,59 @@ void App::Core::carry_out(Transition::Output& out) {
   }
   if (out.standby) standby_reached(out.failure);
   arm();
+}
+
+void App::Core::promote() {
+  steps_.clear();
+  was_active_ = false;
+  transition_begun_ = BootClock::now();
+  transitions_.info("promoting", {{"epoch", epoch.load()}});
+  step([](Transition& t, Time now, Transition::Output& out) { t.promote(now, out); });
+}
+
+void App::Core::step_is_over(const StepDone& done) {
+  step_times_.add(done);
+  steps_.push_back(done);
+  if (done.step == Step::hook && done.outcome == StepDone::Outcome::late)
+    hooks_.error("hook_given_up", {{"hook", done.up ? "on_active" : "on_passive"},
+                                   {"epoch", epoch.load()},
+                                   {"ms", in_ms(done.took)}});
+}
+
+void App::Core::became_active() {
+  failures_ = 0;
+  last_error_.clear();
+  was_active_ = true;
+  tell_of_transition(log::Level::info, "active", {});
+  {
+    std::lock_guard lock(mutex_);
+    active_ = true;
+  }
+  changed_.notify_all();
+}
+
+void App::Core::demotion_begins() {
+  // A promotion that fails is one transition together with its undoing.
+  if (was_active_) {
+    steps_.clear();
+    transition_begun_ = BootClock::now();
+  }
+  transitions_.info("demoting", {{"epoch", epoch.load()}, {"why", why_down()}});
+}
+
+std::string App::Core::why_down() const {
+  if (const auto& failure = transition_.failure()) return *failure;
+  return stopping_ ? "stopping" : in_force_ ? "stepped down" : "session ended";
+}
+
+// With what each of its steps took.
+void App::Core::tell_of_transition(log::Level level, const char* event, log::Fields fields) {
+  std::vector<log::Field> all{{"epoch", epoch.load()},
+                              {"ms", in_ms(BootClock::now() - transition_begun_)}};
+  all.insert(all.end(), fields.begin(), fields.end());
+  for (auto& field : fields_of(steps_)) all.push_back(std::move(field));
+  transitions_.tell(level, event, all);
+  steps_.clear();
 }
 
 void App::Core::arm() {
@@ -134,25 +253,32 @@ void App::Core::arm() {
 // is the answer, the others are still run.
 void App::Core::run_hooks(const char* what, const std::vector<Hook>& hooks, std::stop_source stop,
                           std::function<void(std::optional<std::string>)> done) {
-  auto work = [what, &hooks, stop, done, alive = alive_, &loop = host.loop(), name = options.name,
-               node = host.node_name()] {
+  auto work = [this, what, &hooks, stop, done, alive = alive_, &loop = host.loop(),
+               name = options.name, node = host.node_name()] {
     std::optional<std::string> failure;
+    std::vector<std::string> thrown;
     for (const auto& hook : hooks) {
       try {
         hook(stop.get_token());
       } catch (const std::exception& e) {
         log::error("hook_threw",
                    {{"app", name}, {"node", node}, {"hook", what}, {"why", e.what()}});
+        thrown.push_back(e.what());
         if (!failure) failure = std::string(what) + " threw: " + e.what();
       } catch (...) {
         log::error(
             "hook_threw",
             {{"app", name}, {"node", node}, {"hook", what}, {"why", "not a std::exception"}});
+        thrown.push_back("not a std::exception");
         if (!failure) failure = std::string(what) + " threw";
       }
     }
-    loop.post([done, failure, alive] {
-      if (*alive) done(failure);
+    loop.post([this, what, done, failure, thrown, alive] {
+      if (!*alive) return;
+      for (const auto& why : thrown)
+        hooks_.enter(log::Level::error, "hook_threw",
+                     std::array{log::Field{"hook", what}, log::Field{"why", why}});
+      done(failure);
     });
   };
   if (!strand_->post(work))
@@ -169,12 +295,22 @@ void App::Core::up(Step which, std::uint64_t ticket) {
   // This process may have been stopped until now, and what has waited to be done comes before the
   // timer that ends the session.
   if (past_limit())
-    return step([](Transition& t, Time now, Transition::Output& out) { t.demote(true, now, out); });
+    return step([ticket](Transition& t, Time now, Transition::Output& out) {
+      t.demote(true, now, out);
+      t.finished(ticket, "this node's session has ended", now, out);
+    });
   auto finished = [this, ticket](std::optional<std::string> failure) {
     step([&](Transition& t, Time now, Transition::Output& out) {
       t.finished(ticket, failure, now, out);
     });
   };
+  if (which == Step::database) {
+    database_->promote(epoch.load(), [this, finished](const Failure& failure) {
+      database_leads = !failure;
+      finished(failure ? std::optional<std::string>(failure->what()) : std::nullopt);
+    });
+    return;
+  }
   if (which == Step::backend) {
     backend_->start(epoch.load(), singleton() ? "leader" : "active",
                     [finished](std::optional<Error> error) {
@@ -189,6 +325,18 @@ void App::Core::up(Step which, std::uint64_t ticket) {
 }
 
 void App::Core::undo(Step which, std::uint64_t ticket) {
+  if (which == Step::database) {
+    // Without a session others may lead already: there is no time for courtesy.
+    database_->demote(in_force_ ? Duration(options.sqlite.drain_timeout) : Duration(0),
+                      [this, ticket] {
+                        database_leads = false;
+                        step([&](Transition& t, Time now, Transition::Output& out) {
+                          t.finished(ticket, std::nullopt, now, out);
+                        });
+                        offer();
+                      });
+    return;
+  }
   if (which == Step::backend) {
     backend_->stop([this, ticket] {
       step([&](Transition& t, Time now, Transition::Output& out) {
@@ -206,7 +354,8 @@ void App::Core::undo(Step which, std::uint64_t ticket) {
     // An answer that came after the step had been given up: the app can be active here again.
     offer();
   };
-  if (passive_hooks.empty() && active_hooks.empty()) return finished(std::nullopt);
+  const bool begun = role.load() == Role::active;  // else on_active has never been called
+  if (!begun || (passive_hooks.empty() && active_hooks.empty())) return finished(std::nullopt);
   // At its limit the hook is told to return.
   run_hooks("on_passive", passive_hooks, limited_stop(),
             [this, finished](std::optional<std::string> failure) {
@@ -216,12 +365,9 @@ void App::Core::undo(Step which, std::uint64_t ticket) {
 }
 
 void App::Core::standby_reached(const std::optional<std::string>& failure) {
-  log::info("standby", {{"app", options.name},
-                        {"node", host.node_name()},
-                        {"epoch", epoch.load()},
-                        {"why", failure.value_or(stopping_   ? "stopping"
-                                                 : in_force_ ? "stepped down"
-                                                             : "session ended")}});
+  tell_of_transition(failure ? log::Level::warn : log::Level::info,
+                     failure && !was_active_ ? "promotion_failed" : "standby",
+                     {{"why", why_down()}});
   Time now = BootClock::now();
   if (failure) {
     last_error_ = *failure;
@@ -229,10 +375,8 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
     ++failures_;
     not_before_ = now + host.timing().cooldown * factor;
     resting_ = false;
-    log::warn("cooldown", {{"app", options.name},
-                           {"node", host.node_name()},
-                           {"why", *failure},
-                           {"ms", (host.timing().cooldown * factor).count()}});
+    transitions_.warn("cooldown",
+                      {{"why", *failure}, {"ms", in_ms(host.timing().cooldown * factor)}});
   } else if (in_force_ && !stopping_) {
     // Let somebody else take it, and never spin: for a while this node does not.
     not_before_ = now + 4 * host.timing().session_timeout;
@@ -250,7 +394,11 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
 }
 
 void App::Core::lease_gone() {
-  held.store(false);
+  const bool at_rest = transition_.phase() == Transition::Phase::standby;
+  if (held.exchange(false) && at_rest)
+    leases_.info("lease_released", {{"epoch", epoch.load()}, {"target", target_}});
+  else if (!at_rest && in_force_)
+    leases_.error("lease_lost", {{"epoch", epoch.load()}, {"why", "another node has taken it"}});
   leads.store(false);
   auto waiters = std::move(step_down_waiters_);
   step_down_waiters_.clear();
@@ -268,9 +416,10 @@ void App::Core::offer() {
   if (!in_force_ || !start_hooks_done_ || stopping_ || offered_ ||
       transition_.phase() != Transition::Phase::standby)
     return;
+  if (database_ && !database_->ready()) return;
   if (transition_.stuck()) {
     last_error_ =
-        "a hook has not returned after its time limit: this node does not lead until it does";
+        "a step was not undone within its time limit: this node does not lead until it is";
     return;
   }
   Time now = BootClock::now();
@@ -279,7 +428,7 @@ void App::Core::offer() {
     host.set_candidate(options.name, true, not_before_);
   } else if (now >= not_before_) {
     offered_ = true;
-    step([](Transition& t, Time at, Transition::Output& out) { t.promote(at, out); });
+    promote();
   } else {
     cooldown_ = host.loop().at(not_before_, [this] { offer(); });
   }
@@ -287,6 +436,7 @@ void App::Core::offer() {
 
 void App::Core::session_began() {
   make_backend();
+  make_database();
   in_force_ = true;
   if (start_hooks_done_) return offer();
   if (start_hooks_begun_) return;
@@ -303,8 +453,12 @@ void App::Core::session_began() {
 // For a hook other than on_active, of which one runs at a time: at its limit it is told to return.
 std::stop_source App::Core::limited_stop() {
   other_stop_ = std::stop_source();
-  hook_limit_ =
-      host.loop().after(hook_timeout(), [stop = other_stop_]() mutable { stop.request_stop(); });
+  hook_limit_ = host.loop().after(hook_timeout(), [this, stop = other_stop_]() mutable {
+    // Of on_passive the transition tells.
+    if (!start_hooks_done_)
+      hooks_.warn("hook_late", {{"hook", "on_start"}, {"ms", in_ms(hook_timeout())}});
+    stop.request_stop();
+  });
   return other_stop_;
 }
 
@@ -313,7 +467,8 @@ void App::Core::session_ended(const std::string& why) {
   offered_ = false;
   // Not with the next session either, before this app is at rest here: offer() says when.
   if (singleton()) host.set_candidate(options.name, false, Time{});
-  held.store(false);
+  if (held.exchange(false))
+    leases_.error("lease_lost", {{"epoch", epoch.load()}, {"why", "session ended: " + why}});
   leads.store(false);
   if (transition_.phase() == Transition::Phase::standby) return lease_gone();
   last_error_ = "session ended: " + why;
@@ -323,8 +478,7 @@ void App::Core::session_ended(const std::string& why) {
 void App::Core::acquired(std::uint64_t new_epoch) {
   newest_epoch.store(std::max(newest_epoch.load(), new_epoch));
   held.store(true);
-  log::info("lease_taken",
-            {{"app", options.name}, {"node", host.node_name()}, {"epoch", new_epoch}});
+  leases_.info("lease_taken", {{"epoch", new_epoch}});
   if (stopping_ || transition_.phase() != Transition::Phase::standby || transition_.stuck()) {
     // It came too late to be wanted.
     host.set_candidate(options.name, false, Time{});
@@ -334,7 +488,7 @@ void App::Core::acquired(std::uint64_t new_epoch) {
   }
   epoch.store(new_epoch);
   leads.store(true);
-  step([](Transition& t, Time now, Transition::Output& out) { t.promote(now, out); });
+  promote();
 }
 
 void App::Core::invited() {
@@ -389,10 +543,7 @@ void App::Core::step_down(const std::string& target, Completion done) {
                                              " requests wait for it to step down already"));
   step_down_waiters_.push_back(std::move(done));
   target_ = target;
-  log::info("step_down", {{"app", options.name},
-                          {"node", host.node_name()},
-                          {"epoch", epoch.load()},
-                          {"target", target}});
+  transitions_.info("step_down", {{"epoch", epoch.load()}, {"target", target}});
   step([](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
 }
 
@@ -405,7 +556,7 @@ void App::Core::stop() {
     other_stop_.request_stop();
     if (!stop_limit_)
       stop_limit_ = host.loop().after(hook_timeout(), [this] {
-        log::warn("hook_given_up", {{"app", options.name}, {"hook", "on_start"}});
+        hooks_.error("hook_given_up", {{"hook", "on_start"}, {"ms", in_ms(hook_timeout())}});
         finish_stop();
       });
     return;
@@ -419,10 +570,15 @@ void App::Core::stop() {
 void App::Core::finish_stop() {
   if (stopped_) return;
   stopped_ = true;
-  auto done = [this] {
+  auto close = [this] {
     stop_limit_.reset();
     over();
     host.app_is_down(options.name);
+  };
+  auto done = [this, close] {
+    if (!database_) return close();
+    stop_limit_.reset();
+    database_->stop(close);
   };
   if (!start_hooks_done_ || stop_hooks.empty()) return done();
   auto once = std::make_shared<bool>(false);
@@ -432,7 +588,7 @@ void App::Core::finish_stop() {
   other_stop_ = std::stop_source();
   stop_limit_ = host.loop().after(hook_timeout(), [this, finish] {
     other_stop_.request_stop();
-    log::warn("hook_given_up", {{"app", options.name}, {"hook", "on_stop"}});
+    hooks_.error("hook_given_up", {{"hook", "on_stop"}, {"ms", in_ms(hook_timeout())}});
     finish();
   });
   run_hooks("on_stop", stop_hooks, other_stop_, [finish](std::optional<std::string>) { finish(); });
@@ -447,6 +603,11 @@ void App::Core::kill_now() {
 void App::Core::over() {
   held.store(false);
   leads.store(false);
+  database_.reset();
+  snapshots_core->close();
+  for (auto& [id, waiter] : std::exchange(position_waiters_, {}))
+    waiter.done(
+        Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped"));
   {
     std::lock_guard lock(mutex_);
     shut_down_ = true;
@@ -471,8 +632,46 @@ App::Core::Seen App::Core::seen() const {
   }
   seen.leader = leader();
   seen.last_error = last_error_;
+  seen.steps = step_times_.all();
   if (backend_) seen.backend = backend_->status();
+  if (database_) seen.database = database_->status();
   return seen;
+}
+
+void App::Core::wait_for_position(const DatabasePosition& position, Duration limit,
+                                  Completion done) {
+  if (!database_)
+    return done(Error(Errc::unavailable,
+                      "app \"" + options.name + "\": its database is not there before a session"));
+  if (database_->has(position.epoch, position.txid, position.sequence)) return done(std::nullopt);
+  if (position_waiters_.size() >= kMostPositionWaiters)
+    return done(Error(Errc::unavailable, "app \"" + options.name +
+                                             "\": " + std::to_string(kMostPositionWaiters) +
+                                             " calls wait for its database already"));
+  const auto id = ++last_waiter_;
+  auto timer = host.loop().after(limit, [this, id, position] {
+    auto waiter = position_waiters_.extract(id);
+    waiter.mapped().done(
+        Error(Errc::timeout, "app \"" + options.name + "\": node \"" + host.node_name() +
+                                 "\" has not come to transaction " + std::to_string(position.txid) +
+                                 " of epoch " + std::to_string(position.epoch) +
+                                 " within the time limit"));
+  });
+  position_waiters_.emplace(id, PositionWaiter{position, std::move(done), std::move(timer)});
+}
+
+void App::Core::check_position_waiters() {
+  std::vector<Completion> reached;
+  for (auto it = position_waiters_.begin(); it != position_waiters_.end();) {
+    const auto& at = it->second.position;
+    if (database_->has(at.epoch, at.txid, at.sequence)) {
+      reached.push_back(std::move(it->second.done));
+      it = position_waiters_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  for (auto& done : reached) done(std::nullopt);
 }
 
 bool App::Core::is_leader() const noexcept {
@@ -482,6 +681,31 @@ bool App::Core::is_leader() const noexcept {
 std::optional<Leader> App::Core::leader() const {
   std::lock_guard lock(mutex_);
   return leader_;
+}
+
+void App::Core::check_answered(const char* what) const {
+  {
+    const std::lock_guard lock(mutex_);
+    if (shut_down_)
+      throw Error(Errc::shutting_down,
+                  std::string(what) + " of app \"" + options.name + "\": the platform has stopped");
+  }
+  if (host.loop().in_loop())
+    throw Error(Errc::invalid_argument,
+                std::string(what) + " of app \"" + options.name +
+                    "\" was called before Platform::run() or from its loop: "
+                    "it would wait for itself");
+}
+
+void App::Core::on_loop(std::function<void()> task) {
+  host.loop().post([alive = alive_, task = std::move(task)] {
+    if (*alive) task();
+  });
+}
+
+std::string App::Core::database_file() const {
+  return database_leads.load() || options.sqlite.replica.empty() ? options.sqlite.path
+                                                                 : options.sqlite.replica;
 }
 
 void App::Core::forbid_from_hooks(const char* what) const {

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -14,11 +15,16 @@
 #include <vector>
 
 #include "cluster/app.h"
+#include "core/audit.h"
+#include "core/journal.h"
 #include "core/loop.h"
 #include "core/result.h"
 #include "core/strand.h"
+#include "nats/jetstream.h"
 #include "ops/process_backend.h"
+#include "platform/step_times.h"
 #include "platform/transition.h"
+#include "sqlite/replicated_database.h"
 
 namespace cluster {
 
@@ -39,6 +45,10 @@ class AppHost {
   virtual void release(const std::string& app, const std::string& target) = 0;
   /// Nanoseconds of BootClock until which the node's session holds; 0: none does. Any thread.
   virtual std::int64_t limit_ns() const noexcept = 0;
+  /// Once a session has begun.
+  virtual nats::JetStream& jetstream() = 0;
+  virtual int stream_replicas() const = 0;
+  virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;
   virtual void app_is_down(const std::string& app) = 0;  ///< after stop(): its on_stop is done
 };
@@ -69,9 +79,15 @@ struct App::Core {
     std::string phase;
     std::optional<Leader> leader;
     std::string last_error;
+    std::vector<StepTimes::Times> steps;
     std::optional<ProcessBackend::Status> backend;
+    std::optional<sqlite::ReplicatedDatabase::Status> database;
   };
   Seen seen() const;
+  /// Nothing before the first session and after the end.
+  sqlite::ReplicatedDatabase* replicated() const { return database_.get(); }
+  /// Calls `done` once this node's database has all up to there, or with an error after `limit`.
+  void wait_for_position(const DatabasePosition& position, Duration limit, Completion done);
 
   // Any thread.
   bool is_leader() const noexcept;
@@ -79,6 +95,12 @@ struct App::Core {
   bool wait_for_leadership(std::chrono::milliseconds timeout);
   void step_down_and_wait(const std::string& target, std::chrono::milliseconds timeout);
   void forbid_from_hooks(const char* what) const;
+  /// Throws invalid_argument on the loop and before it runs, shutting_down after: nobody would
+  /// answer there.
+  void check_answered(const char* what) const;
+  /// Runs `task` on the loop, unless this object is gone by then.
+  void on_loop(std::function<void()> task);
+  std::string database_file() const;  ///< where it is now
 
   AppHost& host;
   AppOptions options;
@@ -87,20 +109,34 @@ struct App::Core {
   std::vector<std::function<void(const Member&)>> join_hooks, leave_hooks;
   std::unique_ptr<Election::Core> election_core;
   std::unique_ptr<Election> election;
+  std::unique_ptr<Database::Core> database_core;
+  std::unique_ptr<Database> database;
+  std::unique_ptr<Snapshots::Core> snapshots_core;
+  std::unique_ptr<Snapshots> snapshots;
   std::atomic<std::uint64_t> epoch{0};         // of this node's lead, or its last one
   std::atomic<std::uint64_t> newest_epoch{0};  // of anybody's
   std::atomic<Role> role{Role::standby};
-  std::atomic<bool> held{false};   // the lease
-  std::atomic<bool> leads{false};  // the lease, and it is not being given up
+  std::atomic<bool> held{false};            // the lease
+  std::atomic<bool> leads{false};           // the lease, and it is not being given up
+  std::atomic<bool> database_leads{false};  // this node's copy is the primary
 
  private:
   Duration hook_timeout() const;
   void make_backend();
+  void make_database();
+  void ready_changed(bool ready);
+  void check_position_waiters();
   std::vector<StepPlan> plan() const;
   void carry_out(Transition::Output& out);
   void step(const std::function<void(Transition&, Time, Transition::Output&)>& event);
   void run_hooks(const char* what, const std::vector<Hook>& hooks, std::stop_source stop,
                  std::function<void(std::optional<std::string>)> done);
+  void promote();
+  void demotion_begins();
+  void step_is_over(const StepDone& done);
+  void became_active();
+  void tell_of_transition(log::Level level, const char* event, log::Fields fields);
+  std::string why_down() const;
   void up(Step step, std::uint64_t ticket);
   void undo(Step step, std::uint64_t ticket);
   void standby_reached(const std::optional<std::string>& failure);
@@ -111,9 +147,23 @@ struct App::Core {
   bool past_limit() const;
   std::stop_source limited_stop();
 
+  const AuditSink audit_;
+  const Journal leases_, transitions_, hooks_;
   std::unique_ptr<Strand> strand_;
   Transition transition_;
+  StepTimes step_times_;
+  std::vector<StepDone> steps_;  // of the transition under way
+  Time transition_begun_{};
+  bool was_active_ = false;  // since the last promotion began
   std::unique_ptr<ProcessBackend> backend_;
+  std::unique_ptr<sqlite::ReplicatedDatabase> database_;
+  struct PositionWaiter {
+    DatabasePosition position{};
+    Completion done{};
+    LoopSource limit{};
+  };
+  std::map<std::uint64_t, PositionWaiter> position_waiters_;
+  std::uint64_t last_waiter_ = 0;
   pid_t group_ = 0;
   bool in_force_ = false;  // the node has a session
   bool start_hooks_done_ = false;
@@ -144,6 +194,15 @@ struct App::Core {
 
 struct Election::Core {
   App::Core& app;
+};
+
+struct Database::Core {
+  App::Core& app;
+
+  /// Runs `ask` on the loop with a callback for its answer, and waits for that.
+  template <typename T>
+  T wait(std::chrono::milliseconds limit, const std::string& what,
+         std::function<void(sqlite::ReplicatedDatabase&, Callback<T>)> ask);
 };
 
 }  // namespace cluster

@@ -1,11 +1,14 @@
 #include "platform/control.h"
 
+#include <cstdio>
+
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include "cluster/version.h"
 #include "core/ids.h"
 #include "core/log.h"
+#include "platform/snapshot_messages.h"
 
 namespace cluster {
 namespace {
@@ -17,6 +20,18 @@ std::string subject(const std::string& platform, const std::string& node, const 
 }
 
 constexpr std::chrono::milliseconds kStepDownTimeout = std::chrono::seconds(60);
+
+std::string text_in(const Json& json, const char* key) {
+  return json.is_object() && json.contains(key) && json[key].is_string()
+             ? json[key].get<std::string>()
+             : std::string();
+}
+
+std::string hex(std::uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
 
 int code_of(const Error& error) {
   switch (error.errc()) {
@@ -50,6 +65,14 @@ ControlService::ControlService(nats::Connection& connection, const std::string& 
   service_.add_endpoint("stepdown", subject(platform, node, "stepdown"),
                         [this](nats::Message request, nats::Responder responder) {
                           step_down(request, std::move(responder));
+                        });
+  service_.add_endpoint("snapshot", subject(platform, node, "snapshot"),
+                        [this](nats::Message request, nats::Responder responder) {
+                          snapshot(request, std::move(responder));
+                        });
+  service_.add_endpoint("verify", subject(platform, node, "verify"),
+                        [this](nats::Message request, nats::Responder responder) {
+                          verify(request, std::move(responder));
                         });
 }
 
@@ -86,6 +109,46 @@ void ControlService::step_down(const nats::Message& request, nats::Responder res
     if (!epoch) return answer->fail(code_of(epoch.error()), epoch.error().what());
     answer->reply(Json{{"v", 1}, {"app", app}, {"epoch", epoch.value()}}.dump());
   });
+}
+
+void ControlService::snapshot(const nats::Message& request, nats::Responder responder) const {
+  const auto json = Json::parse(request.data, nullptr, false);
+  const std::string app = text_in(json, "app");
+  if (app.empty())
+    return responder.fail(
+        400, R"(snapshot: the request is no JSON object with "app": {"v":1,"app":"NAME"})");
+  const auto answer = answers_.snapshot(app, text_in(json, "id"));
+  if (!answer) return responder.fail(code_of(answer.error()), answer.error().what());
+  responder.reply(answer_text(app, answer.value()));
+}
+
+void ControlService::verify(const nats::Message& request, nats::Responder responder) const {
+  const auto json = Json::parse(request.data, nullptr, false);
+  const std::string app = text_in(json, "app");
+  if (app.empty())
+    return responder.fail(
+        400, R"(verify: the request is no JSON object with "app": {"v":1,"app":"NAME"})");
+  const auto at =
+      json.contains("at") && json["at"].is_number_unsigned() ? json["at"].get<std::uint64_t>() : 0;
+  const auto answer = answers_.verify(app, text_in(json, "id"), at);
+  if (!answer) return responder.fail(code_of(answer.error()), answer.error().what());
+  const auto& a = answer.value();
+  Json out{{"v", 1},
+           {"app", app},
+           {"id", a.id},
+           {"role", a.leads ? "primary" : "standby"},
+           {"result", nullptr}};
+  if (const auto& r = a.result)
+    out["result"] = {
+        {"sound", r->sound()},       {"epoch", r->epoch},
+        {"txid", r->txid},           {"sequence", r->sequence},
+        {"checksum", hex(r->found)}, {"noted", hex(r->noted)},
+        {"page_size", r->page_size}, {"pages", r->pages},
+        {"wrong", r->wrong},         {"wrong_pages", r->named},
+        {"damage", r->damage},       {"noted_at", r->noted_at ? Json(hex(*r->noted_at)) : Json()}};
+  else
+    out["progress"] = {{"pages", a.pages}, {"of", a.of}, {"txid", a.txid}};
+  responder.reply(out.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void ask_for_node(nats::Connection& connection, const std::string& platform,

@@ -1,13 +1,16 @@
 // A node's control service on NATS, a micro-service that `nats micro ls` shows: ping, status,
-// stepdown.
+// stepdown, snapshot, verify.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 
 #include "nats/micro_service.h"
+#include "platform/snapshot_requests.h"
+#include "platform/verify_requests.h"
 
 namespace cluster {
 
@@ -21,6 +24,12 @@ class ControlService {
     std::function<void(const std::string& app, const std::string& target,
                        std::chrono::milliseconds timeout, Callback<std::uint64_t> done)>
         step_down{};
+    /// A snapshot of the app's database: as SnapshotRequests::ask.
+    std::function<Result<SnapshotAnswer>(const std::string& app, const std::string& id)> snapshot{};
+    /// A verification of the app's database here: as VerifyRequests::ask.
+    std::function<Result<VerifyRequests::Answer>(const std::string& app, const std::string& id,
+                                                 std::uint64_t at)>
+        verify{};
   };
   ControlService(nats::Connection& connection, const std::string& platform, const std::string& node,
                  Answers answers);
@@ -28,6 +37,8 @@ class ControlService {
  private:
   void ping(nats::Responder responder) const;
   void step_down(const nats::Message& request, nats::Responder responder) const;
+  void snapshot(const nats::Message& request, nats::Responder responder) const;
+  void verify(const nats::Message& request, nats::Responder responder) const;
 
   std::string node_;
   Answers answers_;

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cluster/version.h"
+#include "nats/stored_message.h"
 
 namespace cluster {
 namespace {
@@ -23,6 +24,72 @@ Json or_null(const std::optional<T>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
+Json json_of(const sqlite::SnapshotKeeper::Status& s) {
+  Json json{{"newest", nullptr},   {"count", s.snapshots},           {"merged", s.merged},
+            {"reach", s.reach},    {"stream_first", s.stream_first}, {"bytes", s.bytes},
+            {"taken", s.taken},    {"failures", s.failures},         {"under_way", nullptr},
+            {"trouble", s.trouble}};
+  if (s.newest)
+    json["newest"] = {{"object", s.newest->name()},
+                      {"txid", s.newest->max},
+                      {"time", nats::rfc3339_from(s.newest->time_ms * 1'000'000)},
+                      {"bytes", s.newest->size},
+                      {"ms", s.took.count()}};
+  if (s.busy) json["under_way"] = {{"pages", s.done}, {"of", s.all}};
+  return json;
+}
+
+Json json_of(const sqlite::Verified& v, std::int64_t time_ms) {
+  return {{"time", nats::rfc3339_from(time_ms * 1'000'000)},
+          {"sound", v.sound()},
+          {"epoch", v.epoch},
+          {"txid", v.txid},
+          {"pages", v.pages},
+          {"wrong", v.wrong},
+          {"damage", v.damage}};
+}
+
+Json json_of(const sqlite::ReplicatedDatabase::Status& d) {
+  const auto& c = d.counts;
+  return {{"path", d.path},
+          {"role", sqlite::to_text(d.role)},
+          {"copy", sqlite::to_text(d.copy)},
+          {"restored_percent", d.restored_percent},
+          {"ready", d.ready},
+          {"epoch", d.epoch},
+          {"txid", d.txid},
+          {"sequence", d.sequence},
+          {"lag",
+           {{"transactions", d.lag_transactions},
+            {"records", d.lag_records},
+            {"bytes", d.lag_bytes},
+            {"ms", d.lag_time.count()}}},
+          {"wal_bytes", d.wal_bytes},
+          {"counts",
+           {{"promotions", c.promotions},
+            {"failed_promotions", c.failed_promotions},
+            {"demotions", c.demotions},
+            {"fenced", c.fenced},
+            {"lost", c.lost},
+            {"degraded", c.degraded},
+            {"divergences", c.copy.divergences},
+            {"damages", c.copy.damages},
+            {"had_anew", c.copy.had_anew},
+            {"restores", c.copy.restores},
+            {"left_over", c.left_over},
+            {"replaced", c.replaced},
+            {"unreplicated", c.unreplicated},
+            {"wal_gaps", c.gaps},
+            {"corrupt_records", c.copy.corrupt_records},
+            {"streams_made_anew", c.copy.streams_made_anew},
+            {"stream_ends_lost", c.copy.stream_ends_lost}}},
+          {"divergences", c.copy.divergences},
+          {"set_aside", d.set_aside},
+          {"verified", d.verified ? json_of(*d.verified, d.verified_ms) : Json()},
+          {"trouble", d.trouble},
+          {"snapshots", d.snapshots ? json_of(*d.snapshots) : Json()}};
+}
+
 Json json_of(const AppStatus& app) {
   Json json{{"name", app.name},
             {"mode", app.singleton ? "singleton" : "spread"},
@@ -32,7 +99,8 @@ Json json_of(const AppStatus& app) {
             {"epoch", app.epoch},
             {"target", app.target},
             {"last_error", app.last_error},
-            {"backend", nullptr}};
+            {"backend", nullptr},
+            {"database", nullptr}};
   if (const auto& backend = app.backend)
     json["backend"] = {{"kind", "process"},
                        {"state", ProcessBackend::name(backend->state)},
@@ -40,6 +108,7 @@ Json json_of(const AppStatus& app) {
                        {"restarts", backend->restarts},
                        {"last_exit", backend->last_exit},
                        {"health", backend->last_health}};
+  if (app.database) json["database"] = json_of(*app.database);
   return json;
 }
 
@@ -90,6 +159,11 @@ std::string to_json(const NodeStatus& s) {
               {"sync", s.nats_sync}}},
             {"guardian", {{"pid", s.guardian_pid}, {"running", s.guardian_pid > 0}}},
             {"coordinator", or_null(s.coordinator)},
+            {"audit",
+             {{"stored", s.audit.stored},
+              {"dropped", s.audit.dropped},
+              {"waiting", s.audit.waiting},
+              {"trouble", s.audit.trouble}}},
             {"apps", std::move(apps)},
             {"members", std::move(members)}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -104,6 +178,8 @@ Health health_of(const NodeStatus& status) {
   if (status.state == "stopping") faults.push_back("node: it is stopping");
   for (const auto& app : status.apps) {
     if (app.phase == "cooldown") faults.push_back("app " + app.name + ": " + app.last_error);
+    if (app.database && !app.database->trouble.empty())
+      faults.push_back("app " + app.name + ": database: " + app.database->trouble);
     if (app.backend && app.backend->state == ProcessBackend::State::backing_off)
       faults.push_back("app " + app.name + ": its backend has ended and will be started again: " +
                        app.backend->last_exit);

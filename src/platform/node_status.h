@@ -8,7 +8,10 @@
 #include <vector>
 
 #include "cluster/member.h"
+#include "ops/audit_log.h"
 #include "ops/process_backend.h"
+#include "platform/step_times.h"
+#include "sqlite/replicated_database.h"
 
 namespace cluster {
 
@@ -21,7 +24,9 @@ struct AppStatus {
   std::uint64_t epoch = 0;
   std::string target{};
   std::string last_error{};
+  std::vector<StepTimes::Times> steps{};  ///< of promotions and demotions
   std::optional<ProcessBackend::Status> backend{};
+  std::optional<sqlite::ReplicatedDatabase::Status> database{};
 };
 
 struct NodeStatus {
@@ -42,6 +47,7 @@ struct NodeStatus {
   std::optional<std::string> coordinator{};
   std::vector<AppStatus> apps{};
   std::vector<Member> members{};
+  AuditLog::Status audit{};
 };
 
 std::string to_json(const NodeStatus& status);

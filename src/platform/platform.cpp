@@ -28,6 +28,7 @@
 #include "ops/http_endpoint.h"
 #include "platform/app_core.h"
 #include "platform/control.h"
+#include "platform/node_metrics.h"
 #include "platform/node_status.h"
 #include "platform/tell.h"
 #include "platform/validate.h"
@@ -112,6 +113,11 @@ struct Platform::Core final : AppHost {
     driver_->release(app, target);
   }
   std::int64_t limit_ns() const noexcept override { return limit_ns_.load(); }
+  nats::JetStream& jetstream() override { return *jetstream_; }
+  int stream_replicas() const override { return stream_replicas_; }
+  void audit(AuditEntry entry) override {
+    if (audit_) audit_->add(std::move(entry));
+  }
   bool is_live(const std::string& node) const override {
     const auto* seen = driver_ ? driver_->coordination().view().find(node) : nullptr;
     return seen && seen->record.live();
@@ -169,7 +175,11 @@ struct Platform::Core final : AppHost {
   std::unique_ptr<nats::EmbeddedServer> embedded_;
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
+  std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<coord::Driver> driver_;
+  int stream_replicas_ = 1;
+  SnapshotRequests snapshot_requests_;
+  VerifyRequests verify_requests_;
   std::unique_ptr<ControlService> control_;
   std::unique_ptr<HttpEndpoint> http_;
   std::vector<LoopSource> signals_;
@@ -284,6 +294,7 @@ void Platform::Core::live() {
   if (http_) http_->stop();
   control_.reset();
   driver_.reset();
+  audit_.reset();
   for (auto& [name, app] : cores_) app->over();
   jetstream_.reset();
   connection_.reset();
@@ -450,7 +461,10 @@ std::shared_ptr<const coord::NodeFacts> Platform::Core::facts() {
 void Platform::Core::start_coordination(int replicas) {
   coord::Driver::Options driver;
   driver.platform = options.name;
-  driver.replicas = replicas;
+  driver.replicas = stream_replicas_ = replicas;
+  if (!audit_)
+    audit_ = std::make_unique<AuditLog>(loop_, *jetstream_,
+                                        AuditLog::Options{options.name, options.node, replicas});
   auto& coordination = driver.coordination;
   auto& session = coordination.session;
   session.node = options.node;
@@ -701,6 +715,7 @@ void Platform::Core::leave_when_all_are_down() {
                {"means", "the guardian goes on with it, or the others end the session"}});
     finish(nullptr);
   });
+  if (audit_) audit_->flush();
   driver_->leave();
 }
 
@@ -756,6 +771,7 @@ NodeStatus Platform::Core::status() const {
   }
   status.nats_sync =
       embedded_ ? (embedded_->options().sync_always ? "always" : "default") : "unknown";
+  if (audit_) status.audit = audit_->status();
   if (guardian_) status.guardian_pid = guardian_->pid();
   for (const auto& [name, app] : cores_) {
     AppStatus one;
@@ -770,7 +786,9 @@ NodeStatus Platform::Core::status() const {
     one.phase = seen.phase;
     one.leader = seen.leader ? std::optional(seen.leader->node) : std::nullopt;
     one.last_error = seen.last_error;
+    one.steps = std::move(seen.steps);
     one.backend = seen.backend;
+    one.database = seen.database;
     status.apps.push_back(std::move(one));
   }
   return status;
@@ -799,6 +817,7 @@ HttpReply Platform::Core::answer(const std::string& path) {
             R"({"status":"critical","why":"the node's loop did not answer within a second"})"
             "\n"};
   NodeStatus status = future.get();
+  if (path == "/metrics") return {200, kMetricsType, to_metrics(status)};
   if (path == "/status") return {200, "application/json", to_json(status) + "\n"};
   auto health = path == "/ready" ? ready_of(status) : health_of(status);
   return {health.ok ? 200 : 503, "application/json", health.json + "\n"};
@@ -832,6 +851,26 @@ ControlService::Answers Platform::Core::control_answers() {
       if (failure) return once(*failure);
       once(core->epoch.load());
     });
+  };
+  const auto database_of = [this](const std::string& app) -> Result<sqlite::ReplicatedDatabase*> {
+    auto* core = find_app(app);
+    if (!core)
+      return Error(Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\"");
+    if (core->options.sqlite.path.empty())
+      return Error(Errc::invalid_argument, "app \"" + app + "\" has no database");
+    return core->replicated();
+  };
+  answers.snapshot = [this, database_of](const std::string& app,
+                                         const std::string& id) -> Result<SnapshotAnswer> {
+    const auto database = database_of(app);
+    if (!database) return database.error();
+    return snapshot_requests_.ask(id, database.value());
+  };
+  answers.verify = [this, database_of](const std::string& app, const std::string& id,
+                                       std::uint64_t at) -> Result<VerifyRequests::Answer> {
+    const auto database = database_of(app);
+    if (!database) return database.error();
+    return verify_requests_.ask(id, at, database.value());
   };
   return answers;
 }

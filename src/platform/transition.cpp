@@ -8,6 +8,7 @@ namespace cluster {
 
 const char* to_text(Step step) {
   switch (step) {
+    case Step::database: return "database";
     case Step::backend: return "backend";
     case Step::hook: return "hook";
   }
@@ -37,6 +38,7 @@ void Transition::begin_up(std::size_t index, Time now, Output& out) {
   }
   up_ = index + 1;
   waiting_ = true;
+  begun_ = now;
   limit_ = now + plan_[index].up_limit;
   out.commands.push_back({Command::Kind::up, plan_[index].step, ++ticket_});
 }
@@ -52,8 +54,15 @@ void Transition::begin_down(Time now, Output& out) {
   }
   const auto& plan = plan_[up_ - 1];
   waiting_ = true;
+  begun_ = now;
   limit_ = now + plan.down_limit;
   out.commands.push_back({Command::Kind::down, plan.step, ++ticket_});
+}
+
+// The step under way.
+void Transition::over(StepDone::Outcome outcome, Time now, Output& out) {
+  waiting_ = false;
+  out.steps.push_back({plan_[up_ - 1].step, phase_ == Phase::promoting, now - begun_, outcome});
 }
 
 void Transition::kill_hard(Output& out) {
@@ -90,7 +99,7 @@ void Transition::finished(std::uint64_t ticket, const std::optional<std::string>
                           Output& out) {
   if (std::erase(stuck_, ticket) > 0) return;
   if (!waiting_ || ticket != ticket_) return;
-  waiting_ = false;
+  over(error ? StepDone::Outcome::failed : StepDone::Outcome::done, now, out);
   if (phase_ == Phase::promoting) {
     if (error && !breaking_off_ && !failure_)
       failure_ = std::string(to_text(plan_[up_ - 1].step)) + ": " + *error;
@@ -122,7 +131,7 @@ void Transition::tick(Time now, Output& out) {
       return;
     }
     stuck_.push_back(ticket_);
-    waiting_ = false;
+    over(StepDone::Outcome::late, now, out);
     phase_ = Phase::demoting;
     begin_down(now, out);
     return;
@@ -134,7 +143,7 @@ void Transition::tick(Time now, Output& out) {
     return;
   }
   stuck_.push_back(ticket_);
-  waiting_ = false;
+  over(StepDone::Outcome::late, now, out);
   if (!failure_) failure_ = std::string(to_text(plan.step)) + ": not undone within its time limit";
   --up_;
   begin_down(now, out);

@@ -1,7 +1,6 @@
 // The order of promotion and demotion of one app on one node (docs/protocols.md, Promotion and
 // demotion): which step is done, undone or broken off, and what follows. Pure: it runs no step
-// itself. New steps (a database, a virtual IP, announcing services) are more entries in the list of
-// steps.
+// itself. New steps (a virtual IP, announcing services) are more entries in the list of steps.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +13,9 @@
 namespace cluster {
 
 enum class Step {
-  backend,  ///< the program under management: up is started and healthy, down is gone
-  hook,     ///< up is on_active, down is on_passive
+  database,  ///< up: this node's copy is the primary; down: what it holds is stored, it follows
+  backend,   ///< the program under management: up is started and healthy, down is gone
+  hook,      ///< up is on_active, down is on_passive
 };
 const char* to_text(Step step);
 
@@ -25,6 +25,18 @@ struct StepPlan {
   Duration down_limit{};
   /// It must be down before anybody else may be told to go on: it is killed rather than given up.
   bool hard = false;
+};
+
+/// A step that is over, one way or the other.
+struct StepDone {
+  Step step{};
+  bool up = false;  ///< else it was undone
+  Duration took{};
+  enum class Outcome {
+    done,
+    failed,  ///< it said so, or was asked to break off
+    late,    ///< it did not answer within its time limit, and was given up
+  } outcome{};
 };
 
 class Transition {
@@ -44,8 +56,9 @@ class Transition {
 
   struct Output {
     std::vector<Command> commands{};
-    bool active = false;   ///< the promotion is complete
-    bool standby = false;  ///< the demotion is complete: nothing of the app runs here
+    std::vector<StepDone> steps{};  ///< that are over, in order
+    bool active = false;            ///< the promotion is complete
+    bool standby = false;           ///< the demotion is complete: nothing of the app runs here
     std::optional<std::string> failure{};  ///< with standby: why a promotion failed
   };
 
@@ -55,6 +68,8 @@ class Transition {
   Phase phase() const { return phase_; }
   /// The step that is under way, for people.
   std::optional<Step> current() const;
+  /// Why the transition under way goes down, when something has failed.
+  const std::optional<std::string>& failure() const { return failure_; }
   /// A step that was given up has not answered yet: it would be wrong to promote again.
   bool stuck() const { return !stuck_.empty(); }
 
@@ -75,6 +90,7 @@ class Transition {
   void begin_down(Time now, Output& out);
   void turn_down(Time now, Output& out);
   void kill_hard(Output& out);
+  void over(StepDone::Outcome outcome, Time now, Output& out);
 
   std::vector<StepPlan> plan_;
   Phase phase_ = Phase::standby;
@@ -82,6 +98,7 @@ class Transition {
   bool waiting_ = false;  // for the answer to ticket_
   bool breaking_off_ = false;
   std::uint64_t ticket_ = 0;
+  Time begun_{};  // the step under way
   Time limit_ = Time::max();
   std::optional<std::string> failure_;
   std::vector<std::uint64_t> stuck_;

@@ -214,7 +214,7 @@ void check_process(const Process& process, Faults& faults) {
   for (const auto& [name, value] : process.environment) {
     if (name.empty() || name.find('=') != std::string::npos || has_control(name))
       faults.add(at + "environment", quoted(name) + " can't be a variable's name");
-    for (const std::string_view ours : {"PLATFORM", "APP", "NODE", "ROLE", "EPOCH"})
+    for (const std::string_view ours : {"PLATFORM", "APP", "NODE", "ROLE", "EPOCH", "DATABASE"})
       if (name == "CPP_CLUSTER_" + std::string(ours))
         faults.add(at + "environment", name + " is set by the node itself");
     if (value.find('\0') != std::string::npos)
@@ -233,6 +233,31 @@ void check_process(const Process& process, Faults& faults) {
                                        format_duration(process.backoff_min) + ")");
   faults.add_unless(process.max_restarts >= 0, at + "max_restarts", "it is negative");
   faults.at_least(at + "restart_window", process.restart_window, milliseconds(1));
+}
+
+void check_sqlite(const AppOptions& options, Faults& faults) {
+  const Sqlite& sqlite = options.sqlite;
+  if (sqlite.path.empty()) {
+    if (sqlite != Sqlite{}) faults.add("sqlite.path", "it must be given: the database's file");
+    return;
+  }
+  if (!std::holds_alternative<Singleton>(options.mode))
+    faults.add("sqlite.path", "only a singleton app can have a database: one node writes to it");
+  if (sqlite.path.find('\0') != std::string::npos || sqlite.path.back() == '/')
+    faults.add("sqlite.path", quoted(sqlite.path) + " can't be a file's name");
+  if (!sqlite.replica.empty() && sqlite.replica.back() == '/')
+    faults.add("sqlite.replica", quoted(sqlite.replica) + " can't be a file's name");
+  faults.at_least("sqlite.commit_timeout", sqlite.commit_timeout, milliseconds(10));
+  faults.at_least("sqlite.drain_timeout", sqlite.drain_timeout, milliseconds(0));
+  faults.at_least("sqlite.snapshot_interval", sqlite.snapshot_interval, milliseconds(1'000));
+  faults.at_least("sqlite.snapshot_retention", sqlite.snapshot_retention, milliseconds(0));
+  faults.at_least("sqlite.snapshot_merge_interval", sqlite.snapshot_merge_interval,
+                  milliseconds(100));
+  faults.at_least("sqlite.stream_window", sqlite.stream_window, milliseconds(0));
+  faults.add_unless(sqlite.snapshots_kept >= 1 && sqlite.snapshots_kept <= 1'000,
+                    "sqlite.snapshots_kept", "it must be 1 to 1000");
+  faults.add_unless(sqlite.wal_limit >= 64 * 1024 && sqlite.wal_limit <= 1024 * 1024 * 1024,
+                    "sqlite.wal_limit", "it must be 64 KiB (65536) to 1 GiB (1073741824)");
 }
 
 }  // namespace
@@ -281,6 +306,7 @@ std::vector<std::string> faults_of(const AppOptions& options) {
   if (const auto why = app_name_fault(options.name); !why.empty())
     faults.add("name", options.name.empty() ? why : quoted(options.name) + ": " + why);
   faults.at_least("hook_timeout", options.hook_timeout, milliseconds(0));
+  check_sqlite(options, faults);
   if (const auto* process = std::get_if<Process>(&options.backend)) check_process(*process, faults);
   return faults.take();
 }

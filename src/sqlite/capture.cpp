@@ -3,14 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <sys/stat.h>
 
-#include "cluster/clock.h"
 #include "core/check.h"
 #include "core/log.h"
+#include "sqlite/file.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -21,9 +22,42 @@ using std::chrono::milliseconds;
 constexpr int kBusyMs = 2'000;        // for what takes SQLite's other users moments
 constexpr int kHeaderTries = 10'000;  // a writer changes the header within microseconds
 constexpr Duration kWriterWait = milliseconds(10);       // for a gap between two writers
-constexpr Duration kLongWriterWait = milliseconds(200);  // when the WAL is half again too long
+constexpr Duration kLongWriterWait = milliseconds(200);  // when the WAL is too long
+constexpr Duration kGateWait = milliseconds(5);          // the next look tries again
+constexpr Duration kTurnWait = milliseconds(20);         // for a gap between others' checkpoints
+constexpr int kTriesInARow = 100;
 constexpr std::size_t kReadSize = 256 * 1024;
+constexpr std::size_t kReadAhead = 128 * 1024;
+constexpr int kMostRounds = 8;
+constexpr std::size_t kPagesPerLook = 64;
+constexpr int kLittle = 16;       // a part of the limit
 constexpr int kShrinkFactor = 4;  // a WAL file so many times the limit is cut off
+
+// Others have it again and again, and between two times there may be no more than some
+// microseconds: they are met only by asking all the time.
+template <typename Fn>
+int until_free(Duration wait, Fn&& fn) {
+  const Time limit = BootClock::now() + wait;
+  int rc = SQLITE_BUSY;
+  for (int tries = 1; (rc = fn()) == SQLITE_BUSY && BootClock::now() < limit; ++tries)
+    if (tries % kTriesInARow == 0) std::this_thread::sleep_for(microseconds(10));
+  return rc;
+}
+
+int checkpoint_by(const Handle& handle, int* frames = nullptr, int* done = nullptr) {
+  return until_free(kTurnWait, [&] {
+    return sqlite3_wal_checkpoint_v2(handle.get(), "main", SQLITE_CHECKPOINT_PASSIVE, frames, done);
+  });
+}
+
+// SQLite's locks by their numbers, as the documents of the WAL's format have them. BEGIN IMMEDIATE
+// takes longer than a busy writer pauses between two transactions: this does not.
+constexpr int kWriterLock = 0;
+constexpr int kCheckpointLock = 1;
+int shm_lock(const Handle& handle, int lock, int what) {
+  auto* file = handle.database_file();
+  return file->pMethods->xShmLock(file, lock, 1, what | SQLITE_SHM_EXCLUSIVE);
+}
 
 std::int64_t now_ms() {
   return std::chrono::duration_cast<milliseconds>(
@@ -31,20 +65,30 @@ std::int64_t now_ms() {
       .count();
 }
 
-std::uint64_t inode_of(const std::string& path) {
-  struct stat info{};
-  return ::stat(path.c_str(), &info) == 0 ? info.st_ino : 0;
-}
-
 }  // namespace
+
+class Capture::GateOpener {
+ public:
+  explicit GateOpener(Capture& capture) : capture_(&capture) {}
+  ~GateOpener() {
+    if (capture_ != nullptr) capture_->open_gate();
+  }
+  GateOpener(const GateOpener&) = delete;
+  GateOpener& operator=(const GateOpener&) = delete;
+  void leave_shut() noexcept { capture_ = nullptr; }
+
+ private:
+  Capture* capture_;
+};
 
 Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
     : options_(std::move(options)), written_(std::move(known)) {
-  written_checksum_ = written_.pages.database();
+  before_ =
+      written_.checksum != 0 ? std::exchange(written_.checksum, 0) : written_.pages.database();
   written_txid_ = written_.txid;
   noted_ = written_.txid;
   open_database();
-  if (written_.page_size != page_size_) {
+  if (written_.page_size != page_size_ || written_.pages.size() == 0) {
     CLUSTER_CHECK(!trusted || written_.txid == 0);
     written_.page_size = page_size_;
     written_.pages = PageChecksums(page_size_);
@@ -60,12 +104,14 @@ Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
   tell();
 }
 
-Capture::~Capture() = default;
+// A lock of SQLite's that is not given back stays for as long as this process has the file open.
+Capture::~Capture() { open_gate(); }
 
 void Capture::open_database() {
   inode_ = inode_of(options_.path);
   for (auto& reader : readers_) reader = open_beside(options_.path, kBusyMs);
-  writer_ = open_beside(options_.path, 0);
+  checkpointer_ = open_beside(options_.path, 0);
+  gate_ = open_beside(options_.path, kBusyMs);
   Handle& first = readers_[0];
   std::string mode = first.text("PRAGMA journal_mode");
   if (mode != "wal") {
@@ -82,9 +128,19 @@ void Capture::open_database() {
   }
   page_size_ = static_cast<std::uint32_t>(first.number("PRAGMA page_size"));
   CLUSTER_CHECK(is_page_size(page_size_));
+  // From here on they have the wal-index. A connection that has read nothing since the mode was
+  // changed would take part in nothing: its checkpoints do nothing, and succeed.
+  for (auto* handle : {&gate_, &checkpointer_}) handle->exec("PRAGMA user_version");
 }
 
-void Capture::begin_reading(Handle& handle) { handle.exec("BEGIN; PRAGMA user_version"); }
+void Capture::begin_reading(Handle& handle) {
+  try {
+    handle.exec("BEGIN; PRAGMA user_version");
+  } catch (...) {
+    handle.try_exec("ROLLBACK");
+    throw;
+  }
+}
 
 // A new read transaction that sees all there is, then the end of the old one, so that there always
 // is one. SQLite lets the WAL be begun anew under a read transaction that began when all frames
@@ -92,15 +148,15 @@ void Capture::begin_reading(Handle& handle) { handle.exec("BEGIN; PRAGMA user_ve
 // position_, they were not all in the file: the old transaction keeps those out. So if the WAL is
 // begun anew under the new one, it is at position_.
 void Capture::hold_anew() {
-  follow_locked();
+  catch_up();
   const int other = 1 - holder_;
   begin_reading(readers_[other]);
   held_ = position_;
-  released_ = false;
+  released_ = on_file_ = false;
   readers_[holder_].exec("ROLLBACK");
   holder_ = other;
   if (is_backfilled(position_.salts, position_.frame)) frames_.clear();
-  follow_locked();
+  catch_up();
 }
 
 // Are all frames up to there in the database file? They may be overwritten then, and must not be
@@ -147,6 +203,7 @@ void Capture::read_wal(std::int64_t offset, char* into, std::size_t size) const 
 
 void Capture::mark(PageNumber number) {
   if (number == lock_page(page_size_)) return;
+  if (copying_) copying_->mark(number);
   if (is_marked_.size() <= number)
     is_marked_.resize(std::max<std::size_t>(std::size_t{number} + 1, is_marked_.size() * 2));
   if (is_marked_[number]) return;
@@ -161,8 +218,8 @@ void Capture::clear_marks() {
 
 void Capture::tell() {
   pending_bytes_ = std::uint64_t{marked_.size()} * page_size_;
-  wal_bytes_ = kWalHeaderSize + std::uint64_t{position_.frame} * (kWalFrameHeaderSize + page_size_);
-  wants_checkpoint_ = wal_bytes_ > options_.wal_limit && !(released_ && position_.same(held_));
+  wal_bytes_ = length_of(position_.frame);
+  wants_checkpoint_ = wal_bytes_ > options_.wal_limit / 2 && !(released_ && position_.same(held_));
 }
 
 bool Capture::follow() {
@@ -170,13 +227,23 @@ bool Capture::follow() {
   return follow_locked();
 }
 
+// A program that checkpoints by itself tries to after each commit, once the WAL is long enough. As
+// long as a read transaction is on the file alone, the try fails only after all frames of the WAL
+// were sorted, which takes longer than the commit; with one in the WAL it ends at once.
 bool Capture::follow_locked() {
+  catch_up();
+  if (on_file_ && !position_.same(held_)) hold_anew();
+  if (checkpointing_ && too_long()) shut_gate(kGateWait);
+  tell();
+  return noted_ != written_txid_;
+}
+
+void Capture::catch_up() {
   const auto header = stable_header();
   if (header.salts() != position_.salts) begin_run(header);
   if (header.salts() == position_.salts && header.max_frame > position_.frame)
     follow_frames(header);
   tell();
-  return noted_ != written_txid_;
 }
 
 // The WAL was begun anew: at held_, if all is as it should be. It may be so again as long as it has
@@ -249,7 +316,8 @@ void Capture::scan_run(const WalIndexHeader& header) {
   frames_.clear();
   position_ = {header.salts(), 0, {}};
   commit_ = fewest_ = pages_of(header);
-  if (is_backfilled(header.salts(), header.max_frame)) {
+  on_file_ = is_backfilled(header.salts(), header.max_frame);
+  if (on_file_) {
     position_ = {header.salts(), header.max_frame, header.last_checksum()};
   } else {
     const Txid noted = noted_;
@@ -271,17 +339,35 @@ void Capture::compare_all() {
     if (n == lock_page(page_size_)) continue;
     if (page_checksum(n, page(n)) != written_.pages.at(n)) mark(n);
   }
-  if (!marked_.empty() || commit_ != written_.pages.size()) ++noted_;
+  if (copying_) copying_->mark_all(commit_);
+  if (!marked_.empty() || commit_ != written_.pages.size())
+    noted_ = std::max(noted_ + 1, options_.numbered);
+}
+
+// The page in a frame. A large transaction has most pages in the order of their numbers: then many
+// are read at once.
+std::string_view Capture::frame(std::uint32_t number) {
+  const std::size_t size = kWalFrameHeaderSize + page_size_;
+  const bool in_order = number == last_frame_ + 1;
+  last_frame_ = number;
+  if (number < ahead_first_ || number >= ahead_first_ + ahead_count_ ||
+      ahead_salts_ != position_.salts) {
+    const std::size_t most = in_order ? std::max<std::size_t>(1, kReadAhead / size) : 1;
+    ahead_count_ = 0;  // if reading fails
+    const std::size_t count = std::min<std::size_t>(most, position_.frame - number + 1);
+    if (ahead_.size() < count * size) ahead_.resize(count * size);
+    read_wal(wal_frame_offset(number, page_size_), ahead_.data(), count * size);
+    ahead_first_ = number;
+    ahead_count_ = static_cast<std::uint32_t>(count);
+    ahead_salts_ = position_.salts;
+  }
+  return std::string_view(ahead_).substr((number - ahead_first_) * size + kWalFrameHeaderSize,
+                                         page_size_);
 }
 
 // At position_: the newest frame, or the database file, in which nothing newer can be.
 std::string_view Capture::page(PageNumber number) {
-  if (auto it = frames_.find(number); it != frames_.end()) {
-    read_wal(
-        wal_frame_offset(it->second, page_size_) + static_cast<std::int64_t>(kWalFrameHeaderSize),
-        page_buffer_.data(), page_size_);
-    return page_buffer_;
-  }
+  if (auto it = frames_.find(number); it != frames_.end()) return frame(it->second);
   auto* file = readers_[holder_].database_file();
   const int rc = file->pMethods->xRead(file, page_buffer_.data(), static_cast<int>(page_size_),
                                        sqlite3_int64{number - 1} * page_size_);
@@ -291,9 +377,13 @@ std::string_view Capture::page(PageNumber number) {
   return page_buffer_;
 }
 
-std::optional<Captured> Capture::write(const ByteSink& sink, int acceleration) {
+std::optional<Captured> Capture::write(const ByteSink& sink,
+                                       const std::function<void(const LtxHeader&)>& begun) {
   std::lock_guard lock(mutex_);
   if (noted_ == written_txid_) return std::nullopt;
+  // Writers who were held back meanwhile go on, unless a checkpoint wants them to wait.
+  GateOpener gate(*this);
+  if (checkpointing_) gate.leave_shut();
   // Pages that the database has got, or got back, without their being written.
   for (PageNumber n = fewest_ + 1; n <= commit_; ++n) mark(n);
   std::sort(marked_.begin(), marked_.end());
@@ -304,88 +394,230 @@ std::optional<Captured> Capture::write(const ByteSink& sink, int acceleration) {
   header.min_txid = written_.txid + 1;
   header.max_txid = noted_;
   header.timestamp_ms = now_ms();
-  if (!header.snapshot()) header.pre_apply = written_checksum_;
+  if (!header.snapshot()) header.pre_apply = before_;
   header.node_id = options_.node_id;
   captured.end = position_;
-  LtxEncoder encoder(header, sink, acceleration);
-  written_.pages.resize(commit_);
+  if (begun) begun(header);
+  LtxEncoder encoder(header, sink);
+  // What is known changes only once the file is complete: the sink may fail.
+  std::vector<std::pair<PageNumber, std::uint64_t>> changed;
+  changed.reserve(marked_.size());
+  std::uint64_t sum = written_.pages.database();
   for (PageNumber n : marked_) {
     if (n > commit_) break;  // the database has shrunk since
+    if (changed.size() % kPagesPerLook == 0) hold_back_writers();
     const auto content = page(n);
     encoder.add(n, content);
-    written_.pages.set(n, content);
+    changed.emplace_back(n, page_checksum(n, content));
+    sum ^= written_.pages.at(n) ^ changed.back().second;
   }
-  written_.txid = header.max_txid;
-  written_checksum_ = written_.pages.database();
-  captured.trailer = encoder.finish(written_checksum_);
+  for (PageNumber n = commit_ + 1; n <= written_.pages.size(); ++n) sum ^= written_.pages.at(n);
+  sum |= kChecksumFlag;
+  captured.trailer = encoder.finish(sum);
   captured.pages = encoder.pages();
   captured.size = encoder.size();
+  written_.pages.resize(commit_);
+  for (const auto& [n, checksum] : changed) written_.pages.set(n, checksum);
+  CLUSTER_CHECK(written_.pages.database() == sum);
+  written_.txid = header.max_txid;
+  before_ = sum;
   clear_marks();
   fewest_ = commit_;
   written_txid_ = written_.txid;
   tell();
+  complete_copy();
   return captured;
 }
 
-DatabaseState Capture::content() {
+void Capture::begin_copy(UniqueFd file) {
   std::lock_guard lock(mutex_);
+  copy_.reset();
+  copying_.emplace(std::move(file), options_.path, page_size_);
+  copying_->mark_all(commit_);
+}
+
+void Capture::copy_more(std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  copy(std::max<std::size_t>(1, bytes / page_size_));
+  if (noted_ == written_txid_) complete_copy();
+}
+
+// Never throws: following and writing go on without it.
+void Capture::copy(std::size_t pages) {
+  if (!copying_) return;
+  try {
+    copying_->copy(commit_, pages, [this](PageNumber n) { return page(n); });
+  } catch (const Error& error) {
+    copying_.reset();
+    copy_ = error;
+  }
+}
+
+// The rest at once, while the files written say just what the database is.
+void Capture::complete_copy() {
+  if (!copying_ || !copying_->nearly_complete()) return;
+  copy(copying_->missing());
+  if (!copying_) return;
+  try {
+    copy_ = Copy{copying_->finish(commit_), written_};
+  } catch (const Error& error) {
+    copy_ = error;
+  }
+  copying_.reset();
+}
+
+std::optional<Capture::Copy> Capture::take_copy() {
+  std::lock_guard lock(mutex_);
+  if (!copy_) return std::nullopt;
+  auto copy = std::exchange(copy_, std::nullopt);
+  if (!*copy) throw copy->error();
+  return std::move(copy->value());
+}
+
+DatabaseState Capture::content() {
   DatabaseState state{noted_, page_size_, PageChecksums(page_size_)};
-  for (PageNumber n = 1; n <= commit_; ++n)
-    if (n != lock_page(page_size_)) state.pages.set(n, page(n));
-  state.pages.resize(commit_);
+  state.pages.resize(each_page(
+      [&](PageNumber number, std::string_view bytes) { state.pages.set(number, bytes); }));
   return state;
 }
 
+PageNumber Capture::each_page(const std::function<void(PageNumber, std::string_view)>& visit) {
+  std::lock_guard lock(mutex_);
+  for (PageNumber n = 1; n <= commit_; ++n)
+    if (n != lock_page(page_size_)) visit(n, page(n));
+  return commit_;
+}
+
 bool Capture::replaced() const { return inode_of(options_.path) != inode_; }
+
+// Copies what the WAL has into the database file and stops nobody. Returns SQLite's code, and how
+// long the WAL was.
+int Capture::copy_into_file(std::uint64_t& length) {
+  std::thread opener;
+  {
+    std::lock_guard lock(mutex_);
+    // As soon as the new read transaction is there, a program that checkpoints by itself would do
+    // all of this within its next commit: no commit comes before it has been begun here.
+    GateOpener gate(*this);
+    shut_gate(kWriterWait);
+    hold_anew();
+    length = wal_bytes_;
+    try {
+      if (shut_) opener = std::thread([this] { open_gate_once_begun(); });
+      gate.leave_shut();
+    } catch (const std::system_error&) {
+      // No thread to be had: then a commit may take the checkpoint over.
+    }
+    checkpointing_ = true;
+  }
+  // Into the database file go pages that page() takes from the WAL, no others.
+  const int rc = checkpoint_by(checkpointer_);
+  if (opener.joinable()) opener.join();
+  return rc;
+}
 
 bool Capture::checkpoint() {
   {
     std::lock_guard lock(mutex_);
     follow_locked();
     if (!wants_checkpoint_) return true;
-    hold_anew();
   }
-  // Stops nobody. Into the database file go pages that page() takes from the WAL, no others.
-  const int rc =
-      sqlite3_wal_checkpoint_v2(writer_.get(), "main", SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
-  if (rc == SQLITE_BUSY) return false;  // another one is at it
-  if (rc != SQLITE_OK) throw writer_.error("checkpoint", rc);
+  try {
+    if (!checkpoint_in_rounds()) return false;
+  } catch (...) {
+    std::lock_guard lock(mutex_);
+    checkpointing_ = false;
+    open_gate();
+    throw;
+  }
   std::lock_guard lock(mutex_);
+  cut_off();
+  tell();
+  return true;
+}
+
+// Returns whether all is in the database file.
+bool Capture::checkpoint_in_rounds() {
+  // What comes meanwhile is less each time, and in the end writers wait for that little only.
+  int rc = SQLITE_OK;
+  std::uint64_t length = 0;
+  for (int round = 0; round < kMostRounds && rc == SQLITE_OK; ++round) {
+    rc = copy_into_file(length);
+    const std::uint64_t now = wal_bytes_;
+    if (too_long() || now <= length + options_.wal_limit / kLittle) break;
+  }
+  std::lock_guard lock(mutex_);
+  checkpointing_ = false;
+  const GateOpener gate(*this);
+  if (rc == SQLITE_BUSY) return false;  // another one is at it
+  if (rc != SQLITE_OK) throw checkpointer_.error("checkpoint", rc);
   return finish_checkpoint();
+}
+
+// A writer that is faster than the disk waits for it, as it would if it checkpointed itself.
+bool Capture::too_long() const { return wal_bytes_ > most_bytes(); }
+
+std::uint64_t Capture::most_bytes() const { return options_.wal_limit + options_.wal_limit / 4; }
+
+std::uint64_t Capture::length_of(std::uint32_t frames) const {
+  return kWalHeaderSize + std::uint64_t{frames} * (kWalFrameHeaderSize + page_size_);
+}
+
+// While a large file is written nothing is followed, no checkpoint begins, and one that is under
+// way can't end.
+void Capture::hold_back_writers() {
+  if (shut_) return;
+  if (const auto header = index_.header(); header && length_of(header->max_frame) > most_bytes())
+    shut_gate(kGateWait);
+}
+
+bool Capture::shut_gate(Duration wait) {
+  if (shut_) return true;
+  const int rc = until_free(wait, [this] { return shm_lock(gate_, kWriterLock, SQLITE_SHM_LOCK); });
+  if (rc != SQLITE_OK && rc != SQLITE_BUSY) throw gate_.error("writer lock", rc);
+  return shut_ = rc == SQLITE_OK;
+}
+
+void Capture::open_gate() noexcept {
+  if (!std::exchange(shut_, false)) return;
+  if (const int rc = shm_lock(gate_, kWriterLock, SQLITE_SHM_UNLOCK); rc != SQLITE_OK)
+    log::error("writer_lock_not_given_back", {{"path", options_.path}, {"code", rc}});
+}
+
+void Capture::open_gate_once_begun() noexcept {
+  const Time limit = BootClock::now() + kTurnWait;
+  for (bool begun = false; !begun;) {
+    std::this_thread::sleep_for(microseconds(10));
+    std::lock_guard lock(mutex_);
+    begun = shm_lock(gate_, kCheckpointLock, SQLITE_SHM_LOCK) == SQLITE_BUSY;
+    if (!begun) shm_lock(gate_, kCheckpointLock, SQLITE_SHM_UNLOCK);
+    begun = begun || BootClock::now() >= limit;
+    if (begun) open_gate();
+  }
 }
 
 // With writers kept away, for the rest that has come meanwhile.
 bool Capture::finish_checkpoint() {
-  const Duration wait =
-      wal_bytes_ > options_.wal_limit + options_.wal_limit / 2 ? kLongWriterWait : kWriterWait;
-  const Time limit = BootClock::now() + wait;
-  int rc = SQLITE_BUSY;
-  while ((rc = writer_.try_exec("BEGIN IMMEDIATE")) == SQLITE_BUSY && BootClock::now() < limit)
-    std::this_thread::sleep_for(microseconds(10));
-  if (rc == SQLITE_BUSY) return false;
-  if (rc != SQLITE_OK) throw writer_.error("BEGIN IMMEDIATE", rc);
+  if (!shut_gate(too_long() ? kLongWriterWait : kWriterWait)) return false;
+  hold_anew();
   int frames = 0, done = -1;
-  try {
-    hold_anew();
-    rc = sqlite3_wal_checkpoint_v2(readers_[1 - holder_].get(), "main", SQLITE_CHECKPOINT_PASSIVE,
-                                   &frames, &done);
-    if (rc == SQLITE_OK && frames == done) {
-      hold_anew();
-      released_ = true;
-    }
-  } catch (...) {
-    writer_.exec("ROLLBACK");
-    throw;
-  }
-  writer_.exec("ROLLBACK");
-  if (rc != SQLITE_OK && rc != SQLITE_BUSY) throw writer_.error("checkpoint", rc);
+  const int rc = checkpoint_by(checkpointer_, &frames, &done);
+  if (rc != SQLITE_OK && rc != SQLITE_BUSY) throw checkpointer_.error("checkpoint", rc);
+  if (frames < 0)
+    throw Error(Errc::unavailable, "database " + options_.path + " is not in WAL mode any more");
+  if (rc != SQLITE_OK || frames != done) return false;
+  hold_anew();
+  return released_ = on_file_ = true;
+}
+
+// A file that has become far longer than it needs to be.
+void Capture::cut_off() {
   struct stat file{};
-  if (released_ && wal_ && ::fstat(wal_.get(), &file) == 0 &&
+  if (wal_ && ::fstat(wal_.get(), &file) == 0 &&
       static_cast<std::uint64_t>(file.st_size) > kShrinkFactor * options_.wal_limit)
     // A writer that was faster is no failure: the file stays long, that is all.
-    sqlite3_wal_checkpoint_v2(writer_.get(), "main", SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
-  tell();
-  return released_;
+    sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", SQLITE_CHECKPOINT_TRUNCATE, nullptr,
+                              nullptr);
 }
 
 }  // namespace cluster::sqlite

@@ -9,14 +9,19 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "cluster/clock.h"
+#include "core/result.h"
 #include "core/unique_fd.h"
 #include "sqlite/handle.h"
+#include "sqlite/image_copy.h"
 #include "sqlite/ltx.h"
 #include "sqlite/wal_format.h"
 #include "sqlite/wal_index.h"
@@ -40,13 +45,18 @@ struct DatabaseState {
   Txid txid = 0;  ///< 0: nothing is known, the database begins now
   std::uint32_t page_size = 0;
   PageChecksums pages{};
+  /// Of the whole, when its pages are not known; 0: that of `pages`.
+  std::uint64_t checksum = 0;
 };
 
 struct CaptureOptions {
   std::string path{};
-  /// Bytes of WAL at which it is checkpointed and begun again.
+  /// Bytes of WAL at half of which a checkpoint begins; it stays below twice of them.
   std::size_t wal_limit = 16 * 1024 * 1024;
   std::uint64_t node_id = 0;  ///< written into the files
+  /// Transactions up to here have been numbered before: if the database is not as it is known,
+  /// what differs is numbered up to at least this one.
+  Txid numbered = 0;
 };
 
 /// One file that write() has written.
@@ -75,18 +85,37 @@ class Capture {
   /// Error{corrupt} when a frame's checksum is wrong.
   bool follow();
   /// What was noted, as one file of whole transactions, in pieces; nothing when there is nothing.
-  std::optional<Captured> write(const ByteSink& sink, int acceleration = 1);
+  /// `begun` is called before the first piece.
+  std::optional<Captured> write(const ByteSink& sink,
+                                const std::function<void(const LtxHeader&)>& begun = {});
+
+  /// Begins to copy the database into the empty `file`, beside following and writing; gives up the
+  /// copy that was under way. This and the next two: only on the thread that writes.
+  void begin_copy(UniqueFd file);
+  /// Copies some more, about `bytes`.
+  void copy_more(std::size_t bytes);
+  struct Copy {
+    UniqueFd file;
+    DatabaseState state{};  ///< what it is a copy of: as state() was at some moment
+  };
+  /// The copy, once it is complete. Throws Error{system} when the file could not be written, or the
+  /// database not read: the copy is given up.
+  std::optional<Copy> take_copy();
 
   /// Reads all of the database, as it was when it was followed last.
   DatabaseState content();
+  /// The same, page by page, without the lock page; returns how many pages the database has.
+  PageNumber each_page(const std::function<void(PageNumber, std::string_view)>& visit);
 
   /// Whether the database's file at the path is another one than that which is open, or gone.
   bool replaced() const;
 
   /// Checkpoints, and lets the next writer begin the WAL anew, if it is longer than the limit.
   /// To be called on another thread than the others; takes as long as the disk does. Writers wait
-  /// for the last part of it, milliseconds. Returns whether the WAL can be begun anew (or is short
-  /// enough): if not, a reader or a busy writer stood in the way, and it is worth another try.
+  /// for the last part of it, milliseconds; and while the WAL is more than 1.75 times as long as
+  /// the limit, which keeps it below twice the limit. Returns whether the WAL can be begun anew (or
+  /// is short enough): if not, a reader or a busy writer stood in the way, and it is worth another
+  /// try.
   bool checkpoint();
 
   /// The last transaction that was noted, and the last that was written. Any thread.
@@ -104,24 +133,44 @@ class Capture {
   std::uint32_t page_size() const noexcept { return page_size_; }
   /// What the files written so far say of the database. Only on the thread that writes.
   const DatabaseState& state() const noexcept { return written_; }
+  /// Where in the WAL it has followed to. Only on the thread that follows.
+  const WalPosition& position() const noexcept { return position_; }
+  /// The checksum of the database that the next file is for. Only on the thread that writes.
+  std::uint64_t before() const noexcept { return before_; }
 
  private:
+  class GateOpener;
+
   void open_database();
   void begin_reading(Handle& handle);
   void hold_anew();
   WalIndexHeader stable_header();
   PageNumber pages_of(const WalIndexHeader& header);
   bool follow_locked();
+  void catch_up();
   void follow_frames(const WalIndexHeader& header);
   void begin_run(const WalIndexHeader& header);
   void compare_all();
   void scan_run(const WalIndexHeader& header);
   void read_wal(std::int64_t offset, char* into, std::size_t size) const;
   std::string_view page(PageNumber number);
+  std::string_view frame(std::uint32_t number);
   void mark(PageNumber number);
   void clear_marks();
+  void copy(std::size_t pages);
+  void complete_copy();
   bool is_backfilled(const WalSalts& salts, std::uint32_t frame);
+  int copy_into_file(std::uint64_t& length);
+  bool checkpoint_in_rounds();
   bool finish_checkpoint();
+  bool shut_gate(Duration wait);
+  void open_gate() noexcept;
+  void open_gate_once_begun() noexcept;
+  void hold_back_writers();
+  bool too_long() const;
+  std::uint64_t most_bytes() const;
+  std::uint64_t length_of(std::uint32_t frames) const;
+  void cut_off();
   void tell();
 
   const CaptureOptions options_;
@@ -129,7 +178,8 @@ class Capture {
   // By turns one of them holds a read transaction, which keeps the WAL from being begun anew.
   Handle readers_[2];
   int holder_ = 0;
-  Handle writer_;  // the checkpointer's
+  Handle checkpointer_;
+  Handle gate_;  // holds the writer lock to keep writers out
   WalIndex index_;
   UniqueFd wal_;
   std::uint64_t inode_ = 0;
@@ -138,14 +188,22 @@ class Capture {
   WalPosition position_;   // followed so far
   WalPosition held_;       // where the WAL may be begun anew under the held read transaction
   bool released_ = false;  // there it will be, by the next writer
+  bool checkpointing_ = false;
+  bool shut_ = false;      // the gate
+  bool on_file_ = false;   // the held read transaction reads the database file alone
   PageNumber commit_ = 0;  // pages of the database at position_
   PageNumber fewest_ = 0;  // and the fewest since the last write
   std::unordered_map<PageNumber, std::uint32_t> frames_;  // the newest of each page in this run
   std::vector<PageNumber> marked_;                        // pages to be written
   std::vector<bool> is_marked_;                           // by number
   DatabaseState written_;
-  std::uint64_t written_checksum_ = 0;
+  std::uint64_t before_ = 0;  // checksum of the database that the next file is for
   std::string page_buffer_;
+  std::string ahead_;  // frames that were read together
+  std::uint32_t ahead_first_ = 0, ahead_count_ = 0, last_frame_ = 0;
+  WalSalts ahead_salts_{};
+  std::optional<ImageCopy> copying_;
+  std::optional<Result<Copy>> copy_;  // that is complete, or has failed
 
   std::atomic<Txid> noted_{0}, written_txid_{0};
   std::atomic<std::uint64_t> pending_bytes_{0}, wal_bytes_{0}, gaps_{0};

@@ -12,6 +12,12 @@ void Crc64::add(std::string_view bytes) noexcept {
       crc64_iso_refl(value_, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
 }
 
+std::uint64_t number_of(std::string_view text) noexcept {
+  Crc64 crc;
+  crc.add(text);
+  return crc.value() | 1;
+}
+
 std::uint64_t page_checksum(PageNumber number, std::string_view page) noexcept {
   char prefix[4];
   put_be(prefix, number);

@@ -25,6 +25,9 @@ class Crc64 {
   std::uint64_t value_ = 0;
 };
 
+/// A number that stands for a text; never 0.
+std::uint64_t number_of(std::string_view text) noexcept;
+
 /// CRC-64/ISO of the page's number (big-endian) and its bytes, with the flag.
 std::uint64_t page_checksum(PageNumber number, std::string_view page) noexcept;
 

@@ -1,12 +1,16 @@
 #include "sqlite/handle.h"
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 
 #include <sqlite3.h>
+#include <unistd.h>
 
 namespace cluster::sqlite {
 namespace {
+
+constexpr int kQuickPauseMs = 1, kQuickLooks = 200, kPauseMs = 5;
 
 Errc errc_of(int rc) {
   switch (rc & 0xff) {
@@ -68,10 +72,16 @@ void Handle::close() noexcept {
   sqlite3_close_v2(std::exchange(db_, nullptr));
 }
 
-Error Handle::error(const std::string& what, int rc) const {
+sqlite3* Handle::release() noexcept { return std::exchange(db_, nullptr); }
+
+Error error_of(sqlite3* handle, const std::string& what, int rc) {
   std::string text = sqlite3_errstr(rc);
-  if (db_ != nullptr && sqlite3_errcode(db_) == rc) text = sqlite3_errmsg(db_);
-  return Error(errc_of(rc), "database " + path_ + ": " + what + ": " + text);
+  if (handle != nullptr && sqlite3_errcode(handle) == rc) text = sqlite3_errmsg(handle);
+  return Error(errc_of(rc), what + ": " + text);
+}
+
+Error Handle::error(const std::string& what, int rc) const {
+  return error_of(db_, "database " + path_ + ": " + what, rc);
 }
 
 void Handle::exec(const std::string& sql) {
@@ -110,9 +120,21 @@ std::string Handle::text(const std::string& sql) {
   return text ? reinterpret_cast<const char*>(text) : std::string();
 }
 
+void wait_for_locks(sqlite3* handle, int ms) {
+  const auto look_again = [](void* limit, int looks) {
+    const int waited = looks < kQuickLooks
+                           ? looks * kQuickPauseMs
+                           : kQuickLooks * kQuickPauseMs + (looks - kQuickLooks) * kPauseMs;
+    if (waited >= static_cast<int>(reinterpret_cast<std::intptr_t>(limit))) return 0;
+    ::usleep((looks < kQuickLooks ? kQuickPauseMs : kPauseMs) * 1'000);
+    return 1;
+  };
+  sqlite3_busy_handler(handle, look_again, reinterpret_cast<void*>(std::intptr_t{ms}));
+}
+
 Handle open_beside(const std::string& path, int busy_ms) {
   Handle handle(path, Handle::Access::read_write);
-  sqlite3_busy_timeout(handle.get(), busy_ms);
+  wait_for_locks(handle.get(), busy_ms);
   sqlite3_db_config(handle.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   handle.exec("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL");
   return handle;

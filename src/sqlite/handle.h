@@ -28,6 +28,8 @@ class Handle {
   sqlite3* get() const noexcept { return db_; }
   const std::string& path() const noexcept { return path_; }
   void close() noexcept;
+  /// Hands the connection over to the caller, who closes it.
+  sqlite3* release() noexcept;
 
   /// Runs statements; their rows are dropped.
   void exec(const std::string& sql);
@@ -48,6 +50,13 @@ class Handle {
   sqlite3* db_ = nullptr;
   std::string path_;
 };
+
+/// The error that stands for result code `rc` of `handle` while doing `what`.
+Error error_of(sqlite3* handle, const std::string& what, int rc);
+
+/// Has the connection wait for locks, so long at most. Looks every millisecond at first and then
+/// every 5 ms: sqlite3_busy_timeout() comes to 100 ms, which is long for who is to lead next.
+void wait_for_locks(sqlite3* handle, int ms);
 
 /// A connection beside the program's own, for capture and replicas: it checkpoints only when it is
 /// told to, not even when it is the last one to close. What is in the WAL stays there, and the next

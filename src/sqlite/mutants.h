@@ -16,6 +16,9 @@ enum class StreamMutation {
   skip_checksum,          ///< content is not compared at a fence
   inherit_across_epochs,  ///< a leader appends what it has left over from an epoch before the last
   accept_gap,             ///< a file that does not follow is applied all the same
+  unfinished_counts,      ///< a fence takes a file without its last part for whole
+  part_without_others,    ///< a part is taken though those before it are not here
+  trust_any_copy,  ///< a fence in a purged stream takes its own copy for whole, whatever it lacks
 };
 
 #ifdef CLUSTER_SIM_MUTANTS

@@ -15,6 +15,8 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr std::size_t kSlot = 64;
+constexpr std::uint32_t kLeading = 1U << 31;         // with the page size
+constexpr std::uint32_t kAtLeast = 1U << 30;         // the same
 constexpr std::string_view kMagic{"CCLPOS\0\1", 8};  // the last byte: version
 
 std::string with_checksum(std::string bytes) {
@@ -38,7 +40,7 @@ std::string bytes_of(std::uint64_t number, const PositionRecord& r) {
   append_be(out, r.txid);
   append_be(out, r.sequence);
   append_be(out, r.checksum);
-  append_be(out, r.page_size);
+  append_be(out, r.page_size | (r.leading ? kLeading : 0) | (r.at_least ? kAtLeast : 0));
   append_be(out, r.salts.first);
   append_be(out, r.salts.second);
   append_be(out, r.frame);
@@ -47,26 +49,32 @@ std::string bytes_of(std::uint64_t number, const PositionRecord& r) {
 
 PositionRecord record_from(std::string_view slot) {
   const char* b = slot.data();
-  return {
-      get_be<std::uint64_t>(b + 8),  get_be<std::uint64_t>(b + 16),
-      get_be<std::uint64_t>(b + 24), get_be<std::uint64_t>(b + 32),
-      get_be<std::uint32_t>(b + 40), {get_be<std::uint32_t>(b + 44), get_be<std::uint32_t>(b + 48)},
-      get_be<std::uint32_t>(b + 52)};
+  const auto page_size = get_be<std::uint32_t>(b + 40);
+  return {get_be<std::uint64_t>(b + 8),
+          get_be<std::uint64_t>(b + 16),
+          get_be<std::uint64_t>(b + 24),
+          get_be<std::uint64_t>(b + 32),
+          page_size & ~(kLeading | kAtLeast),
+          {get_be<std::uint32_t>(b + 44), get_be<std::uint32_t>(b + 48)},
+          get_be<std::uint32_t>(b + 52),
+          (page_size & kLeading) != 0,
+          (page_size & kAtLeast) != 0};
 }
 
 }  // namespace
 
+UniqueFd open_locked(const std::string& path) {
+  UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!file) throw file_error("open of", path);
+  if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
+  if (errno != EWOULDBLOCK) throw file_error("lock of", path);
+  throw Error(Errc::unavailable, path +
+                                     " is locked: another process replicates this database; give "
+                                     "each node a database of its own");
+}
+
 PositionLog::PositionLog(const std::string& path) : path_(path) {
-  file_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!file_) throw file_error("open of", path);
-  if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK)
-      throw Error(Errc::unavailable,
-                  path +
-                      " is locked: another process replicates this database; give each node a "
-                      "database of its own");
-    throw file_error("lock of", path);
-  }
+  file_ = open_locked(path);
   std::string bytes((kRecords + 1) * kSlot, '\0');
   const ssize_t n = ::pread(file_.get(), bytes.data(), bytes.size(), 0);
   if (n < 0) throw file_error("read of", path);
@@ -106,6 +114,11 @@ void PositionLog::set_history(std::uint64_t history) {
 
 void PositionLog::clear() {
   if (::ftruncate(file_.get(), 0) != 0) throw file_error("truncation of", path_);
+  // Room for all of it now, so that a full disk does not stop it later.
+  if (const int rc = ::posix_fallocate(file_.get(), 0, (kRecords + 1) * kSlot); rc != 0) {
+    errno = rc;
+    throw file_error("making room for", path_);
+  }
   history_ = 0;
   count_ = 0;
   records_.clear();
@@ -119,6 +132,25 @@ void PositionLog::append(const PositionRecord& record) {
   count_ = number;
   if (records_.size() == kRecords) records_.pop_front();
   records_.push_back(record);
+}
+
+std::uint64_t PositionLog::sequence_before(Txid txid) const {
+  auto it = std::find_if(records_.rbegin(), records_.rend(), [&](const PositionRecord& r) {
+    return r.sequence != 0 && r.txid <= txid;
+  });
+  return it == records_.rend() ? 0 : it->sequence;
+}
+
+bool PositionLog::has_stored(Txid txid, std::uint64_t checksum) const {
+  return std::any_of(records_.begin(), records_.end(), [&](const PositionRecord& r) {
+    return r.txid == txid && r.checksum == checksum && r.sequence != 0;
+  });
+}
+
+bool PositionLog::at_least(Txid txid, std::uint64_t checksum) const {
+  return std::any_of(records_.begin(), records_.end(), [&](const PositionRecord& r) {
+    return r.txid == txid && r.checksum == checksum && r.at_least;
+  });
 }
 
 std::optional<PositionRecord> PositionLog::find(std::uint64_t checksum,

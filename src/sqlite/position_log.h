@@ -23,16 +23,21 @@ struct PositionRecord {
   std::uint32_t page_size = 0;
   WalSalts salts{};         ///< where it ends in the database's WAL
   std::uint32_t frame = 0;  ///< 0: not in it
+  bool leading = false;     ///< noted while this node led: others wrote to the database
+  bool at_least = false;    ///< it may be a later transaction than `txid`
   bool operator==(const PositionRecord&) const = default;
 };
+
+/// Opens or makes the file that goes with a database, and locks it. Throws Error{unavailable} when
+/// another process has it locked: two nodes must not replicate into one database.
+UniqueFd open_locked(const std::string& path);
 
 class PositionLog {
  public:
   /// Records that are kept; the oldest one makes room.
   static constexpr std::size_t kRecords = 4096;
 
-  /// Opens or makes the file and locks it. Throws Error{unavailable} when another process has it
-  /// locked: two nodes must not replicate into one database. Damaged records count as none.
+  /// As open_locked(). Damaged records count as none.
   explicit PositionLog(const std::string& path);
 
   /// Which history the records belong to; 0: none yet. Records of another one are dropped.
@@ -45,6 +50,12 @@ class PositionLog {
   void clear();
   /// From the oldest to the newest.
   const std::deque<PositionRecord>& records() const noexcept { return records_; }
+  /// From there on the stream has what goes on from transaction `txid`; 0: from its beginning.
+  std::uint64_t sequence_before(Txid txid) const;
+  /// Whether the stream is known to have, or to have had, that content.
+  bool has_stored(Txid txid, std::uint64_t checksum) const;
+  /// Whether that content may be of a later transaction than `txid`.
+  bool at_least(Txid txid, std::uint64_t checksum) const;
   /// The newest record of that content.
   std::optional<PositionRecord> find(std::uint64_t checksum, std::uint32_t page_size) const;
 

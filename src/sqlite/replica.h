@@ -13,6 +13,7 @@
 #include "sqlite/handle.h"
 #include "sqlite/ltx.h"
 #include "sqlite/position_log.h"
+#include "sqlite/wal_index.h"
 
 namespace cluster::sqlite {
 
@@ -32,6 +33,7 @@ class Replica {
   Replica(const Replica&) = delete;
   Replica& operator=(const Replica&) = delete;
 
+  const std::string& path() const noexcept { return path_; }
   /// There is a database.
   bool exists() const noexcept { return static_cast<bool>(handle_); }
   /// Where it stands; nothing when there is none, or when what it holds is at no known transaction:
@@ -39,7 +41,12 @@ class Replica {
   const std::optional<PositionRecord>& position() const noexcept { return position_; }
   const DatabaseState& state() const noexcept { return state_; }
 
-  /// Applies a file as one transaction. Nothing when that is done; else why the file does not
+  /// Puts a database in place that write_database() has written to the file `from`, at `place`;
+  /// what is here goes.
+  void put(const std::string& from, DatabaseState state, const StreamPlace& place);
+
+  /// Applies a file as one transaction; where there is no database, a snapshot makes one. Nothing
+  /// when that is done; else why the file does not
   /// follow what is here: the database must then be had anew. Throws Error{corrupt} for a damaged
   /// file, Error{system} and Error{unavailable} (a lock) when trying again may help: nothing has
   /// changed then.
@@ -50,12 +57,31 @@ class Replica {
   /// an old state keep the WAL long. Returns whether it is short.
   bool checkpoint();
   bool wants_checkpoint() const noexcept { return wal_bytes_.load() > wal_limit_; }
+  /// Of its WAL, that count now. Any thread.
+  std::uint64_t wal_bytes() const noexcept { return wal_bytes_.load(); }
 
-  /// PRAGMA quick_check: what is wrong, or nothing. Takes as long as reading the database.
-  std::optional<std::string> quick_check();
+  /// The state at transaction `since`, at which this node led: of pages that were written later no
+  /// more is known than that. Nothing where that can't be told.
+  std::optional<DatabaseState> state_at(Txid since) const;
+
+  /// What it holds counts as committed under `epoch` from now on: that of this node's lead, whose
+  /// fence it goes on from. Its position must be known. Throws Error{system}.
+  void claim(std::uint64_t epoch);
+
+  /// What it holds, which no record was found of, is what `record` says. Throws Error{system}.
+  void recognised(const PositionRecord& record);
+
+  /// What is wrong with the file, or nothing: each page's checksum, then PRAGMA quick_check. Takes
+  /// as long as reading the database twice.
+  std::optional<std::string> check();
 
  private:
+  std::optional<std::string> compare();
   void open();
+  void open_handles();
+  bool replaced() const;
+  void take_left_over(const WalIndexHeader& header);
+  void stand_at(const PositionRecord& record);
   std::string does_not_follow(const LtxHeader& header) const;
 
   const std::string path_;
@@ -65,6 +91,7 @@ class Replica {
   Handle checkpointer_;
   DatabaseState state_;
   std::optional<PositionRecord> position_;
+  std::uint64_t inode_ = 0;
   std::uint32_t changes_ = 0;  // the wal-index's count after our last transaction
   std::atomic<std::uint64_t> wal_bytes_{0};
   std::mutex writing_;  // applying, and the part of a checkpoint that stops it

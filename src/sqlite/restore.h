@@ -10,13 +10,12 @@
 
 namespace cluster::sqlite {
 
-/// Told now and then: pages done, pages in all.
+/// Told now and then, of each file: pages done, pages in all.
 using RestoreProgress = std::function<void(PageNumber done, PageNumber all)>;
 
 /// Writes the database that adjacent files, oldest first, leave behind into a new file `path`, and
-/// syncs it. The first must be a snapshot. Throws as merge_ltx does; Error{system}; and
-/// Error{corrupt} when the result has not the checksum that the last file names. On failure there
-/// is no file.
+/// syncs it. The first must be a snapshot. Throws as DatabaseBuilder does. On failure there is no
+/// file.
 DatabaseState write_database(const std::string& path, const std::vector<LtxDecoder*>& files,
                              const RestoreProgress& progress = {});
 

@@ -69,7 +69,7 @@ StreamReader::Verdict StreamReader::at_data(const StreamRecord& record) {
   if (!begins) {
     const bool follows = parts_ && parts_->first == record.first && parts_->last == record.last &&
                          parts_->part + 1 == record.part && parts_->writer == record.writer;
-    if (!follows) {
+    if (!follows && !mutant(StreamMutation::part_without_others)) {
       parts_.reset();
       return {Kind::gap, "part " + std::to_string(record.part) + " of transactions " +
                              range(record) + " without the parts before it"};

@@ -11,13 +11,6 @@
 
 namespace cluster::sqlite {
 
-/// Where a copy of the database stands.
-struct CopyPosition {
-  std::uint64_t epoch = 0;  ///< of the lead under which its last transaction was committed
-  Txid txid = 0;
-  std::uint64_t checksum = 0;  ///< of its content; 0 with txid 0
-};
-
 class StreamReader {
  public:
   enum class Kind {

@@ -9,6 +9,13 @@
 
 namespace cluster::sqlite {
 
+/// Where a copy of the database stands.
+struct CopyPosition {
+  std::uint64_t epoch = 0;  ///< of the lead under which its last transaction was committed
+  Txid txid = 0;
+  std::uint64_t checksum = 0;  ///< of its content; 0 with txid 0
+};
+
 struct StreamRecord {
   std::uint64_t epoch = 0;  ///< of the lead under which it was written
   std::string writer{};     ///< who: unique to one promotion of one node

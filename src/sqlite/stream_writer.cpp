@@ -1,11 +1,18 @@
 #include "sqlite/stream_writer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/check.h"
 #include "sqlite/mutants.h"
 
 namespace cluster::sqlite {
+namespace {
+
+// That all of so many reads, further and further apart, are stale, is left to chance.
+constexpr int kMostReadsBehind = 8;
+
+}  // namespace
 
 StreamWriter::StreamWriter(std::uint64_t epoch, std::string writer, std::size_t depth)
     : epoch_(epoch), writer_(std::move(writer)), depth_(depth) {
@@ -67,7 +74,15 @@ void StreamWriter::publish(std::size_t index, Output& out) {
   out.commands.push_back(std::move(command));
 }
 
-void StreamWriter::publish_fence(Output& out) {
+void StreamWriter::publish_fence(std::uint64_t end, const CopyPosition& before, Output& out) {
+  end_ = end;
+  fence_ = {};
+  fence_.epoch = epoch_;
+  fence_.writer = writer_;
+  fence_.fence = true;
+  fence_.first = fence_.last = before.txid;
+  fence_.before = fence_.checksum = before.checksum;
+  fence_.epoch_before = before.epoch;
   fence_sent_ = true;
   fence_.attempt = ++attempts_;
   out.commands.push_back({Command::Kind::publish, 0, fence_, end_, {}, failures_});
@@ -105,6 +120,7 @@ void StreamWriter::outcome(AppendId id, Outcome outcome, std::uint64_t sequence,
   } else {
     it->state = State::failed;
     settling_ = true;
+    if (outcome == Outcome::refused && it == appends_.begin()) first_refused_ = true;
     if (outcome == Outcome::unknown) ++failures_;
   }
   settle(out);
@@ -114,6 +130,7 @@ void StreamWriter::take_stored(Output& out) {
   while (!appends_.empty() && appends_.front().state == State::stored) {
     if (appends_.front().record.sequence <= last_stored_.sequence) out.rewound = true;
     last_stored_ = appends_.front().record;
+    reads_behind_ = 0;
     end_ = last_stored_.sequence;
     out.stored.push_back(last_stored_);
     appends_.pop_front();
@@ -129,55 +146,88 @@ void StreamWriter::settle(Output& out) {
   if (all_in) read_last(out);
 }
 
-void StreamWriter::last_read(const std::optional<StreamRecord>& last, Output& out) {
+void StreamWriter::last_read(const StreamRecord& last, Output& out) {
   if (!reading_ || phase_ == Phase::fenced) return;
   reading_ = false;
-  if (last && !mutant(StreamMutation::ignore_epoch) &&
-      (last->epoch > epoch_ || (last->epoch == epoch_ && last->writer != writer_)))
-    return give_up(last->epoch, out);
-  const std::uint64_t end = last ? last->sequence : 0;
+  if (!mutant(StreamMutation::ignore_epoch) &&
+      (last.epoch > epoch_ || (last.epoch == epoch_ && last.writer != writer_)))
+    return give_up(last.epoch, out);
   if (phase_ == Phase::fencing) {
-    if (last && is_ours(*last)) {  // an answer was lost
+    if (is_ours(last)) {  // an answer was lost
       failures_ = 0;
-      fence_ = last_stored_ = *last;
-      end_ = end;
+      fence_ = last_stored_ = last;
+      end_ = last.sequence;
       phase_ = Phase::open;
       out.fence_stored = true;
       return;
     }
-    end_ = end;
-    fence_ = {};
-    fence_.epoch = epoch_;
-    fence_.writer = writer_;
-    fence_.fence = true;
-    if (last) {
-      // A file that is not whole never counts.
-      fence_.last = last->final ? last->last : last->first - 1;
-      fence_.checksum = last->final ? last->checksum : last->before;
-      fence_.first = fence_.last;
-      fence_.before = fence_.checksum;
-      fence_.epoch_before = last->epoch;
-    }
-    return publish_fence(out);
+    // A file that is not whole never counts.
+    const bool whole = last.final || mutant(StreamMutation::unfinished_counts);
+    const CopyPosition before = whole ? CopyPosition{last.epoch, last.last, last.checksum}
+                                      : CopyPosition{last.epoch, last.first - 1, last.before};
+    return publish_fence(last.sequence, before, out);
   }
   // What stands at the end is one of ours: it and all before it are stored. If it is none of those
   // under way, none of them is, as far as this read knows; it may be an old one, and then sending
   // again is refused.
   auto at = appends_.end();
-  if (last && is_ours(*last))
+  if (is_ours(last))
     at = std::find_if(appends_.begin(), appends_.end(), [&](const Append& append) {
-      return append.record.last == last->last && append.record.part == last->part && !last->fence;
+      return append.record.last == last.last && append.record.part == last.part && !last.fence;
     });
   if (at != appends_.end()) {
-    std::uint64_t sequence = end - static_cast<std::uint64_t>(at - appends_.begin());
+    std::uint64_t sequence = last.sequence - static_cast<std::uint64_t>(at - appends_.begin());
     for (auto it = appends_.begin(); it != at + 1; ++it) {
       it->state = State::stored;
       it->record.sequence = sequence++;
     }
     take_stored(out);
   }
+  send_again(last.sequence, out);
+}
+
+// With messages purged, what stood last is known from the own copy, if that has all of it.
+void StreamWriter::empty_read(std::uint64_t end, const Own& own, Output& out) {
+  if (!reading_ || phase_ == Phase::fenced) return;
+  reading_ = false;
+  const std::uint64_t newest = std::max(own.copy.epoch, own.epoch);
+  if (newest > epoch_) return give_up(newest, out);
+  if (phase_ == Phase::open) {
+    // What came behind the last that is known to be stored is purged: whose it was can't be told.
+    if (end > last_stored_.sequence) {
+      out.emptied = true;
+      return;
+    }
+    return send_again(end, out);
+  }
+  // Was it this one's fence that is purged? Another lead will tell.
+  if (newest == epoch_) {
+    out.emptied = true;
+    return;
+  }
+  if (end == 0) return publish_fence(0, {}, out);
+  if (own.sequence >= end || mutant(StreamMutation::trust_any_copy))
+    return publish_fence(end, own.copy, out);
+  out.emptied = true;
+}
+
+// A read may be stale: what is known to be stored is expected all the same. Where the stream has
+// lost it, that is refused for ever: nothing may be appended behind the gap, so that the next
+// leader's fence names what is there, and what is missing is appended behind it.
+void StreamWriter::send_again(std::uint64_t end, Output& out) {
+  // Without an answer to the append only the read is late: a stream may have no leader for long.
+  const bool refused = std::exchange(first_refused_, false);
+  if (end < last_stored_.sequence) {
+    ++failures_;
+    if (refused && ++reads_behind_ >= kMostReadsBehind) {
+      out.rewound = true;
+      return;
+    }
+  } else {
+    reads_behind_ = 0;
+  }
   settling_ = false;
-  end_ = end;
+  end_ = std::max(end, last_stored_.sequence);
   for (std::size_t i = 0; i < appends_.size(); ++i) publish(i, out);
 }
 

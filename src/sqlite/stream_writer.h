@@ -34,7 +34,8 @@ class StreamWriter {
 
   struct Command {
     enum class Kind {
-      read_last,  ///< read the stream's last message; answer with last_read() or read_failed()
+      read_last,  ///< read the stream's last message; answer with last_read(), empty_read() or
+                  ///< read_failed()
       publish,    ///< append `record` behind what it states; answer: outcome()
     } kind{};
     AppendId id = 0;  ///< of publish; 0: the fence
@@ -49,7 +50,15 @@ class StreamWriter {
     std::vector<StreamRecord> stored{};  ///< appends that are in the stream for good, in order
     bool fence_stored = false;
     bool fenced = false;   ///< by fenced_by()
-    bool rewound = false;  ///< the stream has lost what it had acknowledged; it goes on with a gap
+    bool rewound = false;  ///< the stream has lost what it had acknowledged
+    bool emptied = false;  ///< the stream has no message any more, and this copy may lack some
+  };
+
+  /// Where this node's copy of the database stands, for a stream that somebody has purged.
+  struct Own {
+    CopyPosition copy{};
+    std::uint64_t sequence = 0;  ///< it has all up to there
+    std::uint64_t epoch = 0;     ///< the newest that was seen in the stream
   };
 
   /// `depth`: appends under way at the same time.
@@ -72,8 +81,9 @@ class StreamWriter {
   const StreamRecord& last_stored() const noexcept { return last_stored_; }
 
   void outcome(AppendId id, Outcome outcome, std::uint64_t sequence, Output& out);
-  /// Nothing: the stream is empty.
-  void last_read(const std::optional<StreamRecord>& last, Output& out);
+  void last_read(const StreamRecord& last, Output& out);
+  /// There is no message, and the last one that ever was stood at `end`; 0: there never was one.
+  void empty_read(std::uint64_t end, const Own& own, Output& out);
   void read_failed(Output& out);
 
  private:
@@ -85,7 +95,8 @@ class StreamWriter {
   };
 
   void publish(std::size_t index, Output& out);
-  void publish_fence(Output& out);
+  void publish_fence(std::uint64_t end, const CopyPosition& before, Output& out);
+  void send_again(std::uint64_t end, Output& out);
   void settle(Output& out);
   void read_last(Output& out);
   void take_stored(Output& out);
@@ -106,6 +117,8 @@ class StreamWriter {
   bool reading_ = false;
   bool fence_sent_ = false;
   int failures_ = 0;
+  bool first_refused_ = false;  // the first append under way, since the last read
+  int reads_behind_ = 0;        // in a row that ended before what is known to be stored
   std::uint64_t fenced_by_ = 0;
 };
 

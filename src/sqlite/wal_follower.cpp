@@ -1,9 +1,10 @@
 #include "sqlite/wal_follower.h"
 
 #include <algorithm>
-#include <cstring>
+#include <filesystem>
 
 #include "core/check.h"
+#include "sqlite/spill.h"
 #include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
@@ -12,27 +13,18 @@ namespace {
 constexpr std::size_t kMostPending = 32 * 1024 * 1024;  // bytes that wait to be applied
 constexpr std::size_t kMostTasks = 512;                 // and records; a strand takes 1,024
 
-ByteSource source_of_parts(std::vector<std::shared_ptr<const std::string>> parts) {
-  return [parts = std::move(parts), part = std::size_t{0}, at = std::size_t{0}](
-             char* into, std::size_t most) mutable {
-    while (part < parts.size() && at == parts[part]->size()) {
-      ++part;
-      at = 0;
-    }
-    if (part == parts.size()) return std::size_t{0};
-    const std::size_t n = std::min(most, parts[part]->size() - at);
-    std::memcpy(into, parts[part]->data() + at, n);
-    at += n;
-    return n;
-  };
-}
-
 CopyPosition position_of(const Replica& replica) {
+  if (!replica.exists()) return {};
   CLUSTER_CHECK(replica.position().has_value());
   return {replica.position()->epoch, replica.position()->txid, replica.position()->checksum};
 }
 
 }  // namespace
+
+struct WalFollower::File {
+  explicit File(const std::string& folder) : parts(folder) {}
+  Spill parts;
+};
 
 WalFollower::WalFollower(nats::JetStream& jetstream, Strand& strand, std::string stream,
                          std::shared_ptr<Replica> replica, std::uint64_t after, Events events)
@@ -42,7 +34,9 @@ WalFollower::WalFollower(nats::JetStream& jetstream, Strand& strand, std::string
       replica_(std::move(replica)),
       events_(std::move(events)),
       reader_(position_of(*replica_)),
-      applied_(after) {
+      folder_(std::filesystem::absolute(replica_->path()).parent_path()),
+      applied_(after),
+      newest_(reader_.position().txid) {
   read_from(after + 1);
 }
 
@@ -51,7 +45,7 @@ WalFollower::~WalFollower() { *alive_ = false; }
 void WalFollower::stop() {
   stopped_ = true;
   consumer_.reset();
-  parts_.clear();
+  file_.reset();
 }
 
 void WalFollower::read_from(std::uint64_t sequence) {
@@ -61,19 +55,16 @@ void WalFollower::read_from(std::uint64_t sequence) {
     if (begun_) return;
     begun_ = true;
     // Behind what still waits to be applied.
-    const bool queued = strand_.post([this, alive] {
-      jetstream_.connection().defer([this, alive] {
+    const bool queued = strand_.post([this, alive, &connection = jetstream_.connection()] {
+      connection.defer([this, alive] {
         if (*alive && !stopped_ && events_.caught_up) events_.caught_up();
       });
     });
     if (!queued) begun_ = false;
   };
-  handlers.rewound = [this](std::uint64_t delivered, std::uint64_t last) {
+  handlers.rewound = [this](std::uint64_t, std::uint64_t last) {
     stop();
-    if (events_.stuck)
-      events_.stuck("the stream ends with record " + std::to_string(last) + ", and record " +
-                        std::to_string(delivered) + " was read: it has lost its end",
-                    false);
+    if (events_.rewound) events_.rewound(last);
   };
   handlers.trouble = events_.trouble;
   consumer_ = std::make_unique<nats::OrderedConsumer>(
@@ -83,42 +74,45 @@ void WalFollower::read_from(std::uint64_t sequence) {
 
 void WalFollower::take(nats::StoredMessage message) {
   if (stopped_ || paused_) return;
+  // Records are removed from the stream's beginning only: none is missing in between.
+  end_ = std::max(end_, message.sequence + message.pending);
   auto record = stream_record_from(message.headers, message.sequence);
   if (!record) {
     stop();
-    if (events_.failed) events_.failed(record.error());
+    if (events_.failed) events_.failed(record.error(), message.sequence);
     return;
   }
   const auto verdict = reader_.next(record.value());
   using Kind = StreamReader::Kind;
   switch (verdict.kind) {
-    case Kind::skip: return pass(record.value());
+    case Kind::skip:
+      // Parts that a fence cuts off never count.
+      if (record.value().fence) newest_ = reader_.position().txid;
+      return pass(record.value());
     case Kind::gap:
     case Kind::diverged:
       stop();
-      if (events_.stuck) events_.stuck(verdict.why, verdict.kind == Kind::diverged);
+      if (events_.stuck)
+        events_.stuck({verdict.why, verdict.kind == Kind::diverged,
+                       record.value().fence ? record.value().last : record.value().first - 1,
+                       message.sequence});
       return;
     case Kind::invalid:
       stop();
       if (events_.failed)
         events_.failed(Error(Errc::corrupt, "record " + std::to_string(message.sequence) +
-                                                " of stream " + stream_ + ": " + verdict.why));
+                                                " of stream " + stream_ + ": " + verdict.why),
+                       message.sequence);
       return;
     case Kind::keep:
     case Kind::apply: break;
   }
-  if (verdict.begins) {
-    pending_bytes_ -= parts_size_;
-    parts_.clear();
-    parts_size_ = 0;
-  }
-  parts_size_ += message.data.size();
-  pending_bytes_ += message.data.size();
-  parts_.push_back(std::make_shared<const std::string>(std::move(message.data)));
-  if (verdict.kind == Kind::keep) return;
+  if (verdict.begins || !file_) file_ = std::make_shared<File>(folder_);
+  waiting_.push_back(message.time_ns);
+  newest_ = record.value().last;
   // It counts as applied from here on; if it can't be, following ends.
-  reader_.applied(record.value());
-  apply(record.value(), std::exchange(parts_, {}), std::exchange(parts_size_, 0));
+  if (verdict.kind == Kind::apply) reader_.applied(record.value());
+  work(record.value(), std::move(message.data));
   if (pending_bytes_ > kMostPending || tasks_ > kMostTasks) {
     paused_ = true;
     consumer_.reset();
@@ -127,23 +121,31 @@ void WalFollower::take(nats::StoredMessage message) {
 
 // A record without anything to apply, in its place among those with.
 void WalFollower::pass(const StreamRecord& record) {
-  if (tasks_ == 0)
-    applied_ = record.sequence;
-  else
-    passed_ = record.sequence;
+  if (tasks_ > 0) {
+    passed_ = record;
+    return;
+  }
+  applied_ = record.sequence;
+  if (events_.applied) events_.applied(record);
 }
 
-void WalFollower::apply(const StreamRecord& record, std::vector<Bytes> parts, std::size_t size) {
+void WalFollower::work(const StreamRecord& record, std::string bytes) {
   ++tasks_;
-  passed_ = 0;
+  passed_.reset();
+  const std::size_t size = bytes.size();
+  pending_bytes_ += size;
+  auto file = record.final ? std::exchange(file_, nullptr) : file_;
   auto& connection = jetstream_.connection();
-  auto task = [this, &connection, alive = alive_, replica = replica_, record,
-               parts = std::move(parts), size] {
+  auto task = [this, &connection, alive = alive_, replica = replica_, record, file,
+               bytes = std::move(bytes), size] {
     std::optional<std::string> why;
     std::optional<Error> error;
     try {
-      LtxDecoder file(source_of_parts(parts));
-      why = replica->apply(file, {record.epoch, record.sequence});
+      file->parts.append(bytes);
+      if (record.final) {
+        LtxDecoder decoder(file->parts.source());
+        why = replica->apply(decoder, {record.epoch, record.sequence});
+      }
     } catch (const Error& failure) {
       error = failure;
     }
@@ -151,11 +153,11 @@ void WalFollower::apply(const StreamRecord& record, std::vector<Bytes> parts, st
       if (!*alive || stopped_) return;
       if (error || why) stop();
       if (error) {
-        if (events_.failed) events_.failed(*error);
+        if (events_.failed) events_.failed(*error, record.sequence);
       } else if (why) {
-        if (events_.stuck) events_.stuck(*why, true);
+        if (events_.stuck) events_.stuck({*why, true, {}});
       } else {
-        was_applied(record, size);
+        worked(record, size);
       }
     });
   };
@@ -163,19 +165,23 @@ void WalFollower::apply(const StreamRecord& record, std::vector<Bytes> parts, st
     stop();
     if (events_.failed)
       events_.failed(
-          Error(Errc::system, "replica of stream " + stream_ + ": no thread to apply with"));
+          Error(Errc::system, "replica of stream " + stream_ + ": no thread to apply with"),
+          record.sequence);
   }
 }
 
-void WalFollower::was_applied(const StreamRecord& record, std::size_t size) {
+void WalFollower::worked(const StreamRecord& record, std::size_t size) {
+  const auto alive = alive_;
   --tasks_;
-  applied_ = tasks_ == 0 && passed_ != 0 ? passed_ : record.sequence;
   pending_bytes_ -= size;
+  waiting_.pop_front();
+  if (record.final) applied_ = record.sequence;
   if (paused_ && pending_bytes_ < kMostPending / 2 && tasks_ < kMostTasks / 2) {
     paused_ = false;
     read_from(reader_.sequence() + 1);
   }
-  if (events_.applied) events_.applied(record);
+  if (record.final && events_.applied) events_.applied(record);
+  if (*alive && tasks_ == 0 && passed_) pass(*std::exchange(passed_, std::nullopt));
 }
 
 }  // namespace cluster::sqlite

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "sqlite/snapshot_store.h"
 #include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
@@ -23,10 +24,13 @@ Duration wait_after(int failures) {
 }  // namespace
 
 WalLeader::WalLeader(nats::JetStream& jetstream, std::string stream, std::string subject,
-                     std::uint64_t epoch, std::string writer, Events events)
+                     std::uint64_t history, std::uint64_t epoch, std::string writer,
+                     std::function<StreamWriter::Own()> own, Events events)
     : jetstream_(jetstream),
       stream_(std::move(stream)),
       subject_(std::move(subject)),
+      history_(history),
+      own_(std::move(own)),
       events_(std::move(events)),
       writer_(epoch, std::move(writer), kDepth) {
   // What it calls back for comes later: its owner may still be at work on its construction.
@@ -54,8 +58,18 @@ void WalLeader::append(StreamRecord record, SharedBytes bytes) {
 // A callback may end this object: after each, that is asked.
 void WalLeader::carry_out(StreamWriter::Output& out) {
   const auto alive = alive_;
+  if (lost_) return;
+  if (out.rewound)
+    return lose(Error(Errc::corrupt, "stream " + stream_ +
+                                         " has lost records that it had acknowledged: its servers "
+                                         "failed one after the other, or lost their disks; whoever "
+                                         "leads next appends what its database has"));
+  if (out.emptied)
+    return lose(Error(Errc::corrupt,
+                      "stream " + stream_ +
+                          " was purged of records that this node's database lacks: let a node lead "
+                          "that has them"));
   for (const auto& command : out.commands) execute(command);
-  if (out.rewound && events_.rewound) events_.rewound();
   for (const auto& record : out.stored) {
     if (!*alive) return;
     bytes_.erase(bytes_.begin());  // ids grow, and appends are stored in order
@@ -91,7 +105,7 @@ void WalLeader::publish(const Command& command) {
   nats::Message message;
   message.subject = subject_;
   message.headers = headers_of(command.record);
-  if (auto it = bytes_.find(command.id); it != bytes_.end()) message.data = *it->second;
+  if (auto it = bytes_.find(command.id); it != bytes_.end()) message.shared = it->second;
   nats::Expect expect;
   if (command.after_id.empty())
     expect.last_sequence = command.after_sequence;
@@ -100,7 +114,7 @@ void WalLeader::publish(const Command& command) {
   jetstream_.publish(
       std::move(message), std::move(expect), kAnswerLimit,
       [this, alive = alive_, id = command.id](Result<nats::PubAck> ack) {
-        if (!*alive) return;
+        if (!*alive || lost_) return;
         auto outcome = StreamWriter::Outcome::stored;
         if (!ack && ack.error().errc() == Errc::wrong_revision) {
           outcome = StreamWriter::Outcome::refused;
@@ -114,27 +128,49 @@ void WalLeader::publish(const Command& command) {
       });
 }
 
+void WalLeader::lose(const Error& error) {
+  lost_ = true;
+  delayed_.clear();
+  bytes_.clear();
+  if (events_.lost) events_.lost(error);
+}
+
 void WalLeader::read_last() {
   jetstream_.last_message(
       stream_, subject_, [this, alive = alive_](Result<nats::StoredMessage> message) {
-        if (!*alive) return;
-        std::optional<StreamRecord> last;
-        Failure failure;
-        if (message) {
-          auto record = stream_record_from(message.value().headers, message.value().sequence);
-          if (record)
-            last = record.value();
-          else
-            failure = record.error();
-        } else if (message.error().errc() != Errc::not_found) {
-          failure = message.error();
-        }
-        if (failure && events_.trouble) events_.trouble(*failure);
+        if (!*alive || lost_) return;
+        if (!message && message.error().errc() == Errc::not_found) return read_end();
+        auto record = message
+                          ? stream_record_from(message.value().headers, message.value().sequence)
+                          : Result<StreamRecord>(message.error());
+        if (!record && events_.trouble) events_.trouble(record.error());
         if (!*alive) return;
         decide([&](StreamWriter::Output& out) {
-          failure ? writer_.read_failed(out) : writer_.last_read(last, out);
+          record ? writer_.last_read(record.value(), out) : writer_.read_failed(out);
         });
       });
+}
+
+// There is no message, or no stream.
+void WalLeader::read_end() {
+  jetstream_.stream(stream_, [this, alive = alive_](Result<nats::StreamState> state) {
+    if (!*alive || lost_) return;
+    if (!state && state.error().errc() == Errc::not_found)
+      return lose(
+          Error(Errc::not_found, "stream " + stream_ + " is gone: somebody has deleted it"));
+    // What stands there now goes on from nothing of ours.
+    if (state && history_of(state.value()) != history_)
+      return lose(Error(Errc::corrupt, "stream " + stream_ +
+                                           " is another one than it was: somebody has deleted it, "
+                                           "and it was made anew"));
+    if (!state && events_.trouble) events_.trouble(state.error());
+    if (!*alive) return;
+    decide([&](StreamWriter::Output& out) {
+      // A message that has come meanwhile is read again.
+      state&& state.value().messages == 0 ? writer_.empty_read(state.value().last_seq, own_(), out)
+                                          : writer_.read_failed(out);
+    });
+  });
 }
 
 }  // namespace cluster::sqlite

@@ -27,20 +27,24 @@ class WalLeader {
     std::function<void()> ready{};
     /// A higher epoch is in the stream. Nothing follows.
     std::function<void(std::uint64_t epoch)> fenced{};
-    /// The stream has lost what it had acknowledged, and goes on with a gap.
-    std::function<void()> rewound{};
+    /// The stream has lost what it had acknowledged (it goes on with a gap), was emptied of what
+    /// this node lacks, or is gone. Nothing more is appended.
+    std::function<void(const Error& error)> lost{};
     /// Something failed, and is tried again.
     std::function<void(const Error& error)> trouble{};
   };
 
-  /// `writer`: unique to this lead. Begins with the fence.
+  /// `writer`: unique to this lead. `own`: where this node's copy stands now; asked when the stream
+  /// turns out to be empty. Begins with the fence.
+  /// `history`: of the stream that this node has followed; it writes to no other.
   WalLeader(nats::JetStream& jetstream, std::string stream, std::string subject,
-            std::uint64_t epoch, std::string writer, Events events);
+            std::uint64_t history, std::uint64_t epoch, std::string writer,
+            std::function<StreamWriter::Own()> own, Events events);
   ~WalLeader();
   WalLeader(const WalLeader&) = delete;
   WalLeader& operator=(const WalLeader&) = delete;
 
-  bool ready() const noexcept { return writer_.ready(); }
+  bool ready() const noexcept { return !lost_ && writer_.ready(); }
   std::size_t under_way() const noexcept { return writer_.under_way(); }
   const StreamWriter& writer() const noexcept { return writer_; }
   /// Only when ready().
@@ -53,14 +57,19 @@ class WalLeader {
   void execute(const Command& command);
   void publish(const Command& command);
   void read_last();
+  void read_end();
+  void lose(const Error& error);
   template <typename Fn>
   void decide(Fn&& fn);
 
   nats::JetStream& jetstream_;
   const std::string stream_;
   const std::string subject_;
+  const std::uint64_t history_;
+  const std::function<StreamWriter::Own()> own_;
   const Events events_;
   StreamWriter writer_;
+  bool lost_ = false;
   std::map<StreamWriter::AppendId, SharedBytes> bytes_;
   std::map<std::uint64_t, LoopSource> delayed_;
   std::uint64_t last_delayed_ = 0;

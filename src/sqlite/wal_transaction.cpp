@@ -76,6 +76,10 @@ WalTransaction::~WalTransaction() {
   // It only gives the lock back, and has the connection read the index anew.
   if (const int rc = handle_.try_exec("ROLLBACK"); rc != SQLITE_OK)
     log::error("rollback_failed", {{"path", handle_.path()}, {"code", rc}});
+  // A connection that began when all of the WAL was in the database file reads that file alone. So
+  // it has just taken the first page from there, as it was before: with the index of now, it would
+  // find a database that is shorter than the page says, and call it malformed.
+  sqlite3_db_release_memory(handle_.get());
 }
 
 void WalTransaction::begin_wal() {

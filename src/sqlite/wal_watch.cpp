@@ -1,5 +1,6 @@
 #include "sqlite/wal_watch.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -10,9 +11,16 @@
 #include <unistd.h>
 
 #include "cluster/error.h"
+#include "core/log.h"
 
 namespace cluster::sqlite {
 namespace {
+
+// So often in a row, with no longer pause, and the WAL is looked at by the clock for a while.
+constexpr int kBusyRow = 32;
+constexpr Duration kBusyPause = std::chrono::microseconds(500);
+constexpr Duration kPace = std::chrono::microseconds(250);
+constexpr Duration kPaced = std::chrono::milliseconds(50);
 
 Error failed(const std::string& what) {
   return Error(Errc::system, what + ": " + std::generic_category().message(errno));
@@ -36,17 +44,45 @@ WalWatch::WalWatch(const std::string& database) : wal_path_(database + "-wal") {
   watch_wal();
 }
 
-// The same file is watched once, however often that is asked for.
+// The same file is watched once, however often that is asked for. Without a watch it is looked at
+// all the same, only not at once.
 void WalWatch::watch_wal() {
   const int watch = ::inotify_add_watch(events_.get(), wal_path_.c_str(), IN_MODIFY);
-  if (watch < 0 && errno != ENOENT) throw failed("watch of " + wal_path_);
   if (watch >= 0) wal_watch_ = watch;
+  const bool failed = watch < 0 && errno != ENOENT;
+  if (failed && !unwatched_)
+    log::warn("wal_not_watched",
+              {{"path", wal_path_},
+               {"why", std::generic_category().message(errno)},
+               {"means",
+                "what is committed is seen some times a second only; the limit is "
+                "/proc/sys/fs/inotify/max_user_watches"}});
+  unwatched_ = failed;
+}
+
+void WalWatch::unwatch_wal() {
+  if (wal_watch_ >= 0) ::inotify_rm_watch(events_.get(), wal_watch_);
+  wal_watch_ = -1;
+}
+
+WalWatch::Woken WalWatch::written() {
+  const Time now = BootClock::now();
+  in_a_row_ = now - last_written_ < kBusyPause ? in_a_row_ + 1 : 0;
+  last_written_ = now;
+  if (in_a_row_ >= kBusyRow) {
+    unwatch_wal();
+    paced_until_ = now + kPaced;
+    in_a_row_ = 0;
+  }
+  return Woken::written;
 }
 
 void WalWatch::take_events() {
   alignas(inotify_event) char buffer[4096];
-  ssize_t n = 0;
-  while ((n = ::read(events_.get(), buffer, sizeof buffer)) > 0) {
+  ssize_t n = sizeof buffer;
+  // Until fewer came than there was room for: a busy writer makes more all the time.
+  while (n > static_cast<ssize_t>(sizeof buffer / 2) &&
+         (n = ::read(events_.get(), buffer, sizeof buffer)) > 0) {
     for (ssize_t at = 0; at < n;) {
       inotify_event event;
       std::memcpy(&event, buffer + at, sizeof event);
@@ -69,18 +105,30 @@ void WalWatch::take_events() {
 WalWatch::Woken WalWatch::wait(Duration limit) {
   const Time end = BootClock::now() + limit;
   while (true) {
+    // Whoever is woken looks at everything: a call that came with a write is done with it.
+    eventfd_t calls = 0;
+    const bool called = ::eventfd_read(calls_.get(), &calls) == 0;
     take_events();
     if (std::exchange(files_, false)) return Woken::files;
-    if (std::exchange(written_, false)) return Woken::written;
-    eventfd_t calls = 0;
-    if (::eventfd_read(calls_.get(), &calls) == 0) return Woken::called;
-    const auto left = end - BootClock::now();
+    if (std::exchange(written_, false)) return written();
+    if (called) return Woken::called;
+    const Time now = BootClock::now();
+    auto left = end - now;
+    const bool paced = paced_until_ != Time{};
+    if (paced && now >= paced_until_) {
+      // What was written before it is watched again has to be looked for.
+      paced_until_ = {};
+      watch_wal();
+      return Woken::written;
+    }
     if (left <= Duration(0)) return Woken::timeout;
+    if (paced) left = std::min(left, kPace);
     pollfd fds[2] = {{events_.get(), POLLIN, 0}, {calls_.get(), POLLIN, 0}};
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
     const timespec wait{seconds.count(), static_cast<long>((left - seconds).count())};
-    if (::ppoll(fds, 2, &wait, nullptr) < 0 && errno != EINTR)
-      throw failed("wait for " + wal_path_);
+    const int ready = ::ppoll(fds, 2, &wait, nullptr);
+    if (ready < 0 && errno != EINTR) throw failed("wait for " + wal_path_);
+    if (ready == 0 && paced) return Woken::written;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -22,6 +23,7 @@
 
 #include "core/ids.h"
 #include "core/process_scan.h"
+#include "core/unique_fd.h"
 
 extern char** environ;
 
@@ -59,15 +61,17 @@ std::string field(const std::string& text, std::size_t wanted) {
   return part;
 }
 
-bool accepts(int port) {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+bool connect_to(int fd, int port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<std::uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  const bool accepted = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
-  ::close(fd);
-  return accepted;
+  return ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+}
+
+bool accepts(int port) {
+  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  return connect_to(fd.get(), port);
 }
 
 // When something was at work, for certain: from its first sign to its last.
@@ -139,6 +143,22 @@ int free_port() {
     throw Error(Errc::system, "no free port");
   ::close(fd);
   return ntohs(address.sin_port);
+}
+
+std::string http_get(int port, const std::string& path) {
+  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const timeval limit{.tv_sec = 10L * slowness(), .tv_usec = 0};
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  const std::string request =
+      "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  if (!connect_to(fd.get(), port) ||
+      ::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0)
+    return {};
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t n = 0; (n = ::recv(fd.get(), buffer, sizeof buffer, 0)) > 0;)
+    answer.append(buffer, static_cast<std::size_t>(n));
+  return answer;
 }
 
 bool alive(pid_t pid) {
@@ -585,9 +605,48 @@ std::uint64_t Cluster::epoch(const std::string& app) {
   return record ? record->value("epoch", std::uint64_t{0}) : 0;
 }
 
-json Cluster::ask(const std::string& node, const std::string& what, const json& request) {
+json Cluster::ask(const std::string& node, const std::string& what, const json& options) {
+  return request(platform_ + "._.node." + node + "." + what, options);
+}
+
+std::vector<json> Cluster::audit_log() {
+  const std::string stream = platform_ + "_audit";
+  std::vector<json> entries;
+  for (std::uint64_t sequence = 1;; ++sequence) {
+    const auto message = nats::await<nats::StoredMessage>(
+        store_->loop, seconds(20) * slowness(), [&](Callback<nats::StoredMessage> done) {
+          store_->jetstream.message(stream, sequence, std::move(done));
+        });
+    if (!message) return entries;
+    entries.push_back(json::parse(message.value().data, nullptr, false));
+  }
+}
+
+json Cluster::audited(const std::string& category, const std::string& action) {
+  json newest;
+  for (const auto& entry : audit_log())
+    if (entry.value("category", "") == category && entry.value("action", "") == action)
+      newest = entry;
+  return newest;
+}
+
+Cluster::Told Cluster::command(const std::string& arguments) const {
+  const std::string line = "'" CLUSTER_E2E_PROGRAM "' " + arguments + " --nats " + urls_.front() +
+                           " --platform " + platform_ + " 2>&1";
+  Told told;
+  std::FILE* pipe = ::popen(line.c_str(), "r");
+  if (pipe == nullptr) return told;
+  char buffer[4096];
+  for (std::size_t n = 0; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;)
+    told.out.append(buffer, n);
+  const int status = ::pclose(pipe);
+  told.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return told;
+}
+
+json Cluster::request(const std::string& subject, const json& request) {
   nats::Message message;
-  message.subject = platform_ + "._.node." + node + "." + what;
+  message.subject = subject;
   message.data = request.dump();
   const auto limit = seconds(20) * slowness();
   auto answer = nats::await<nats::Message>(

@@ -35,6 +35,15 @@ using std::chrono::seconds;
 /// builds with sanitizers, or 1. All timeouts are longer by it.
 int slowness();
 
+/// For tests that wait for elections of NATS servers for a minute and more: what they show of the
+/// code, shorter ones show with sanitizers too.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CLUSTER_SKIP_LONG_WAITS() \
+  GTEST_SKIP() << "optional: waits for NATS' elections for minutes with sanitizers"
+#else
+#define CLUSTER_SKIP_LONG_WAITS() static_cast<void>(0)
+#endif
+
 /// One line of the journal.
 struct Event {
   std::int64_t ns = 0;  ///< CLOCK_BOOTTIME
@@ -84,6 +93,8 @@ void stop_and_wait(pid_t pid);
 bool alive(pid_t pid);  ///< a zombie is not
 
 int free_port();
+/// What an HTTP server on this machine answers to a GET, headers and all; empty: it does not.
+std::string http_get(int port, const std::string& path);
 /// The text of a file; empty when there is none.
 std::string read_file(const std::string& path);
 void write_file(const std::string& path, const std::string& text);
@@ -173,6 +184,18 @@ class Cluster {
   std::uint64_t epoch(const std::string& app = "db");
   /// A request to a node's control service; the error's text, if any, in "error".
   json ask(const std::string& node, const std::string& what, const json& request = json::object());
+  /// A request to NATS, its JetStream API say; the error's text, if any, in "error".
+  json request(const std::string& subject, const json& request = json::object());
+  /// All entries of the platform's audit log, in order.
+  std::vector<json> audit_log();
+  /// Of those, the newest of that category and action; null when there is none.
+  json audited(const std::string& category, const std::string& action);
+  struct Told {
+    int status = -1;
+    std::string out{};
+  };
+  /// What the program cpp-cluster says of the platform.
+  Told command(const std::string& arguments) const;
   std::optional<std::string> put_member(const std::string& node, const json& record);
 
   /// Until when a process that was killed or stopped, and then woken, may have been at work: that

@@ -27,6 +27,7 @@ testing::AssertionResult wait_stream_leads(Cluster& c, std::size_t not_this) {
 constexpr milliseconds kOutlastsElections(1500);  // session_timeout; lease_ttl is ten times that
 
 TEST(NatsServers, OfThreeEachMayDieInTurnAndNoSessionEnds) {
+  CLUSTER_SKIP_LONG_WAITS();
   Cluster c({.servers = 3, .session_timeout = kOutlastsElections});
   const std::string leader = c.start_nodes(3);
   const auto epoch = c.epoch();
@@ -70,6 +71,7 @@ TEST(NatsServers, TheStreamsLeaderMayDieWithANodeAndTheLeadStays) {
 }
 
 TEST(NatsServers, WithoutAnyNobodyActsAndWithThemServiceComesBack) {
+  CLUSTER_SKIP_LONG_WAITS();
   Cluster c;
   const std::string leader = c.start_nodes(3);
   const auto epoch = c.epoch();

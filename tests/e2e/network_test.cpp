@@ -314,10 +314,14 @@ void lose_one_of_three_hosts(bool last_comes_late) {
 }
 
 TEST_F(Networks, ThreeHostsWithServersOfTheirOwnOutliveTheLossOfOne) {
+  CLUSTER_SKIP_LONG_WAITS();
   lose_one_of_three_hosts(false);
 }
 
-TEST_F(Networks, AHostMayComeLongAfterTheOtherTwo) { lose_one_of_three_hosts(true); }
+TEST_F(Networks, AHostMayComeLongAfterTheOtherTwo) {
+  CLUSTER_SKIP_LONG_WAITS();
+  lose_one_of_three_hosts(true);
+}
 
 }  // namespace
 }  // namespace cluster::e2e

@@ -1,5 +1,9 @@
 // Processes that are killed, and processes that stop for a while and wake.
+#include <algorithm>
 #include <csignal>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "e2e/harness.h"
 
@@ -28,6 +32,75 @@ TEST(Processes, TheLeadMovesWhenTheLeaderIsKilled) {
   EXPECT_FALSE(alive(backend));
   EXPECT_EQ(state_of_member(c, leader), "left");  // its guardian said so: no timeout was waited for
   EXPECT_TRUE(c.wait_for("the next backend", [&] { return c.backend_pid(next) != 0; }));
+}
+
+// Of each node and in order: category and action.
+std::vector<std::string> audited(const std::vector<json>& entries, const std::string& node) {
+  std::vector<std::string> all;
+  for (const auto& entry : entries)
+    if (entry.value("node", "") == node && entry.value("app", "") == "db")
+      all.push_back(entry.value("category", "") + "." + entry.value("action", ""));
+  return all;
+}
+
+double metric(const std::string& text, const std::string& line) {
+  const auto at = text.find("\n" + line + " ");
+  return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size() + 2));
+}
+
+TEST(Processes, WhatAFailoverDidIsInTheAuditLogAndInTheMetrics) {
+  Cluster c;
+  std::map<std::string, int> ports;
+  for (const char* name : {"node-1", "node-2"}) {
+    json options = c.node_options(name);
+    ports[name] = free_port();
+    options["http"] = "127.0.0.1:" + std::to_string(ports[name]);
+    c.start(options);
+  }
+  const std::string leader = c.wait_leader();
+  const std::string next = c.other_nodes(leader).front();
+  const auto epoch = c.epoch();
+  EXPECT_TRUE(c.wait_members({"node-1", "node-2"}));
+  kill_and_wait(c.node(leader).pid());
+  ASSERT_EQ(c.wait_leader("db", leader, epoch), next);
+  const auto answer = c.ask(next, "stepdown", {{"app", "db"}});
+  EXPECT_EQ(answer.value("error", ""), "");
+  std::vector<json> entries;
+  const std::vector<std::string> wanted{
+      "lease.taken",       "transition.promoting", "backend.started",    "backend.ready",
+      "transition.active", "transition.step_down", "transition.demoting"};
+  EXPECT_TRUE(c.wait_for("the entry of the demotion's end", [&] {
+    entries = c.audit_log();
+    const auto all = audited(entries, next);
+    return std::count(all.begin(), all.end(), "lease.released") > 0;
+  }));
+  auto all = audited(entries, next);
+  ASSERT_GE(all.size(), wanted.size());
+  EXPECT_EQ(std::vector<std::string>(all.begin(), all.begin() + static_cast<long>(wanted.size())),
+            wanted);
+  for (const char* action : {"backend.exited", "backend.stopped", "transition.standby"})
+    EXPECT_EQ(std::count(all.begin(), all.end(), action), 1) << action;
+  all = audited(entries, leader);
+  EXPECT_EQ(std::count(all.begin(), all.end(), "transition.active"), 1);
+  // It may lead again meanwhile, in another epoch.
+  std::map<std::string, json> fields;
+  for (const auto& entry : entries)
+    if (entry.value("node", "") == next &&
+        entry["fields"].value("epoch", "") == std::to_string(epoch + 1))
+      fields[entry.value("action", "")] = entry["fields"];
+  for (const char* step : {"ms", "backend_up_ms", "hook_up_ms"})
+    EXPECT_TRUE(fields["active"].contains(step)) << step << ": " << fields["active"];
+  for (const char* step : {"ms", "backend_down_ms", "hook_down_ms"})
+    EXPECT_TRUE(fields["standby"].contains(step)) << step << ": " << fields["standby"];
+  EXPECT_EQ(fields["standby"].value("why", ""), "stepped down");
+  const std::string metrics = http_get(ports[next], "/metrics");
+  for (const char* step : {"backend", "hook"})
+    for (const char* direction : {"up", "down"}) {
+      const std::string labels =
+          std::string(R"({app="db",step=")") + step + R"(",direction=")" + direction + "\"}";
+      EXPECT_GE(metric(metrics, "cluster_transition_seconds_count" + labels), 1) << metrics;
+      EXPECT_EQ(metric(metrics, "cluster_transition_failures_total" + labels), 0) << metrics;
+    }
 }
 
 TEST(Processes, NothingMovesWhenAStandbyIsKilled) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "fuzz/expect.h"
+#include "sqlite/stored_file.h"
 #include "sqlite/stream_message.h"
 
 using namespace cluster;
@@ -17,6 +18,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   for (std::string line; std::getline(lines, line);)
     if (const auto colon = line.find(": "); colon != std::string::npos)
       headers.emplace_back(line.substr(0, colon), line.substr(colon + 2));
+  // The same as the headers of an object in a snapshot bucket.
+  nats::ObjectInfo object;
+  object.name = headers.empty() ? "" : headers.front().first;
+  object.headers = headers;
+  const auto listing = listing_of({object});
+  expect(listing.files.size() + listing.foreign.size() == 1);
+  for (const auto& file : listing.files) {
+    object.headers = headers_of(file);
+    expect(file.name() == object.name && listing_of({object}).files == listing.files);
+  }
   const auto record = stream_record_from(headers, 7);
   if (!record) {
     expect(record.error().errc() == Errc::corrupt || record.error().errc() == Errc::incompatible);

@@ -5,37 +5,13 @@
 #include <atomic>
 #include <thread>
 
-#include "integration/sqlite_fixture.h"
+#include <fcntl.h>
+
+#include "integration/capture_fixture.h"
+#include "sqlite/file.h"
 
 namespace cluster::sqlite {
 namespace {
-
-// What sanitizers look for shows in few of them, and they make each slow.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kSeeds = 6;
-#else
-constexpr int kSeeds = 24;
-#endif
-
-class CaptureTest : public SqliteTest {
- protected:
-  std::unique_ptr<Capture> capture(const std::string& name, DatabaseState known = {},
-                                   bool trusted = false, std::size_t wal_limit = 256 * 1024) {
-    return std::make_unique<Capture>(CaptureOptions{.path = path(name), .wal_limit = wal_limit},
-                                     std::move(known), trusted);
-  }
-
-  // Everything there is now, as one file, into the mirror.
-  static void ship(Capture& capture, Mirror& mirror) {
-    capture.follow();
-    std::string file;
-    auto captured = capture.write([&](std::string_view bytes) { file += bytes; });
-    if (!captured) return;
-    ASSERT_EQ(captured->size, file.size());
-    mirror.apply(file);
-    ASSERT_EQ(mirror.txid(), captured->header.max_txid);
-  }
-};
 
 TEST_F(CaptureTest, WritesDownWhatTheDatabaseHadAndWhatCameThen) {
   Handle db = create("a.db");
@@ -88,6 +64,23 @@ TEST_F(CaptureTest, SwitchesADatabaseToWalMode) {
   capturing.reset();
   db.close();
   EXPECT_EQ(mirror.bytes(), settled("a.db"));
+}
+
+TEST_F(CaptureTest, CheckpointsWhatItHasSwitchedToWalMode) {
+  Handle db(path("d.db"), Handle::Access::create);
+  db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+  Capture capturing({.path = path("d.db"), .wal_limit = 64 * 1024}, {}, false);
+  for (int i = 0; i < 3; ++i) {
+    while (!capturing.wants_checkpoint()) {
+      db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
+      capturing.follow();
+    }
+    ASSERT_TRUE(capturing.checkpoint());
+    db.exec("INSERT INTO t(v) VALUES(1)");
+    capturing.follow();
+    EXPECT_LT(capturing.wal_bytes(), 32U * 1024) << "the WAL was begun anew";
+    EXPECT_GT(std::filesystem::file_size(path("d.db")), (i + 1) * 12U * 1024);
+  }
 }
 
 TEST_F(CaptureTest, SaysWhyADatabaseCantBeUsed) {
@@ -229,93 +222,49 @@ TEST_F(CaptureTest, CanBeOpenedAtAnyMomentUnderABusyWriter) {
   }
 }
 
-// Several connections, all kinds of statements, checkpoints by others, page sizes and ways of
-// vacuuming.
-class CaptureOfAnything : public CaptureTest, public ::testing::WithParamInterface<int> {};
-
-TEST_P(CaptureOfAnything, IsTheDatabaseByteForByte) {
-  std::mt19937 random(static_cast<unsigned>(GetParam()));
-  auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
-  const int page_size = 512 << below(8);
-  const char* const vacuum[] = {"NONE", "FULL", "INCREMENTAL"};
-  const std::string pragmas =
-      "PRAGMA page_size=" + std::to_string(page_size) + "; PRAGMA auto_vacuum=" + vacuum[below(3)];
-  Handle db = create("a.db", pragmas);
-  db.exec("PRAGMA wal_autocheckpoint=" + std::to_string(below(2) * 20));
-  if (below(3) == 0) db.exec("PRAGMA cache_size=10");
-  if (below(2) == 0) db.exec("PRAGMA secure_delete=OFF");
-  Handle other(path("a.db"), Handle::Access::read_write);
-  other.exec("PRAGMA busy_timeout=10000");
-  bool reading = false;
-  auto capturing = capture("a.db", {}, false, static_cast<std::size_t>(page_size) * 40);
+// Little by little, while the pages that were copied change again.
+TEST_F(CaptureTest, CopiesTheDatabaseUnderABusyWriter) {
+  Handle db = create("a.db");
+  db.exec(
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
+      "INSERT INTO t(v) SELECT randomblob(3000) FROM n");
+  auto capturing = capture("a.db");
   Mirror mirror;
-  int tables = 0;
-  for (int i = 0; i < 400; ++i) {
-    switch (below(16)) {
-      case 0:
-        db.exec("INSERT INTO t(v) VALUES(randomblob(" + std::to_string(page_size * below(40)) +
-                "))");
-        break;
-      case 1: db.exec("DELETE FROM t WHERE id % " + std::to_string(2 + below(5)) + " = 0"); break;
-      case 2:
-        db.exec("UPDATE t SET v = randomblob(" + std::to_string(below(3000)) +
-                ") WHERE id % 7 = " + std::to_string(below(7)));
-        break;
-      case 3:
-        db.exec("CREATE TABLE x" + std::to_string(++tables) + " AS SELECT * FROM t LIMIT " +
-                std::to_string(below(50)));
-        break;
-      case 4:
-        if (tables > 0) db.exec("DROP TABLE IF EXISTS x" + std::to_string(1 + below(tables)));
-        break;
-      case 5:
-        if (!reading && below(4) == 0) db.exec("VACUUM");
-        break;
-      case 6: db.exec("PRAGMA incremental_vacuum(" + std::to_string(1 + below(20)) + ")"); break;
-      case 7:
-        db.exec("BEGIN; INSERT INTO t(v) VALUES(randomblob(20000)); ROLLBACK");
-        db.exec(
-            "BEGIN; INSERT INTO t(id, v) VALUES(-1, randomblob(30000)); DELETE FROM t WHERE id = "
-            "-1; COMMIT");
-        break;
-      case 8:
-        other.try_exec(below(2) ? "PRAGMA wal_checkpoint(PASSIVE)"
-                                : "PRAGMA busy_timeout=0; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA "
-                                  "busy_timeout=10000");
-        break;
-      case 9:
-        if (reading)
-          other.exec("COMMIT");
-        else
-          other.exec("BEGIN; SELECT count(*) FROM t");
-        reading = !reading;
-        break;
-      case 10: capturing->checkpoint(); break;
-      case 11:
-      case 12: ship(*capturing, mirror); break;
-      default:
-        db.exec("INSERT INTO t(v) VALUES(randomblob(" + std::to_string(below(1500)) + "))");
-        break;
-    }
-    ASSERT_FALSE(HasFatalFailure()) << "step " << i;
-  }
   ship(*capturing, mirror);
-  EXPECT_EQ(capturing->gaps(), 0U);
-  capturing.reset();
-  if (reading) other.exec("COMMIT");
-  other.close();
-  db.close();
-  const auto expected = settled("a.db");
-  const auto got = mirror.bytes();
-  ASSERT_EQ(got.size(), expected.size());
-  for (std::size_t at = 0; at < got.size(); at += static_cast<std::size_t>(page_size))
-    ASSERT_EQ(got.substr(at, static_cast<std::size_t>(page_size)) ==
-                  expected.substr(at, static_cast<std::size_t>(page_size)),
-              true)
-        << "page " << at / static_cast<std::size_t>(page_size) + 1;
+  std::atomic<bool> over{false};
+  std::thread writer([&] {
+    for (int i = 1; !over; ++i)
+      db.exec("UPDATE t SET v = randomblob(3000) WHERE id = " + std::to_string(i * 37 % 2000) +
+              "; DELETE FROM t WHERE id = " + std::to_string(i));
+  });
+  for (int copies = 0; copies < 20; ++copies) {
+    capturing->begin_copy(temporary_file(path("")));
+    for (int steps = 0; !check_copy(*capturing, mirror) && !HasFailure(); ++steps) {
+      ASSERT_LT(steps, 10'000);
+      ship(*capturing, mirror);
+      if (check_copy(*capturing, mirror)) break;
+      capturing->copy_more(100'000);
+      if (steps % 20 == 19) capturing->checkpoint();
+    }
+  }
+  over = true;
+  writer.join();
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, CaptureOfAnything, ::testing::Range(0, kSeeds));
+TEST_F(CaptureTest, GoesOnWhenACopyHasNoRoom) {
+  Handle db = create("a.db");
+  db.exec("INSERT INTO t(v) VALUES(randomblob(100000))");
+  auto capturing = capture("a.db");
+  Mirror mirror;
+  capturing->begin_copy(UniqueFd(::open("/dev/full", O_RDWR | O_CLOEXEC)));
+  capturing->copy_more(1'000'000);
+  EXPECT_THROW(capturing->take_copy(), Error);
+  capturing->begin_copy(UniqueFd(::open("/dev/full", O_RDWR | O_CLOEXEC)));
+  ship(*capturing, mirror);
+  capturing->begin_copy(temporary_file(path("")));
+  capturing->copy_more(1'000'000);
+  EXPECT_TRUE(check_copy(*capturing, mirror));
+}
 
 }  // namespace
 }  // namespace cluster::sqlite

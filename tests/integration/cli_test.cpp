@@ -1,23 +1,17 @@
 // The program's commands against a real NATS server, with records written by hand and nodes that
 // answer as a test wants.
-#include <atomic>
 #include <csignal>
 #include <fstream>
-#include <memory>
 #include <optional>
-#include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include "integration/nats_fixture.h"
+#include "integration/program.h"
 #include "nats/micro_service.h"
 
 namespace cluster {
@@ -25,76 +19,8 @@ namespace {
 
 using nlohmann::json;
 using testing::kSoon;
-
-struct Outcome {
-  int status = -1;
-  std::string out{};
-  std::string err{};
-};
-
-std::string text_of(const std::string& file) {
-  std::ostringstream text;
-  text << std::ifstream(file).rdbuf();
-  return text.str();
-}
-
-// The program, with nothing of this test's environment but PATH.
-class Program {
- public:
-  Program(const testing::TemporaryFolder& folder, std::vector<std::string> arguments,
-          std::vector<std::string> environment = {})
-      : out_(folder / ("out" + std::to_string(++count_))), err_(out_ + ".err") {
-    arguments.insert(arguments.begin(), CLUSTER_PROGRAM);
-    environment.push_back(std::string("PATH=") + getenv("PATH") + ":/usr/sbin");
-    environment.push_back("HOME=" + folder.path().string());
-    std::vector<char*> argv, envp;
-    for (auto& a : arguments) argv.push_back(a.data());
-    for (auto& e : environment) envp.push_back(e.data());
-    argv.push_back(nullptr);
-    envp.push_back(nullptr);
-    const int out = open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    const int err = open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    const std::string where = folder.path();
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      dup2(out, 1);
-      dup2(err, 2);
-      if (chdir(where.c_str()) != 0) _exit(126);
-      execve(argv[0], argv.data(), envp.data());
-      _exit(127);
-    }
-    close(out);
-    close(err);
-  }
-  ~Program() {
-    if (ended_) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  Program(const Program&) = delete;
-  Program& operator=(const Program&) = delete;
-
-  void send(int signal) const { kill(pid_, signal); }
-  bool ended() {
-    int status = 0;
-    if (!ended_ && waitpid(pid_, &status, WNOHANG) == pid_) {
-      ended_ = true;
-      status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    }
-    return ended_;
-  }
-  int status() const { return status_; }
-  std::string out() const { return text_of(out_); }
-  std::string err() const { return text_of(err_); }
-
- private:
-  static inline int count_ = 0;
-  std::string out_, err_;
-  pid_t pid_ = -1;
-  bool ended_ = false;
-  int status_ = -1;
-};
+using testing::Outcome;
+using testing::Program;
 
 class Cli : public ::testing::Test {
  protected:
@@ -364,6 +290,14 @@ TEST_F(Cli, StepdownToANodeThatIsNotLiveIsRefused) {
   put_lease("database", "node-1", "S1", rev1, 4);
   EXPECT_EQ(run({"stepdown", "database", "--to", "node-2"}).status, 4);
   EXPECT_EQ(run({"stepdown", "database", "--to", "node-9"}).status, 4);
+}
+
+TEST_F(Cli, ASnapshotThatNobodyTakesEndsWithSix) {
+  const auto rev1 = put_member("node-1", "S1");
+  put_lease("database", "node-1", "S1", rev1, 4);
+  const Outcome outcome = run({"snapshot", "create", "database"});
+  EXPECT_EQ(outcome.status, 6);
+  EXPECT_NE(outcome.err.find("node node-1 does not answer"), std::string::npos) << outcome.err;
 }
 
 TEST_F(Cli, CompletionKnowsNamesAndEveryCommand) {

@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <map>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -459,6 +460,90 @@ TEST_F(JetStreamTest, AnOrderedConsumerIsNotFooledByAGap) {
     while (!replaced()) ASSERT_LT(BootClock::now(), end);
   }
   EXPECT_EQ(got, expected);
+}
+
+// Its server may be one that does not have all, and never delivers the rest. Stood for by a
+// consumer whose filter lets nothing pass any more: its heartbeats go on.
+TEST_F(JetStreamTest, AnOrderedConsumerThatDeliversNothingMoreIsMadeAnew) {
+  make(config());
+  const std::vector<std::vector<std::string>> filters = {{}, {"S.x"}, {"S.y.>", "S.x"}};
+  std::vector<std::vector<std::uint64_t>> got(filters.size());
+  std::vector<std::unique_ptr<OrderedConsumer>> consumers;
+  for (std::size_t i = 0; i < filters.size(); ++i) {
+    OrderedConsumer::Handlers h;
+    h.message = [&got, i](StoredMessage m) { got[i].push_back(m.sequence); };
+    consumers.push_back(std::make_unique<OrderedConsumer>(js, "S", filters[i], StartAt{}, h));
+  }
+  auto all_have = [&](std::size_t count) {
+    return std::all_of(got.begin(), got.end(), [&](const auto& g) { return g.size() == count; });
+  };
+  store("S.x", "1");
+  ASSERT_TRUE(loop.run_until([&] { return all_have(1); }, kSoon));
+  auto list = [&] {
+    return nlohmann::json::parse(await<std::string>(loop, kSoon, [&](auto done) {
+                                   js.api("CONSUMER.LIST.S", "", done);
+                                 }).value())["consumers"];
+  };
+  std::set<std::string> before;
+  for (const auto& consumer : list()) {
+    auto other = consumer["config"];
+    other.erase("filter_subjects");
+    other["filter_subject"] = "S.nobody";
+    const std::string name = consumer["name"];
+    before.insert(name);
+    must(loop, [&](auto done) {
+      js.api("CONSUMER.CREATE.S." + name + ".S.nobody",
+             nlohmann::json{{"stream_name", "S"}, {"action", "update"}, {"config", other}}.dump(),
+             [done](Result<std::string> r) { done(r ? Failure() : Failure(r.error())); });
+    });
+  }
+  ASSERT_EQ(before.size(), filters.size());
+  store("S.x", "2");
+  ASSERT_TRUE(loop.run_until([&] { return all_have(2); }, kSoon)) << list();
+  for (const auto& its : got) EXPECT_EQ(its, (std::vector<std::uint64_t>{1, 2}));
+  for (const auto& consumer : list()) EXPECT_FALSE(before.contains(consumer["name"]));
+}
+
+// However it began, and whatever was overwritten or removed meanwhile.
+TEST_F(JetStreamTest, AnOrderedConsumerWithNothingToDeliverIsLeftAlone) {
+  make(config());
+  for (int i = 0; i < 3; ++i) store("S.x", "old");
+  store("S.y", "other");
+  must(loop, [&](auto done) {
+    js.purge("S", "S.x", 0,
+             [done](Result<std::uint64_t> r) { done(r ? Failure() : Failure(r.error())); });
+  });
+  store("S.x", "new");
+  store("S.z", "removed");
+  must(loop, [&](auto done) { js.delete_message("S", 6, done); });
+  using K = StartAt::Kind;
+  const std::vector<std::pair<std::vector<std::string>, StartAt>> all = {
+      {{}, {}},
+      {{"S.x"}, {}},
+      {{"S.x", "S.nobody"}, {}},
+      {{}, {K::last_per_subject}},
+      {{"S.y"}, {K::last_per_subject}},
+      {{}, {K::new_only}},
+      {{"S.y"}, {K::sequence, 5}},
+      {{}, {K::sequence, 100}},
+      {{"S.nobody"}, {}}};
+  std::vector<std::unique_ptr<OrderedConsumer>> consumers;
+  for (const auto& [filters, start] : all)
+    consumers.push_back(
+        std::make_unique<OrderedConsumer>(js, "S", filters, start, OrderedConsumer::Handlers{}));
+  auto names = [&] {
+    std::set<std::string> found;
+    const auto list = nlohmann::json::parse(await<std::string>(loop, kSoon, [&](auto done) {
+                                              js.api("CONSUMER.NAMES.S", "", done);
+                                            }).value())["consumers"];
+    for (const auto& name : list) found.insert(name);
+    return found;
+  };
+  ASSERT_TRUE(loop.run_until([&] { return names().size() == all.size(); }, kSoon));
+  const auto before = names();
+  // Each is asked about twice.
+  loop.run_until([] { return false; }, std::chrono::seconds(13));
+  EXPECT_EQ(names(), before);
 }
 
 TEST_F(JetStreamTest, AnOrderedConsumerNoticesAStreamThatLostItsTail) {

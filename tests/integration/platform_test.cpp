@@ -11,26 +11,18 @@
 #include <nlohmann/json.hpp>
 
 #include "cluster/error.h"
-#include "integration/nats_fixture.h"
+#include "integration/platform_fixture.h"
 
 namespace cluster {
 namespace {
 
 using namespace std::chrono_literals;
 using nlohmann::json;
+using testing::eventually;
 using testing::kSoon;
 using testing::NatsServers;
+using testing::Node;
 using testing::TemporaryFolder;
-
-template <typename Condition>
-bool eventually(Condition condition) {
-  const auto end = BootClock::now() + kSoon;
-  while (!condition()) {
-    if (BootClock::now() > end) return false;
-    std::this_thread::sleep_for(1ms);
-  }
-  return true;
-}
 
 /// What hooks did, in order.
 class Story {
@@ -51,37 +43,6 @@ class Story {
  private:
   mutable std::mutex mutex_;
   std::vector<std::string> lines_;
-};
-
-/// A platform that runs on a thread of its own.
-class Node {
- public:
-  Node(const NatsServers& servers, const std::string& folder, const std::string& name = "node-1",
-       std::chrono::milliseconds hook_timeout = 30s)
-      : Node(options(servers, folder, name, hook_timeout)) {}
-  explicit Node(PlatformOptions o) : platform(std::make_unique<Platform>(std::move(o))) {}
-  ~Node() { stop(); }
-
-  static PlatformOptions options(const NatsServers& servers, const std::string& folder,
-                                 const std::string& name, std::chrono::milliseconds hook_timeout) {
-    PlatformOptions o{.name = "test", .node = name, .folder = folder + "/" + name, .http = ""};
-    o.nats.servers = servers.urls();
-    o.timing.hook_timeout = hook_timeout;
-    o.timing.cooldown = 200ms;
-    o.guardian = CLUSTER_GUARDIAN;
-    return o;
-  }
-
-  void run() {
-    over = std::async(std::launch::async, [this] { platform->run(); });
-  }
-  void stop() {
-    if (platform) platform->stop();
-    if (over.valid()) over.get();
-  }
-
-  std::unique_ptr<Platform> platform;
-  std::future<void> over;
 };
 
 class PlatformTest : public ::testing::Test {

@@ -48,6 +48,22 @@ class ReplicaTest : public SqliteTest {
   }
 };
 
+// A leader that ends before it has sent what it had left over is not condemned by its own fence.
+TEST_F(ReplicaTest, CountsAsOfTheEpochThatHasClaimedIt) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  const auto txid = replica->position()->txid;
+  replica->claim(7);
+  EXPECT_EQ(replica->position()->epoch, 7U);
+  replica.reset();
+  const Replica again(path("r.db"), log, kWalLimit);
+  ASSERT_TRUE(again.position());
+  EXPECT_EQ(again.position()->epoch, 7U);
+  EXPECT_EQ(again.position()->txid, txid);
+}
+
 // Rows are inserted in pairs, so a reader that sees half a transaction sees an odd number of them.
 TEST_F(ReplicaTest, ShowsItsReadersWholeTransactionsAndBecomesTheSameFile) {
   Handle db = create("p.db", "PRAGMA page_size=1024");
@@ -85,7 +101,7 @@ TEST_F(ReplicaTest, ShowsItsReadersWholeTransactionsAndBecomesTheSameFile) {
   reader.join();
   EXPECT_GT(looks, 10);
   EXPECT_EQ(replica->position()->txid, 601U);
-  EXPECT_EQ(replica->quick_check(), std::nullopt);
+  EXPECT_EQ(replica->check(), std::nullopt);
   replica.reset();
   capturing.reset();
   old.close();
@@ -139,6 +155,26 @@ TEST_F(ReplicaTest, RefusesWhatDoesNotFollow) {
   EXPECT_EQ(reader.number("SELECT count(*) FROM t"), 2);
 }
 
+// Its connection reads the database file alone when a transaction is the first one in the WAL.
+TEST_F(ReplicaTest, GoesOnAfterTheFirstTransactionInItsWalHasMadeItShorter) {
+  Handle db = create("p.db", "PRAGMA auto_vacuum=FULL");
+  db.exec("INSERT INTO t(v) VALUES(randomblob(500000))");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  for (std::uint64_t i = 2; i < 6; ++i) {
+    db.exec(i % 2 == 0 ? "DELETE FROM t" : "INSERT INTO t(v) VALUES(randomblob(500000))");
+    ASSERT_EQ(apply(*replica, next_file(*capturing), i), std::nullopt);
+    if (i % 2 != 0) {
+      EXPECT_TRUE(replica->checkpoint());
+    }
+  }
+  replica.reset();
+  capturing.reset();
+  db.close();
+  EXPECT_TRUE(settled("r.db") == settled("p.db"));
+}
+
 TEST_F(ReplicaTest, NoticesThatSomebodyElseHasWrittenToIt) {
   Handle db = create("p.db");
   auto capturing = capture("p.db");
@@ -163,6 +199,36 @@ TEST_F(ReplicaTest, NoticesAFlippedBit) {
     file.put('x');
   }
   EXPECT_FALSE(Replica(path("r.db"), log, kWalLimit).position());
+}
+
+TEST_F(ReplicaTest, FindsAFlippedBitWhileItIsOpen) {
+  Handle db = create("p.db");
+  db.exec("INSERT INTO t(v) VALUES(hex(zeroblob(5000)))");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  EXPECT_EQ(replica->check(), std::nullopt);
+  // In the text of a row: SQLite itself does not notice.
+  std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(2 * 4096 + 100);
+  file.put('1');
+  file.close();
+  EXPECT_EQ(Handle(path("r.db"), Handle::Access::read_only).text("PRAGMA integrity_check"), "ok");
+  EXPECT_EQ(replica->check(), "page 3 is not as it was written");
+}
+
+TEST_F(ReplicaTest, NoticesThatItsFileWasReplaced) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  std::filesystem::copy_file(path("r.db"), path("copy.db"));
+  std::filesystem::rename(path("copy.db"), path("r.db"));
+  db.exec("INSERT INTO t(v) VALUES(1)");
+  EXPECT_TRUE(apply(*replica, next_file(*capturing), 2));
+  EXPECT_TRUE(replica->check());
+  std::filesystem::remove(path("r.db"));
+  EXPECT_TRUE(replica->check());
 }
 
 TEST_F(ReplicaTest, TwoNodesCantShareADatabase) {

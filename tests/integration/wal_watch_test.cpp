@@ -1,6 +1,7 @@
 // The watch over a database's WAL, with a real one that another connection writes.
 #include "sqlite/wal_watch.h"
 
+#include <atomic>
 #include <filesystem>
 #include <thread>
 
@@ -41,6 +42,27 @@ TEST_F(WalWatchTest, WakesWhenTheWalIsWritten) {
   settle(watch);
   std::ofstream(path("other.db-wal")) << "of another database";
   EXPECT_EQ(watch.wait(milliseconds(1)), Woken::timeout);
+}
+
+// Then it is not told of each write; none is missed all the same, and it rests when nothing comes.
+TEST_F(WalWatchTest, IsAwakeWhileTheWalIsWrittenAllTheTime) {
+  Handle db = create("a.db");
+  WalWatch watch(path("a.db"));
+  for (int round = 0; round < 3; ++round) {
+    settle(watch);
+    std::atomic<bool> over{false};
+    std::thread writer([&] {
+      for (int i = 0; i < 5'000; ++i) db.exec("INSERT INTO t(v) VALUES(1)");
+      over = true;
+    });
+    while (!over) EXPECT_NE(watch.wait(seconds(30)), Woken::timeout);
+    writer.join();
+    while (watch.wait(milliseconds(100)) != Woken::timeout) {
+    }
+    std::thread last([&] { db.exec("INSERT INTO t(v) VALUES(1)"); });
+    EXPECT_EQ(watch.wait(seconds(30)), Woken::written);
+    last.join();
+  }
 }
 
 TEST_F(WalWatchTest, SeesADatabaseThatComesLater) {

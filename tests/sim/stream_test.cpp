@@ -17,18 +17,22 @@ using sqlite::StreamMutation;
 constexpr std::uint64_t kSeeds = 200;
 
 TEST(StreamSimulation, TheStreamIsOneHistoryAndNothingAcknowledgedIsLost) {
-  std::uint64_t acknowledged = 0, promotions = 0, divergences = 0;
+  std::uint64_t acknowledged = 0, promotions = 0, divergences = 0, mistaken = 0, emptied = 0;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     const auto outcome = stream_chaos(seed);
     ASSERT_EQ(outcome.violation, "") << "seed " << seed << "\n" << stream_chaos(seed, true).trace;
     acknowledged += outcome.acknowledged;
     promotions += outcome.promotions;
     divergences += outcome.divergences;
+    mistaken += outcome.mistaken;
+    emptied += outcome.emptied;
   }
   // It was not for want of anything happening.
   EXPECT_GT(acknowledged, kSeeds * 100);
   EXPECT_GT(promotions, kSeeds * 4);
   EXPECT_GT(divergences, kSeeds);
+  EXPECT_LT(mistaken, promotions / 100);
+  EXPECT_GT(emptied, kSeeds / 4);
 }
 
 TEST(StreamSimulation, ASeedReplaysExactly) {
@@ -69,7 +73,10 @@ INSTANTIATE_TEST_SUITE_P(
                       Mutant{"KeepDivergence", StreamMutation::keep_divergence, 20},
                       Mutant{"SkipChecksum", StreamMutation::skip_checksum, 600},
                       Mutant{"InheritAcrossEpochs", StreamMutation::inherit_across_epochs, 3'000},
-                      Mutant{"AcceptGap", StreamMutation::accept_gap, 600}),
+                      Mutant{"AcceptGap", StreamMutation::accept_gap, 600},
+                      Mutant{"UnfinishedCounts", StreamMutation::unfinished_counts, 100},
+                      Mutant{"PartWithoutOthers", StreamMutation::part_without_others, 600},
+                      Mutant{"TrustAnyCopy", StreamMutation::trust_any_copy, 600}),
     [](const auto& one) { return one.param.name; });
 
 }  // namespace

@@ -47,6 +47,10 @@ struct Database {
   void commit(Value value, std::uint64_t epoch) {
     all.push_back({value, checksum_after(checksum(), value), epoch});
   }
+  /// Its last transaction counts as committed under that epoch.
+  void claim(std::uint64_t epoch) {
+    if (!all.empty()) all.back().epoch = epoch;
+  }
   Txid txid() const { return all.size(); }
   std::uint64_t checksum() const { return all.empty() ? 0 : all.back().checksum; }
   std::optional<std::uint64_t> checksum_at(Txid txid) const {
@@ -72,7 +76,10 @@ struct Node {
   // Following
   std::unique_ptr<StreamReader> reader;
   std::uint64_t kept_file = 0;
+  std::uint32_t kept_parts = 0;
   bool kept_mixed = false;
+  std::uint64_t seen = 0;     // the newest epoch in the stream
+  std::uint64_t has = 0;      // all of the stream up to there is in the database; noted beside it
   std::uint64_t fetched = 0;  // how far the stream was delivered
   // Leading
   std::unique_ptr<StreamWriter> writer;
@@ -97,6 +104,7 @@ class StreamWorld {
     late_ = random_.chance(0.5) ? 0.0 : random_.unit() * 0.3;
     stale_ = random_.chance(0.5) ? 0.0 : random_.unit() * 0.5;
     trims_ = random_.unit();
+    purges_ = seed % 2 == 0 ? 0.0 : Random(~seed).unit();
     depth_ = 1 + random_.below(6);
   }
 
@@ -116,6 +124,8 @@ class StreamWorld {
     outcome.acknowledged = acknowledged_.size();
     outcome.promotions = promotions_;
     outcome.divergences = divergences_;
+    outcome.mistaken = mistaken_;
+    outcome.emptied = emptied_;
     for (const auto& line : trace_) outcome.trace += line + "\n";
     return outcome;
   }
@@ -188,7 +198,7 @@ class StreamWorld {
         stored.record.sequence = sequence = end + 1;
         stream_.push_back(stored);
         note("stored   " + text(stored.record) + " by node " + std::to_string(node));
-        check_stream();
+        check_stream(node);
       }
       if (answer_lost) return;
       deliver(node, delay(), [done, fits, sequence] {
@@ -228,6 +238,12 @@ class StreamWorld {
     follow(index);
   }
 
+  void read_empty(int index, std::uint64_t end, StreamWriter::Output& out) {
+    const auto& n = nodes_[index];
+    if (end > 0 && n.writer->phase() == StreamWriter::Phase::fencing) ++emptied_;
+    n.writer->empty_read(end, {n.database.position(), n.has, n.seen}, out);
+  }
+
   void carry_out(int index, StreamWriter::Output& out) {
     auto& n = nodes_[index];
     const auto epoch = n.epoch;
@@ -235,7 +251,17 @@ class StreamWorld {
       return nodes_[index].writer != nullptr && nodes_[index].epoch == epoch;
     };
     for (const auto& record : out.stored) acknowledge(index, record);
-    if (out.rewound) violate("the stream never loses anything, yet a writer thinks so");
+    if (out.rewound) {
+      // So many stale reads, and another leader's fence: to give up is safe, if it is rare.
+      if (stale_ == 0) return violate("the stream never loses anything, yet a writer thinks so");
+      ++mistaken_;
+      note("rewound  it seems to node " + std::to_string(index));
+      return demote(index);
+    }
+    if (out.emptied) {
+      note("lacks what was purged: node " + std::to_string(index));
+      return demote(index);
+    }
     for (auto& command : out.commands) {
       const Nanos wait = std::min<Nanos>(kSecond, command.failures * 20 * kMillisecond);
       if (command.kind == StreamWriter::Command::Kind::read_last) {
@@ -247,8 +273,10 @@ class StreamWorld {
           } else {
             const std::uint64_t back = random_.chance(stale_) ? random_.below(8) : 0;
             const std::uint64_t end = stream_.size() > back ? stream_.size() - back : 0;
-            nodes_[index].writer->last_read(
-                end == 0 ? std::nullopt : std::optional(stream_[end - 1].record), next);
+            if (end == 0 || (end == trimmed_ && end == stream_.size()))
+              read_empty(index, end, next);
+            else
+              nodes_[index].writer->last_read(stream_[end - 1].record, next);
           }
           carry_out(index, next);
         });
@@ -281,6 +309,7 @@ class StreamWorld {
     auto& n = nodes_[index];
     if (!n.writer || n.leads || n.writer->phase() != StreamWriter::Phase::open) return;
     const auto& fence = n.writer->fence();
+    std::uint64_t claimed_from = n.database.position().epoch;
     if (!mutant(StreamMutation::lead_before_fence)) {
       if (n.fetched + 1 < fence.sequence) return;
       switch (inheritance(n.database.position(), fence, n.database.checksum_at(fence.last))) {
@@ -290,8 +319,12 @@ class StreamWorld {
             return violate("followed up to the fence, and still behind it");
           return start_over(index, "the stream before its fence is gone");
         case Inheritance::diverged: return start_over(index, "at its own fence");
-        case Inheritance::whole:
-        case Inheritance::ahead: break;
+        case Inheritance::whole: break;
+        case Inheritance::ahead:
+          // Its own fence must not condemn it if this lead ends before any of it is sent.
+          claimed_from = n.database.position().epoch;
+          n.database.claim(n.epoch);
+          break;
       }
     }
     n.leads = true;
@@ -302,10 +335,9 @@ class StreamWorld {
     if (n.database.txid() > fence.last) {
       // What it has left over may follow what it led itself, and nobody else since.
       const auto before = fence.sequence < 2 ? 0 : stream_[fence.sequence - 2].record.epoch;
-      if (n.database.position().epoch != before)
+      if (claimed_from != before)
         return violate("node " + std::to_string(index) + " inherits transactions of epoch " +
-                       std::to_string(n.database.position().epoch) + " behind epoch " +
-                       std::to_string(before));
+                       std::to_string(claimed_from) + " behind epoch " + std::to_string(before));
     }
     std::set<Value> here;
     for (const auto& transaction : n.database.all) here.insert(transaction.value);
@@ -358,6 +390,7 @@ class StreamWorld {
   void acknowledge(int index, const StreamRecord& record) {
     if (!record.final) return;
     const auto& database = nodes_[index].database;
+    nodes_[index].has = record.sequence;
     for (Txid t = record.first; t <= record.last; ++t)
       acknowledged_[database.all[t - 1].value] = record.sequence;
     if (record.sequence == 0 || record.sequence > stream_.size())
@@ -374,6 +407,7 @@ class StreamWorld {
     n.reader = std::make_unique<StreamReader>(n.database.position());
     n.fetched = trimmed_;
     n.kept_file = 0;
+    n.kept_parts = 0;
     n.kept_mixed = false;
   }
 
@@ -382,17 +416,31 @@ class StreamWorld {
     ++divergences_;
     nodes_[index].database = snapshot_;
     follow(index);
-    nodes_[index].fetched = snapshot_sequence_;
+    nodes_[index].fetched = nodes_[index].has = snapshot_sequence_;
   }
 
-  /// The stream's beginning goes; what it held is in the snapshot.
+  /// The stream's beginning goes, but not its last record; what it held is in the snapshot.
   void trim() {
     if (history_.parts.empty()) {
       snapshot_ = canon_;
       snapshot_sequence_ = stream_.size();
       note("snapshot at " + std::to_string(snapshot_.txid()));
     }
-    trimmed_ += random_.below(snapshot_sequence_ - trimmed_ + 1);
+    if (trimmed_ == stream_.size()) return;
+    const auto most = std::min<std::uint64_t>(snapshot_sequence_, stream_.size() - 1);
+    trimmed_ += random_.below(most - trimmed_ + 1);
+  }
+
+  /// All of it goes, and it still counts on from there. A snapshot has all; and some node must have
+  /// it to lead.
+  void purge() {
+    if (!history_.parts.empty() || stream_.empty()) return;
+    bool whole = false;
+    for (const auto& n : nodes_) whole = whole || (n.running && n.has == stream_.size());
+    if (!whole) return;
+    snapshot_ = canon_;
+    snapshot_sequence_ = trimmed_ = stream_.size();
+    note("purged up to " + std::to_string(trimmed_));
   }
 
   /// The next message of the stream, now and then several.
@@ -433,10 +481,13 @@ class StreamWorld {
       case Kind::keep:
       case Kind::apply:
         if (verdict.begins)
-          n.kept_file = message.file, n.kept_mixed = false;
+          n.kept_file = message.file, n.kept_parts = 0, n.kept_mixed = false;
         else if (n.kept_file != message.file)
           n.kept_mixed = true;
+        ++n.kept_parts;
         if (verdict.kind == Kind::keep) break;
+        if (n.kept_parts != message.record.part)
+          return violate("put together without all parts: " + text(message.record));
         if (n.kept_mixed)
           return violate("put together parts of different files: " + text(message.record));
         if (message.record.before != n.database.checksum())
@@ -445,6 +496,9 @@ class StreamWorld {
         n.reader->applied(message.record);
         break;
     }
+    // What the reader kept counts once its last part is there.
+    if (verdict.kind != Kind::keep) n.has = std::max(n.has, message.record.sequence);
+    n.seen = std::max(n.seen, message.record.epoch);
     check_copy(index);
   }
 
@@ -456,7 +510,19 @@ class StreamWorld {
     std::uint64_t epoch = 0;
   };
 
-  void check_stream() {
+  /// What the leader had committed and not appended, before the stream was purged: it goes on from
+  /// there, and others get it by the snapshot that a leader takes then.
+  void take_over_own(const StreamRecord& fence, int node) {
+    const auto& all = nodes_[node].database.all;
+    for (Txid t = history_.values.size() + 1; t <= fence.last; ++t) {
+      history_.values.push_back(all[t - 1].value);
+      canon_.commit(all[t - 1].value, all[t - 1].epoch);
+    }
+    snapshot_ = canon_;
+    snapshot_sequence_ = fence.sequence;
+  }
+
+  void check_stream(int node) {
     const auto& message = stream_.back();
     const auto& r = message.record;
     if (r.epoch < history_.epoch)
@@ -465,6 +531,7 @@ class StreamWorld {
       if (r.epoch == history_.epoch) return violate("two fences of an epoch");
       history_.epoch = r.epoch;
       history_.parts.clear();
+      if (r.last > history_.values.size() && trimmed_ + 1 == r.sequence) take_over_own(r, node);
       if (r.last != history_.values.size()) violate("a fence at another transaction: " + text(r));
       return;
     }
@@ -538,6 +605,9 @@ class StreamWorld {
         if (random_.chance(trims_)) trim();
         if (random_.chance(0.3)) away_until_ = now_ + random_.between(kMillisecond, 4 * kSecond);
         break;
+      case 8:
+        if (random_.chance(purges_)) purge();
+        break;
       default: break;
     }
     schedule(random_.between(kMillisecond, 400 * kMillisecond), [this] { chaos(); });
@@ -585,10 +655,12 @@ class StreamWorld {
       resume(i);
     }
     values_at_heal_ = history_.values.size();
-    // One leads from now on; the others learn of it as they write, or are told.
+    // One leads from now on, that has most; the others learn of it as they write, or are told.
     schedule(5 * kSecond, [this] {
       for (int i = 0; i < kNodes; ++i) demote(i);
-      promote(0);
+      const auto* most = std::max_element(
+          nodes_, nodes_ + kNodes, [](const Node& a, const Node& b) { return a.has < b.has; });
+      promote(static_cast<int>(most - nodes_));
     });
     schedule(20 * kSecond, [this] { quiet_ = true; });
   }
@@ -604,7 +676,8 @@ class StreamWorld {
 
   Random random_;
   const bool keep_trace_;
-  double loss_ = 0, late_ = 0, stale_ = 0, trims_ = 0;
+  std::uint64_t mistaken_ = 0;  // leads that were given up without need
+  double loss_ = 0, late_ = 0, stale_ = 0, trims_ = 0, purges_ = 0;
   std::size_t depth_ = 1;
   Nanos now_ = 0;
   std::uint64_t order_ = 0, steps_ = 0, digest_ = 0;
@@ -622,6 +695,7 @@ class StreamWorld {
   std::uint64_t files_ = 0;
   std::map<Value, std::uint64_t> acknowledged_;  // and where it stands
   std::uint64_t promotions_ = 0, divergences_ = 0;
+  std::uint64_t emptied_ = 0;  // fences that were to go into a stream that was purged
   std::size_t values_at_heal_ = 0;
   bool healed_ = false, quiet_ = false;
   std::string violation_;

@@ -18,6 +18,8 @@ struct StreamOutcome {
   std::uint64_t acknowledged = 0;  ///< transactions
   std::uint64_t promotions = 0;    ///< that were completed
   std::uint64_t divergences = 0;   ///< databases that were set aside
+  std::uint64_t mistaken = 0;      ///< leads that were given up for a stream that had lost nothing
+  std::uint64_t emptied = 0;       ///< ends of a purged stream that were read to fence it
   std::string trace;
 };
 

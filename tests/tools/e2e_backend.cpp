@@ -2,12 +2,18 @@
 // time: every 2 ms it writes to the journal that it is alive, unless the fence, a file that all
 // backends of a test share, has seen a newer epoch.
 //   e2e_backend JOURNAL FENCE [--exit | --exit-if FILE] [--stubborn] [--grandchild] [--listen PORT]
+//       [--rows LOG QUIET [--extension FILE] [--row-bytes N]
+//           [--begin-if FILE SQL]]
+// With --rows it also writes numbered rows to the app's database, but while the file QUIET is
+// there: it says in LOG that it has seen QUIET and the number that this holds.
 #include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -16,6 +22,7 @@
 #include <unistd.h>
 
 #include "tools/e2e_journal.h"
+#include "tools/e2e_rows.h"
 
 namespace {
 
@@ -66,6 +73,8 @@ int main(int count, char** arguments) {
   const std::uint64_t epoch = std::strtoull(environment("CPP_CLUSTER_EPOCH").c_str(), nullptr, 10);
   bool stubborn = false;
   std::string who = "backend";
+  cluster::e2e::RowWriter::Options rows;
+  std::string quiet;
   for (int i = 3; i < count; ++i) {
     const std::string option = arguments[i];
     if (option == "--exit" ||
@@ -74,6 +83,16 @@ int main(int count, char** arguments) {
       return 3;
     }
     if (option == "--stubborn") stubborn = true;
+    if (option == "--rows" && i + 2 < count) {
+      rows.log = arguments[++i];
+      quiet = arguments[++i];
+    }
+    if (option == "--extension" && i + 1 < count) rows.extension = arguments[++i];
+    if (option == "--begin-if" && i + 2 < count) {
+      if (::access(arguments[i + 1], F_OK) == 0) rows.first = arguments[i + 2];
+      i += 2;
+    }
+    if (option == "--row-bytes" && i + 1 < count) rows.bytes = std::atoi(arguments[++i]);
     if (option == "--grandchild" && ::fork() == 0) {
       ::setsid();
       if (::fork() != 0) ::_exit(0);
@@ -87,9 +106,21 @@ int main(int count, char** arguments) {
     std::signal(SIGTERM, [](int) { asked_to_stop = 1; });
   journal.write(boot_ns(), node, app, (who + "_begin").c_str(), epoch,
                 environment("CPP_CLUSTER_ROLE"));
+  std::unique_ptr<cluster::e2e::RowWriter> writer;
+  if (!rows.log.empty())
+    writer =
+        std::make_unique<cluster::e2e::RowWriter>(environment("CPP_CLUSTER_DATABASE"), epoch, rows);
   while (asked_to_stop == 0) {
     const std::int64_t now = boot_ns();
     journal.write(now, node, app, pass(fence, epoch) ? "alive" : "refused", epoch, who);
+    if (writer) {
+      if (std::ifstream file(quiet); file) {
+        std::uint64_t number = 0;
+        if (file >> number) writer->be_quiet(number);
+      } else {
+        writer->write_row();
+      }
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   journal.write(boot_ns(), node, app, (who + "_end").c_str(), epoch);

@@ -41,7 +41,7 @@ cluster::PlatformOptions platform_options(const json& o) {
   p.nats.password = o.value("password", "");
   p.nats.start_timeout = ms(o, "start_timeout_ms", p.nats.start_timeout);
   p.folder = o.at("folder");
-  p.http = "";
+  p.http = o.value("http", "");
   p.timing.session_timeout = ms(o, "session_timeout_ms", p.timing.session_timeout);
   p.timing.lease_ttl = ms(o, "lease_ttl_ms", p.timing.lease_ttl);
   p.timing.stop_margin = ms(o, "stop_margin_ms", p.timing.stop_margin);
@@ -169,6 +169,19 @@ cluster::App& add_app(cluster::Platform& platform, const Journal& journal, const
   options.name = o.at("name");
   if (o.value("spread", false)) options.mode = cluster::Spread{};
   options.backend = backend_from(o);
+  if (o.contains("sqlite")) {
+    options.sqlite.path = o.at("sqlite").at("path");
+    options.sqlite.replica = o.at("sqlite").value("replica", "");
+    if (o.at("sqlite").value("commit", "async") == "replicated")
+      options.sqlite.commit = cluster::Commit::replicated;
+    options.sqlite.wal_limit = o.at("sqlite").value("wal_limit", options.sqlite.wal_limit);
+    const auto ms = [&](const char* key, std::chrono::milliseconds& value) {
+      value = std::chrono::milliseconds(o.at("sqlite").value(key, value.count()));
+    };
+    ms("snapshot_interval_ms", options.sqlite.snapshot_interval);
+    ms("snapshot_merge_interval_ms", options.sqlite.snapshot_merge_interval);
+    ms("stream_window_ms", options.sqlite.stream_window);
+  }
   cluster::App& app = platform.add_app(options);
   auto hook = [&](const char* name) {
     return cluster::App::Hook(

@@ -8,13 +8,16 @@
 #include <vector>
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cluster/error.h"
+#include "core/unique_fd.h"
 
 namespace cluster {
 namespace {
@@ -114,6 +117,30 @@ TEST(HttpEndpoint, ClientsThatNeverFinishDoNotHoldItsEndUp) {
   EXPECT_EQ(ask(address, "GET", "/health"), "");
 }
 
+// SQLite's locks are of this kind: closing any descriptor of a file ends all that a process has.
+TEST(HttpEndpoint, LeavesThisProcessItsLocksOnFiles) {
+  char path[] = "/tmp/cluster-lock-XXXXXX";
+  const UniqueFd file(::mkostemp(path, O_CLOEXEC));
+  ASSERT_TRUE(file);
+  ::unlink(path);
+  struct flock lock{.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1, .l_pid = 0};
+  ASSERT_EQ(::fcntl(file.get(), F_SETLK, &lock), 0);
+  {
+    HttpEndpoint endpoint("127.0.0.1:0", echo);
+    ask(endpoint.address(), "GET", "/health");
+  }
+  // Only another process sees them.
+  const pid_t child = ::fork();
+  if (child == 0) {
+    struct flock found{
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1, .l_pid = 0};
+    ::_exit(::fcntl(file.get(), F_GETLK, &found) == 0 && found.l_type == F_WRLCK ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "the lock is gone";
+}
+
 TEST(HttpEndpoint, AHeadHasNoBody) {
   HttpEndpoint endpoint("127.0.0.1:0", echo);
   std::string answer = ask(endpoint.address(), "HEAD", "/health");
@@ -125,7 +152,8 @@ TEST(HttpEndpoint, UnknownPathsNameTheKnownOnes) {
   HttpEndpoint endpoint("127.0.0.1:0", echo);
   std::string answer = ask(endpoint.address(), "GET", "/healthz");
   EXPECT_EQ(answer.rfind("HTTP/1.1 404 ", 0), 0u) << answer;
-  EXPECT_NE(answer.find(R"("paths":["/health", "/ready", "/status"])"), std::string::npos)
+  EXPECT_NE(answer.find(R"("paths":["/health", "/ready", "/status", "/metrics"])"),
+            std::string::npos)
       << answer;
 }
 

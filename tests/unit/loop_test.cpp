@@ -29,6 +29,22 @@ TEST(Loop, PostedTasksRunInOrderAndBeforeDueTimers) {
   EXPECT_EQ(seen, (std::vector<int>{1, 2, 3}));
 }
 
+TEST(Loop, OtherThreadsAreNeverTakenForTheLoopsWhileItRuns) {
+  Loop loop;
+  std::thread thread([&] { loop.run(); });
+  while (loop.in_loop()) std::this_thread::yield();
+  // Each post is a turn of the loop, and between turns is where one could be mistaken.
+  int mistaken = 0;
+  for (int i = 0; i < 100'000; ++i) {
+    loop.post([] {});
+    if (loop.in_loop()) ++mistaken;
+  }
+  EXPECT_EQ(mistaken, 0);
+  loop.stop();
+  thread.join();
+  EXPECT_TRUE(loop.in_loop()) << "nobody runs it";
+}
+
 TEST(Loop, ATimerMayDropItself) {
   Loop loop;
   LoopSource timer;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include "nats/object_info.h"
 #include "nats/server_url.h"
 #include "nats/stored_message.h"
 
@@ -100,6 +101,61 @@ RC_GTEST_PROP(NatsParsers, TakeAnyBytes, (const std::string& bytes)) {
   (void)time_ns_from(bytes);
   (void)from_base64(bytes);
   (void)parse_server_url(bytes).ok();
+}
+
+// As `nats object put` and Python's client write it.
+TEST(ObjectInfo, IsReadAsOtherClientsWriteIt) {
+  auto go = object_info_from(
+      R"({"name":"dir/a b","headers":{"K":["V"],"L":["1","2"]},"options":{"max_chunk_size":131072},)"
+      R"("bucket":"files","nuid":"TkERk6w1xFG9eRNzLR8cE2","size":3000000,)"
+      R"("mtime":"0001-01-01T00:00:00Z","chunks":23,)"
+      R"("digest":"SHA-256=bEMY_2jVZmEYhxQ25OpkBHqfHWl42m6At5FZ1mYDaLo="})",
+      7);
+  ASSERT_TRUE(go) << go.error().what();
+  EXPECT_EQ(go.value().name, "dir/a b");
+  EXPECT_EQ(go.value().headers, (std::vector<Header>{{"K", "V"}, {"L", "1"}, {"L", "2"}}));
+  EXPECT_EQ(go.value().size, 3'000'000u);
+  EXPECT_EQ(go.value().chunks, 23u);
+  EXPECT_EQ(go.value().chunk_size, 131'072u);
+  EXPECT_EQ(go.value().mtime_ns, 7);
+  EXPECT_FALSE(go.value().deleted);
+  auto python = object_info_from(
+      R"({"name": "q", "bucket": "files", "nuid": "WL437SJzQ4ZIEy9V18BS1u", "size": 0, "mtime": )"
+      R"("2026-11-23T22:01:59.077189+00:00", "chunks": 0, "deleted": true, "options": {}})",
+      0);
+  ASSERT_TRUE(python) << python.error().what();
+  EXPECT_TRUE(python.value().deleted);
+}
+
+TEST(ObjectInfo, IsWrittenAsOthersExpectIt) {
+  EXPECT_EQ(to_json("b", {.name = "n",
+                          .headers = {{"k", "1"}, {"k", "2"}},
+                          .nuid = "N",
+                          .size = 3,
+                          .chunks = 1,
+                          .chunk_size = 9,
+                          .digest = "SHA-256=x"}),
+            R"({"bucket":"b","chunks":1,"digest":"SHA-256=x","headers":{"k":["1","2"]},)"
+            R"("name":"n","nuid":"N","options":{"max_chunk_size":9},"size":3})");
+  EXPECT_EQ(object_meta_subject("b", "grüße/?"), "$O.b.M.Z3LDvMOfZS8_");
+  EXPECT_EQ(object_meta_subject("b", "x"), "$O.b.M.eA==");
+  EXPECT_EQ(object_chunk_subject("b", "N"), "$O.b.C.N");
+  EXPECT_EQ(object_chunk_subject("b"), "$O.b.C.>");
+  ObjectDigest digest;
+  digest.add("a");
+  digest.add("bc");
+  auto sum = digest.finish();
+  EXPECT_EQ(sum, "SHA-256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0=");
+  EXPECT_TRUE(same_digest(sum, sum.substr(0, sum.size() - 1)));
+  EXPECT_FALSE(same_digest(sum, ""));
+}
+
+TEST(ObjectInfo, WhatDescribesNoObjectIsCorrupt) {
+  for (const char* bad :
+       {"", "[]", "{}", R"({"name":"n"})", R"({"nuid":"N"})", R"({"name":"n","nuid":"a.b"})",
+        R"({"name":"n","nuid":">"})", R"({"name":"n","nuid":"N","size":-1})",
+        R"({"name":"n","nuid":"N","chunks":4294967296})", R"({"name":"n","nuid":"N","size":"1"})"})
+    EXPECT_EQ(object_info_from(bad, 0).error().errc(), Errc::corrupt) << bad;
 }
 
 }  // namespace

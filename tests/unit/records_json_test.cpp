@@ -43,9 +43,20 @@ TEST(RecordsJson, UnknownFieldsAreIgnoredAndHigherVersionsRefused) {
   EXPECT_NE(std::string(refused.error().what()).find("update cpp-cluster"), std::string::npos);
 }
 
+TEST(RecordsJson, AnEpochThatIsNoWholeNumberIsCorrupt) {
+  for (const char* epoch : {"1e300", "2.5", "-1e80", "\"1\""}) {
+    const auto result = lease_record_from(
+        "a",
+        R"({"v":1,"app":"a","state":"held","holder":"n","session":"s","session_rev":1,"epoch":)" +
+            std::string(epoch) + "}");
+    ASSERT_FALSE(result.ok()) << epoch;
+    EXPECT_EQ(result.error().errc(), Errc::corrupt) << epoch;
+  }
+}
+
 TEST(RecordsJson, WhatIsNoRecordIsCorruptWithTheKeyNamed) {
   for (const char* bad :
-       {"", "[]", "{", R"({"v":1})", R"({"v":"x"})",
+       {"", "[]", "{", R"({"v":1})", R"({"v":"x"})", R"({"v":1e300})", R"({"v":1.5})",
         R"({"v":1,"node":"other","session":"s","state":"live","voters":[]})",
         R"({"v":1,"node":"n","session":"s","state":"dead","voters":[]})",
         R"({"v":1,"node":"n","session":"s","state":"live","voters":["nosession"]})",

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include "platform/step_times.h"
+
 namespace cluster {
 namespace {
 
@@ -135,6 +137,41 @@ TEST(Transition, ABackendThatDoesNotGoDownIsKilledAgainAndNeverGivenUp) {
   }
 }
 
+std::string told(const std::vector<StepDone>& steps) {
+  std::string text;
+  for (const auto& field : fields_of(steps))
+    text += (text.empty() ? "" : " ") + std::string(field.key) + "=" + field.value;
+  return text;
+}
+
+TEST(Transition, TellsWhatEachStepTookAndHowItEnded) {
+  Driven d;
+  std::vector<StepDone> steps;
+  auto finish = [&](Duration when, std::optional<std::string> error = std::nullopt) {
+    const auto ticket = d.take().commands.back().ticket;
+    d.transition.finished(ticket, error, at(when), d.out);
+    steps.insert(steps.end(), d.out.steps.begin(), d.out.steps.end());
+  };
+  d.transition.promote(at(1s), d.out);
+  finish(1700ms);
+  EXPECT_EQ(told(steps), "backend_up_ms=700");
+  finish(1730ms, "it threw");
+  finish(1735ms);
+  finish(1800ms);
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_EQ(told(steps),
+            "backend_up_ms=700 hook_up_ms=30 hook_up=failed hook_down_ms=5 backend_down_ms=65");
+}
+
+TEST(Transition, TellsOfAStepThatWasGivenUpWhatItsLimitWas) {
+  Driven d;
+  d.transition.promote(at(0s), d.out);
+  d.finish();
+  d.take();
+  d.transition.tick(d.transition.due(), d.out);
+  EXPECT_EQ(told(d.take().steps), "hook_up_ms=3000 hook_up=late");
+}
+
 // Whatever happens in whatever order: what went up comes down, at most one step is under way, and
 // standby is reached only when every step that was begun has been undone or, unless it is hard,
 // given up.
@@ -142,10 +179,17 @@ RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
   Transition transition(kPlan);
   Time now{};
   std::map<std::uint64_t, Transition::Command> open;
-  std::map<Step, int> balance;  // ups begun less downs begun
+  std::map<Step, int> balance;                 // ups begun less downs begun
+  std::map<std::pair<Step, bool>, int> begun;  // each is told of once, when it is over
   bool backend_up = false;
   auto take = [&](Transition::Output& out) {
+    for (const auto& done : out.steps) {
+      RC_ASSERT(done.took >= Duration(0));
+      RC_ASSERT((--begun[{done.step, done.up}] == 0));
+    }
     for (const auto& command : out.commands) {
+      if (command.kind == Kind::up || command.kind == Kind::down)
+        RC_ASSERT((++begun[{command.step, command.kind == Kind::up}] == 1));
       if (command.kind == Kind::up) {
         RC_ASSERT(++balance[command.step] == 1);
         open[command.ticket] = command;

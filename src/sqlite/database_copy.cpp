@@ -1,0 +1,736 @@
+#include "sqlite/database_copy.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <future>
+#include <utility>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "sqlite/left_over.h"
+#include "sqlite/move_database.h"
+#include "sqlite/set_aside.h"
+#include "sqlite/snapshot_store.h"
+#include "sqlite/stream_message.h"
+
+namespace cluster::sqlite {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr Duration kFirstRetry = milliseconds(100);
+constexpr Duration kLaggingServer = std::chrono::seconds(20);
+constexpr Duration kLastRetry = milliseconds(5'000);
+constexpr int kMostFailures = 3;  // of one record, before another way is tried
+
+std::int64_t wall_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+/// Fences of leaders that have committed nothing yet are no history.
+bool has_transactions(const nats::StoredMessage& message) {
+  const auto record = stream_record_from(message.headers, message.sequence);
+  return !record || record.value().last > 0;
+}
+
+}  // namespace
+
+const char* to_text(DatabaseCopy::Phase phase) {
+  using Phase = DatabaseCopy::Phase;
+  switch (phase) {
+    case Phase::idle: return "idle";
+    case Phase::opening: return "opening";
+    case Phase::seed: return "seed";
+    case Phase::following: return "following";
+    case Phase::restoring: return "restoring";
+    case Phase::waiting: return "waiting";
+  }
+  return "unknown";
+}
+
+DatabaseCopy::DatabaseCopy(Loop& loop, StrandPool& strands, nats::JetStream& jetstream,
+                           Options options, Events events)
+    : loop_(loop),
+      jetstream_(jetstream),
+      options_(std::move(options)),
+      journal_("database", options_.app, options_.node, options_.audit),
+      events_(std::move(events)),
+      strand_(strands.strand()),
+      checkpoints_(strands.strand()),
+      scans_(strands.strand()),
+      lag_(loop, jetstream, options_.stream, options_.subject, [this] { return behind(); }),
+      retry_(kFirstRetry) {}
+
+// Tasks on the strands use this object.
+DatabaseCopy::~DatabaseCopy() {
+  *alive_ = false;
+  stop_.request_stop();
+  follower_.reset();
+  for (auto* strand : {strand_.get(), checkpoints_.get(), scans_.get()}) {
+    auto last = std::make_shared<std::promise<void>>();
+    auto over = last->get_future();
+    strand->post([last] { last->set_value(); });
+    last.reset();  // a task that is never run breaks the promise
+    over.wait();
+  }
+}
+
+// Runs `task` on the strand; the answer comes on the loop, unless another turn has begun.
+template <typename T>
+void DatabaseCopy::work(std::function<T()> task, std::function<void(Result<T>)> done) {
+  auto answer = [this, alive = alive_, turn = turn_, done](Result<T> result) {
+    if (*alive && turn == turn_) done(std::move(result));
+  };
+  const bool queued = strand_->post([&loop = loop_, task = std::move(task), answer] {
+    try {
+      loop.post([answer, result = Result<T>(task())] { answer(result); });
+    } catch (const Error& error) {
+      loop.post([answer, error] { answer(error); });
+    } catch (const std::exception& error) {
+      loop.post([answer, text = std::string(error.what())] { answer(Error(Errc::system, text)); });
+    }
+  });
+  if (!queued)
+    loop_.post([answer] { answer(Error(Errc::system, "no thread to work on the database with")); });
+}
+
+void DatabaseCopy::set_phase(Phase phase) {
+  if (phase_ == phase) return;
+  phase_ = phase;
+  log::info("database", {{"app", options_.app},
+                         {"node", options_.node},
+                         {"phase", to_text(phase)},
+                         {"txid", position_.txid}});
+}
+
+std::string DatabaseCopy::place() const {
+  return options_.replica.empty() ? options_.path : options_.replica;
+}
+
+void DatabaseCopy::begin(std::uint64_t history) {
+  CLUSTER_CHECK(phase_ == Phase::idle);
+  history_ = history;
+  anew_ = false;
+  from_ = 0;
+  open();
+}
+
+void DatabaseCopy::next_turn() {
+  ++turn_;
+  stop_.request_stop();
+  stop_ = {};
+  timer_.reset();
+}
+
+void DatabaseCopy::open() {
+  next_turn();
+  follower_.reset();
+  others_.reset();
+  replica_.reset();
+  held_.reset();
+  caught_up_ = false;
+  set_phase(Phase::opening);
+  work<std::shared_ptr<Replica>>(
+      [this] {
+        wait_for_scan();
+        if (!log_) log_ = std::make_unique<PositionLog>(position_log_path(options_.path));
+        log_->set_history(history_);
+        namespace fs = std::filesystem;
+        const std::string here = place();
+        if (here != options_.path && !replica_lock_)
+          replica_lock_ = open_locked(position_log_path(here));
+        if (here != options_.path && fs::exists(options_.path)) {
+          // It led until it was cut short.
+          if (fs::exists(here)) {
+            // It is told of even when what follows fails.
+            loop_.post([this, alive = alive_, kept = set_aside(here, "diverged", 0)] {
+              if (*alive) found_two(kept);
+            });
+          }
+          move_database(options_.path, here);
+        }
+        list_set_aside();
+        return std::make_shared<Replica>(here, *log_, options_.wal_limit);
+      },
+      [this](Result<std::shared_ptr<Replica>> replica) {
+        if (replica) return opened(std::move(replica.value()));
+        if (replica.error().errc() != Errc::corrupt) return wait_and_open(replica.error());
+        unreadable(replica.error());
+      });
+}
+
+// Both the primary's place and the replica's held a database: nobody knows what the latter lacks.
+void DatabaseCopy::found_two(const std::string& kept) {
+  ++counts_.divergences;
+  journal_.error("database_diverged", {{"epoch", "unknown"},
+                                       {"txid", "unknown"},
+                                       {"common", "unknown"},
+                                       {"held", "unknown"},
+                                       {"kept", kept},
+                                       {"why", options_.path + " is there as well"}});
+}
+
+// It is no database any more. Where nothing could take its place a person must look at it.
+void DatabaseCopy::unreadable(const Error& error) {
+  ask_stream([this, error](const nats::StreamState& stream) {
+    ask_begun(stream, [this, error](bool begun) {
+      if (!begun) return wait_and_open(error);
+      start_over({error.what(), true}, true);
+    });
+  });
+}
+
+void DatabaseCopy::wait_and_open(const Error& error) {
+  wait(error, [this] { open(); });
+}
+
+void DatabaseCopy::wait(const Error& error, std::function<void()> then) {
+  if (trouble_ != error.what()) journal_.error("database_unavailable", {{"why", error.what()}});
+  trouble_ = error.what();
+  follower_.reset();
+  set_phase(Phase::waiting);
+  timer_ = loop_.after(retry_, std::move(then));
+  retry_ = std::min(retry_ * 2, kLastRetry);
+  if (events_.changed) events_.changed();
+}
+
+// With the replica as it is: to read all of it takes long.
+void DatabaseCopy::follow_again() {
+  next_turn();
+  work<bool>([replica = replica_] { return replica->position().has_value(); },
+             [this](const Result<bool>& known) {
+               if (!known || !known.value()) return open();
+               follow(log_->sequence_before(replica_->position()->txid));
+             });
+}
+
+void DatabaseCopy::opened(std::shared_ptr<Replica> replica) {
+  replica_ = std::move(replica);
+  if (const auto& at = replica_->position(); at && !anew_)
+    return follow(log_->sequence_before(at->txid));
+  ask_stream([this](const nats::StreamState& state) {
+    if (!replica_->exists() || replica_->position()) return have_anew(state);
+    ask_begun(state, [this, state](bool begun) {
+      if (!begun) return seed();
+      look_in_stream(state);
+    });
+  });
+}
+
+// What was noted last may have been lost with the machine's power, while the database was synced:
+// the records of the stream say as well after which of them a copy has that content.
+void DatabaseCopy::look_in_stream(const nats::StreamState& stream) {
+  const auto& records = log_->records();
+  const auto noted = std::max_element(
+      records.begin(), records.end(),
+      [](const PositionRecord& a, const PositionRecord& b) { return a.sequence < b.sequence; });
+  const std::uint64_t from = noted == records.end() ? 1 : noted->sequence + 1;
+  auto nowhere = [this] {
+    others_.reset();
+    start_over({"its content is at no transaction that this node or the stream has noted", true});
+  };
+  const std::uint64_t last = stream.last_seq;
+  if (from > last || stream.messages == 0) return nowhere();
+  nats::OrderedConsumer::Handlers handlers;
+  const DatabaseState& state = replica_->state();
+  handlers.message = [this, last, nowhere, checksum = state.pages.database(),
+                      page_size = state.page_size](const nats::StoredMessage& message) {
+    const auto record = stream_record_from(message.headers, message.sequence);
+    if (record && !record.value().fence && record.value().final &&
+        record.value().checksum == checksum)
+      return recognise(
+          {record.value().epoch, record.value().last, message.sequence, checksum, page_size});
+    if (message.sequence >= last) nowhere();
+  };
+  // Its server may lag behind what the stream's leader has said. That comes within this, or it was
+  // purged meanwhile.
+  handlers.caught_up = [this, nowhere] { timer_ = loop_.after(kLaggingServer, nowhere); };
+  handlers.trouble = [this](const Error& error) { trouble_ = error.what(); };
+  handlers.rewound = [nowhere](std::uint64_t, std::uint64_t) { nowhere(); };
+  others_ = std::make_unique<nats::OrderedConsumer>(
+      jetstream_, options_.stream, std::vector<std::string>{},
+      nats::StartAt{nats::StartAt::Kind::sequence, from, true}, std::move(handlers));
+}
+
+void DatabaseCopy::recognise(const PositionRecord& record) {
+  others_.reset();
+  timer_.reset();
+  trouble_.clear();
+  work<bool>(
+      [replica = replica_, record] {
+        replica->recognised(record);
+        return true;
+      },
+      [this, record](const Result<bool>& done) {
+        if (!done) return wait_and_open(done.error());
+        journal_.info("database_recognised", {{"txid", record.txid},
+                                              {"sequence", record.sequence},
+                                              {"means",
+                                               "where it stands was not noted, and the stream "
+                                               "knows its content"}});
+        follow(record.sequence);
+      });
+}
+
+// Whether the stream has ever had a transaction.
+void DatabaseCopy::ask_begun(const nats::StreamState& stream, std::function<void(bool)> then) {
+  if (stream.last_seq == 0) return then(false);
+  jetstream_.last_message(options_.stream, options_.subject,
+                          [this, alive = alive_, turn = turn_,
+                           then = std::move(then)](const Result<nats::StoredMessage>& last) {
+                            if (!*alive || turn != turn_) return;
+                            if (!last && last.error().errc() != Errc::not_found)
+                              return wait_and_open(last.error());
+                            then(!last || has_transactions(last.value()));
+                          });
+}
+
+void DatabaseCopy::seed() {
+  set_phase(Phase::seed);
+  trouble_.clear();
+  watch_for_others();
+  if (events_.changed) events_.changed();
+}
+
+// The stream as it is now; when it is another one than it was, all is looked at anew.
+void DatabaseCopy::ask_stream(std::function<void(const nats::StreamState&)> then) {
+  jetstream_.stream(options_.stream, [this, alive = alive_, turn = turn_,
+                                      then = std::move(then)](Result<nats::StreamState> state) {
+    if (!*alive || turn != turn_) return;
+    if (!state) return wait_and_open(state.error());
+    const std::uint64_t history = history_of(state.value());
+    if (history == history_) return then(state.value());
+    ++counts_.streams_made_anew;
+    journal_.error("database_stream_made_anew",
+                   {{"stream", options_.stream},
+                    {"txid", position_.txid},
+                    {"means",
+                     "somebody has deleted the stream; the next leader begins it with its "
+                     "whole database"}});
+    history_ = history;
+    lag_.forget();
+    open();
+  });
+}
+
+// From a snapshot, if there is one that the stream goes on from.
+void DatabaseCopy::have_anew(const nats::StreamState& stream) {
+  if (stream.last_seq == 0 || !options_.restore) return restored(std::nullopt, stream.first_seq);
+  set_phase(Phase::restoring);
+  percent_ = 0;
+  if (events_.changed) events_.changed();
+  const std::uint64_t first = std::max(stream.first_seq, from_);
+  work<std::optional<Restored>>(
+      [this, first, replica = replica_, stop = stop_.get_token()] {
+        const std::string fresh = place() + "-restoring";
+        std::filesystem::remove(fresh);
+        auto copy =
+            options_.restore(fresh, first, [this](int percent) { percent_ = percent; }, stop);
+        if (copy) {
+          wait_for_scan();
+          std::lock_guard lock(files_);
+          replica->put(fresh, copy->state, copy->place);
+        }
+        return copy;
+      },
+      [this, first](Result<std::optional<Restored>> copy) {
+        if (!copy) return wait_and_open(copy.error());
+        restored(std::move(copy.value()), first);
+      });
+}
+
+void DatabaseCopy::restored(std::optional<Restored> copy, std::uint64_t first) {
+  if (copy) {
+    ++counts_.restores;
+    journal_.info("database_restored",
+                  {{"txid", copy->state.txid}, {"sequence", copy->place.sequence}});
+    return follow(copy->place.sequence);
+  }
+  // The stream has all from its beginning.
+  if (first <= 1 && !replica_->exists()) return follow(0);
+  if (first <= 1) return start_over({"the stream has all that it needs and more", true});
+  wait_and_open(Error(Errc::unavailable,
+                      "stream " + options_.stream + " goes on with record " +
+                          std::to_string(first) +
+                          ", and there is neither a copy here nor a snapshot that it goes on from; "
+                          "the node that leads makes one in time, and cpp-cluster snapshot create "
+                          "at once"));
+}
+
+// As soon as somebody has committed something, this database is one that the stream does not know.
+void DatabaseCopy::watch_for_others() {
+  nats::OrderedConsumer::Handlers handlers;
+  handlers.message = [this](const nats::StoredMessage& message) {
+    if (!has_transactions(message)) return;
+    stuck({"another node has begun the stream", true, Txid{0}});
+  };
+  others_ = std::make_unique<nats::OrderedConsumer>(jetstream_, options_.stream,
+                                                    std::vector<std::string>{}, nats::StartAt{},
+                                                    std::move(handlers));
+}
+
+void DatabaseCopy::follow(std::uint64_t after) {
+  anew_ = false;
+  from_ = 0;
+  set_phase(Phase::following);
+  WalFollower::Events events;
+  events.applied = [this](const StreamRecord& record) {
+    if (!record.fence && record.last > position_.txid)
+      position_ = {record.epoch, record.last, record.checksum};
+    sequence_ = record.sequence;
+    trouble_.clear();
+    failures_ = 0;
+    checkpoint();
+    if (events_.changed) events_.changed();
+  };
+  events.caught_up = [this] {
+    caught_up_ = true;
+    retry_ = kFirstRetry;
+    starts_ = 0;
+    trouble_.clear();
+    sequence_ = std::max(sequence_, follower_->applied());
+    journal_.info("database_caught_up", {{"txid", position_.txid}, {"sequence", sequence_}});
+    if (events_.changed) events_.changed();
+  };
+  events.stuck = [this](const WalFollower::Stuck& why) { stuck(why); };
+  events.rewound = [this](std::uint64_t last) { rewound(last); };
+  events.failed = [this](const Error& error, std::uint64_t sequence) { failed(error, sequence); };
+  events.trouble = [this](const Error& error) { trouble_ = error.what(); };
+  follower_ = std::make_unique<WalFollower>(jetstream_, *strand_, options_.stream, replica_, after,
+                                            std::move(events));
+  position_ = follower_->position();
+  sequence_ = after;
+  if (events_.changed) events_.changed();
+}
+
+// A record that stays wrong is passed with a snapshot that has what it should have.
+void DatabaseCopy::failed(const Error& error, std::uint64_t sequence) {
+  if (error.errc() == Errc::corrupt && ++failures_ >= kMostFailures && options_.restore) {
+    ++counts_.corrupt_records;
+    journal_.error("database_record_corrupt",
+                   {{"sequence", sequence},
+                    {"why", error.what()},
+                    {"means", "a snapshot of what comes behind it is wanted"}});
+    anew_ = true;
+    from_ = sequence + 1;
+  }
+  // A full disk, say, changes nothing in what is here.
+  if (error.errc() == Errc::corrupt) return wait_and_open(error);
+  wait(error, [this] { follow_again(); });
+}
+
+void DatabaseCopy::checkpoint() {
+  if (checkpointing_ || !replica_->wants_checkpoint()) return;
+  checkpointing_ =
+      checkpoints_->post([this, alive = alive_, &loop = loop_, replica = replica_]() mutable {
+        std::string failure;
+        {
+          std::lock_guard lock(files_);
+          try {
+            replica->checkpoint();
+          } catch (const Error& error) {
+            failure = error.what();
+          }
+          replica.reset();
+        }
+        loop.post([this, alive, failure] {
+          if (!*alive) return;
+          checkpointing_ = false;
+          if (failure.empty()) return;
+          if (trouble_ != failure)
+            log::error("checkpoint_failed",
+                       {{"app", options_.app}, {"node", options_.node}, {"why", failure}});
+          trouble_ = failure;
+        });
+      });
+}
+
+std::optional<CopyPosition> DatabaseCopy::position() const {
+  if (held_) return position_;
+  if (phase_ != Phase::following || !follower_ || !follower_->at_rest()) return std::nullopt;
+  return follower_->position();
+}
+
+std::uint64_t DatabaseCopy::sequence() const noexcept {
+  return follower_ ? follower_->applied() : sequence_;
+}
+
+std::optional<std::uint64_t> DatabaseCopy::checksum_at(Txid txid) const {
+  if (txid == 0) return 0;
+  if (!log_) return std::nullopt;
+  const auto& records = log_->records();
+  for (auto it = records.rbegin(); it != records.rend(); ++it)
+    if (it->txid == txid) return it->checksum;
+  return std::nullopt;
+}
+
+void DatabaseCopy::hold_judgement(bool hold) {
+  hold_ = hold;
+  if (hold || !held_) return;
+  start_over(*std::exchange(held_, std::nullopt));
+}
+
+void DatabaseCopy::stuck(const WalFollower::Stuck& why) {
+  if (!hold_ || !why.diverged) return start_over(why);
+  if (follower_) position_ = follower_->position();
+  held_ = why;
+  if (events_.changed) events_.changed();
+}
+
+// JetStream has lost what it had acknowledged. This copy may have it still: when this node leads,
+// it is appended (Inheritance::ahead), and when another one does, its fence tells.
+void DatabaseCopy::rewound(std::uint64_t last) {
+  next_turn();
+  follower_.reset();
+  ++counts_.stream_ends_lost;
+  lag_.forget();
+  journal_.error("database_stream_lost_its_end",
+                 {{"stream", options_.stream}, {"read", sequence_}, {"last", last}});
+  ask_stream([this](const nats::StreamState& state) {
+    work<bool>([replica = replica_] { return replica->position().has_value(); },
+               [this, last = state.last_seq](const Result<bool>& known) {
+                 if (!known || !known.value()) return open();
+                 follow(last);
+               });
+  });
+}
+
+void DatabaseCopy::start_over(const WalFollower::Stuck& why, bool damaged) {
+  next_turn();
+  follower_.reset();
+  others_.reset();
+  held_.reset();
+  caught_up_ = false;
+  set_phase(Phase::restoring);
+  if (events_.changed) events_.changed();
+  ask_stream([this, why, damaged](const nats::StreamState&) { set_aside_and_open(why, damaged); });
+}
+
+void DatabaseCopy::set_aside_and_open(const WalFollower::Stuck& why, bool damaged) {
+  const CopyPosition was = position_;
+  replica_.reset();
+  position_ = {};
+  sequence_ = 0;
+  anew_ = true;
+  from_ = why.sequence;
+  struct Aside {
+    std::string path{};  // empty: nothing was worth keeping
+    bool at_least = false;
+  };
+  work<Aside>(
+      [this, diverged = why.diverged, damaged, was] {
+        wait_for_scan();
+        std::lock_guard lock(files_);
+        // What JetStream has never acknowledged may be nowhere else, even if all that could tell is
+        // gone from the stream.
+        if (!diverged && (was.txid == 0 || log_->has_stored(was.txid, was.checksum)))
+          return Aside();
+        // What this node led with may not have come back to its place.
+        Aside aside{set_aside(std::filesystem::exists(options_.path) ? options_.path : place(),
+                              damaged ? "damaged" : "diverged", was.epoch),
+                    log_->at_least(was.txid, was.checksum)};
+        list_set_aside();
+        return aside;
+      },
+      [this, why, was, damaged](Result<Aside> aside) {
+        if (!aside) return wait_and_open(aside.error());
+        const std::string& kept = aside.value().path;
+        if (damaged) {
+          ++counts_.damages;
+          journal_.error(
+              "database_set_aside",
+              {{"epoch", was.epoch}, {"txid", was.txid}, {"kept", kept}, {"why", why.why}});
+        } else if (!kept.empty()) {
+          ++counts_.divergences;
+          journal_.error(
+              "database_diverged",
+              {{"epoch", was.epoch},
+               {"txid", was.txid},
+               {"common", why.common ? std::to_string(*why.common) : "unknown"},
+               // What a node has noted nothing of holds more than nothing.
+               {"held", why.common && was.txid > 0 && was.txid >= *why.common
+                            ? to_text(LeftOver{was.txid - *why.common, aside.value().at_least})
+                            : "unknown"},
+               {"kept", kept},
+               {"why", why.why}});
+        } else {
+          ++counts_.had_anew;
+          journal_.warn("database_had_anew", {{"why", why.why}});
+        }
+        // Again and again, if it is of no use.
+        if (starts_++ == 0) return open();
+        timer_ = loop_.after(retry_, [this] { open(); });
+        retry_ = std::min(retry_ * 2, kLastRetry);
+      });
+}
+
+void DatabaseCopy::hand_over(std::optional<Txid> since, std::uint64_t epoch,
+                             Callback<HandedOver> done) {
+  next_turn();
+  follower_.reset();
+  others_.reset();
+  held_.reset();
+  caught_up_ = false;
+  auto replica = std::make_shared<std::shared_ptr<Replica>>(std::move(replica_));
+  work<HandedOver>(
+      [this, replica, since, epoch] {
+        wait_for_scan();
+        HandedOver handed;
+        if (*replica && (*replica)->exists()) {
+          // This lead may end before any of it is sent: its own fence must not condemn it then.
+          if (since) (*replica)->claim(epoch);
+          if (auto damage = (*replica)->check()) {
+            handed.damage = *damage;
+            replica->reset();
+            return handed;
+          }
+          if (since)
+            handed.state = (*replica)->state_at(*since).value_or(DatabaseState{});
+          else if ((*replica)->position())
+            handed.state = (*replica)->state();
+        }
+        std::lock_guard lock(files_);
+        replica->reset();
+        if (place() != options_.path && std::filesystem::exists(place()))
+          move_database(place(), options_.path);
+        return handed;
+      },
+      [this, done = std::move(done)](Result<HandedOver> handed) {
+        set_phase(Phase::idle);
+        done(std::move(handed));
+      });
+}
+
+void DatabaseCopy::end(std::function<void()> done) {
+  next_turn();
+  follower_.reset();
+  others_.reset();
+  work<bool>(
+      [this, replica = std::make_shared<std::shared_ptr<Replica>>(std::move(replica_))] {
+        wait_for_scan();
+        replica->reset();
+        log_.reset();
+        replica_lock_.reset();
+        return true;
+      },
+      [this, done = std::move(done)](const Result<bool>&) {
+        set_phase(Phase::idle);
+        done();
+      });
+}
+
+// On the strand.
+void DatabaseCopy::list_set_aside() {
+  auto all = those_set_aside(options_.path);
+  if (place() != options_.path) {
+    const auto more = those_set_aside(place());
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  std::lock_guard lock(aside_mutex_);
+  aside_ = std::move(all);
+}
+
+// On the strand, before files are moved; a scan ends soon, since its turn was stopped.
+void DatabaseCopy::wait_for_scan() {
+  if (scan_over_.valid()) scan_over_.wait();
+}
+
+void DatabaseCopy::verify(std::shared_ptr<VerifyProgress> progress, Txid at,
+                          Callback<Verified> done) {
+  if (phase_ != Phase::following || !replica_)
+    return done(Error(Errc::unavailable, "database " + place() + " can't be verified while it is " +
+                                             to_text(phase_) + (trouble_.empty() ? "" : ": ") +
+                                             trouble_));
+  if (verifying_)
+    return done(Error(Errc::unavailable, "database " + place() + " is being verified already"));
+  verifying_ = true;
+  auto answer = [this, alive = alive_, &loop = loop_, done](Result<Verified> result) {
+    loop.post([this, alive, done, result = std::move(result)] {
+      if (!*alive) return;
+      verifying_ = false;
+      done(result);
+    });
+  };
+  auto scan = [this, replica = replica_, stop = stop_.get_token(), progress, at, answer] {
+    try {
+      // Before anything else is applied; the reading itself stops nobody.
+      auto begun = std::make_shared<ReplicaScan>(*replica);
+      progress->txid = begun->txid();
+      const auto noted_at = at == 0 ? std::nullopt : checksum_at(at);
+      auto over = std::make_shared<std::promise<void>>();
+      scan_over_ = over->get_future();
+      const bool queued = scans_->post([begun, over, stop, progress, noted_at, answer]() mutable {
+        Result<Verified> result = Verified{};
+        try {
+          result = begun->run(*progress, stop);
+          result.value().noted_at = noted_at;
+        } catch (const Error& error) {
+          result = error;
+        } catch (const std::exception& error) {
+          result = Error(Errc::system, error.what());
+        }
+        begun.reset();
+        over->set_value();
+        answer(std::move(result));
+      });
+      if (!queued) throw Error(Errc::system, "no thread to verify the database with");
+    } catch (const Error& error) {
+      answer(error);
+    } catch (const std::exception& error) {
+      answer(Error(Errc::system, error.what()));
+    }
+  };
+  if (!strand_->post(std::move(scan))) answer(Error(Errc::system, "too much waits for its strand"));
+}
+
+DatabaseCopy::Status DatabaseCopy::status() const {
+  Status status;
+  status.phase = phase_;
+  status.position = follower_ ? follower_->position() : position_;
+  status.sequence = sequence();
+  status.caught_up = caught_up_;
+  status.counts = counts_;
+  if (replica_) status.wal_bytes = replica_->wal_bytes();
+  {
+    std::lock_guard lock(aside_mutex_);
+    status.set_aside = aside_;
+  }
+  status.restored_percent = percent_;
+  status.trouble = trouble_;
+  add_lag(status);
+  return status;
+}
+
+// Up to which record it has all, while whoever reads the stream does not know how far that goes on.
+std::optional<std::uint64_t> DatabaseCopy::behind() const {
+  if (phase_ == Phase::restoring || phase_ == Phase::waiting) return sequence();
+  if (phase_ != Phase::following || !follower_) return std::nullopt;
+  const bool all_read = caught_up_ && !follower_->paused() && follower_->read() >= follower_->end();
+  return all_read ? std::nullopt : std::optional(sequence());
+}
+
+void DatabaseCopy::add_lag(Status& status) const {
+  if (phase_ != Phase::following && phase_ != Phase::restoring && phase_ != Phase::waiting) return;
+  const auto& known = lag_.known();
+  Txid last = known.last;
+  std::uint64_t end = known.sequence;
+  std::int64_t since = known.oldest_ns;
+  if (follower_) {
+    status.position = position_;
+    status.lag_bytes = follower_->pending_bytes();
+    // What was read by now tells better.
+    if (known.sequence <= follower_->read()) last = 0;
+    last = std::max(last, follower_->newest());
+    end = std::max(end, follower_->end());
+    if (const auto read = follower_->waits_since_ns(); read != 0) since = read;
+  }
+  if (last > position_.txid) status.lag_transactions = last - position_.txid;
+  if (end > status.sequence) status.lag_records = end - status.sequence;
+  if (since != 0 && status.lag_records > 0)
+    status.lag_time = milliseconds(std::max<std::int64_t>(0, wall_ns() - since) / 1'000'000);
+}
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,199 @@
+// The database of a leader: what any process commits to it goes to the WAL stream. On the loop;
+// following the database and checkpointing it have threads of their own. Knows nothing of how the
+// lead was come by (replicated_database.h).
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/loop.h"
+#include "core/result.h"
+#include "sqlite/capture.h"
+#include "sqlite/database_image.h"
+#include "sqlite/outgoing.h"
+#include "sqlite/position_log.h"
+#include "sqlite/wal_leader.h"
+#include "sqlite/wal_watch.h"
+
+namespace cluster::sqlite {
+
+class Primary {
+ public:
+  struct Options {
+    std::string path{};
+    std::size_t wal_limit = std::size_t{16} * 1024 * 1024;
+    std::uint64_t epoch = 0;
+    std::uint64_t node_id = 0;          ///< written into the files
+    std::size_t most_part = 1'000'000;  ///< bytes of one message
+    Txid numbered = 0;                  ///< as CaptureOptions::numbered
+    bool at_least = false;              ///< there may be more of these than that
+  };
+  struct Events {
+    /// Once: the database is followed from here on, or there is none yet; or why it can't be.
+    std::function<void(Failure)> opened{};
+    /// It can't be followed now, or (nothing) can again. Tried for as long as this object lives.
+    std::function<void(Failure)> degraded{};
+    /// Once: a part of a file is on its way and the rest can't be read. Nothing more is sent.
+    std::function<void(const Error&)> failed{};
+    /// Another file was put in its place: what differs is sent.
+    std::function<void()> replaced{};
+    /// stop() goes on although not all is stored.
+    std::function<void(const Error& why)> not_drained{};
+  };
+  struct Status {
+    Txid committed = 0;               ///< the last transaction that was seen
+    Txid stored = 0;                  ///< the last that JetStream has acknowledged
+    std::uint64_t pending_bytes = 0;  ///< of pages and files that are not stored yet
+    /// How long the oldest transaction that is not stored has been on its way.
+    std::chrono::milliseconds oldest{0};
+    std::uint64_t wal_bytes = 0;
+    std::uint64_t gaps = 0;
+    std::string degraded{};  ///< why it can't be followed now
+  };
+
+  /// `leader` has stored its fence, and is told to append from here on; its events `stored` and
+  /// `ready` are to be passed on. `log` is used on a thread of this object's. `known`, `trusted`:
+  /// as Capture's.
+  Primary(Loop& loop, WalLeader& leader, PositionLog& log, Options options, DatabaseState known,
+          bool trusted, Events events);
+  /// Waits until its threads have ended.
+  ~Primary();
+  Primary(const Primary&) = delete;
+  Primary& operator=(const Primary&) = delete;
+
+  void stored(const StreamRecord& record);
+  void ready() { send(); }
+
+  /// Answers once all that was committed before the call is stored in JetStream, with the last
+  /// transaction then. Errors: timeout, unavailable (degraded; too many calls wait), not_leader
+  /// (stopped).
+  void sync(Duration limit, Callback<Txid> done);
+
+  /// An image of the database, of a transaction that JetStream has; one at a time, others wait
+  /// their turn. Made beside all else, in a nameless file beside the database. Errors: system (no
+  /// room), not_leader (stopped), unavailable (too many wait).
+  void image(Callback<std::shared_ptr<DatabaseImage>> done);
+
+  /// Stores what there is, for at most `drain`; then ends following and says where the database
+  /// stands. No event comes any more. To be called once.
+  void stop(Duration drain, std::function<void()> done);
+
+  Status status() const;
+
+ private:
+  using SyncId = std::uint64_t;
+  struct Sync {
+    Callback<Txid> done;
+    LoopSource limit;
+    std::optional<Txid> until{};
+  };
+  struct Part {
+    StreamRecord record{};
+    SharedBytes bytes{};
+    Time since{};  // its file was begun
+  };
+  struct Sent {
+    std::size_t size = 0;
+    Time since{};
+  };
+  struct File {
+    File(const std::string& folder, std::size_t part) : bytes(folder, part) {
+      record.final = false;
+    }
+    StreamRecord record{};  // of its next part; final: it was the last
+    Outgoing bytes;
+    bool complete = false;  // all of it was written
+    Time since = BootClock::now();
+  };
+
+  // On the loop
+  void send();
+  void covered(const std::vector<SyncId>& syncs, const Result<Txid>& until);
+  void answer_syncs();
+  void finish_sync(SyncId id, const Result<Txid>& answer);
+  void end();
+  void on_loop(std::function<void()> task);
+  void want_image();
+  void imaged(Result<std::shared_ptr<DatabaseImage>> image);
+  void answer_image();
+
+  // On the thread that follows
+  void run();
+  bool stopping(std::vector<SyncId>& asked);
+  bool open();
+  void follow();
+  void feed();
+  bool worth_writing() const;
+  void want_checkpoint();
+  void write_file();
+  bool send_parts();
+  void give_up(const std::exception& error);
+  PositionRecord note(const Capture& capture, std::uint64_t checksum, const WalPosition& end);
+  void log_stored();
+  void note_end();
+  void check_file();
+  bool make_image();
+  void set_degraded(const Failure& failure);
+
+  void run_checkpoints();
+
+  Loop& loop_;
+  WalLeader& leader_;
+  PositionLog& log_;
+  const Options options_;
+  const std::string folder_;
+  const Events events_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+
+  // Of the loop
+  std::deque<Part> queue_;          // parts that the leader was not ready for yet
+  std::deque<Sent> sent_;           // those that it has, in order
+  std::optional<Time> unfinished_;  // since when a file is on its way of which a part is stored
+  std::map<SyncId, Sync> syncs_;
+  SyncId last_sync_ = 0;
+  std::deque<Callback<std::shared_ptr<DatabaseImage>>> images_;  // asked for
+  std::shared_ptr<DatabaseImage> image_;  // for the first of them, waits to be stored
+  StreamRecord last_stored_;
+  std::deque<StreamRecord> stored_since_;  // the first image was asked for; the newest ones
+  std::function<void()> ended_;
+  bool ending_ = false;
+
+  // Of the thread that follows
+  DatabaseState known_;
+  bool trusted_;
+  bool opened_ = false;
+  std::unique_ptr<File> file_;          // that is being sent
+  bool failed_ = false;                 // nothing is sent any more
+  std::deque<PositionRecord> written_;  // of files that are not stored yet
+  bool removed_ = false;                // the database's file
+  bool copying_ = false;                // an image is being made
+  std::weak_ptr<Capture> copied_from_;
+
+  WalWatch watch_;
+  mutable std::mutex mutex_;  // over what follows
+  std::condition_variable checkpoint_wanted_;
+  std::shared_ptr<Capture> capture_;
+  std::uint64_t unstored_bytes_ = 0;  // of parts that were handed to the loop
+  std::optional<StreamRecord> newest_stored_;
+  std::vector<SyncId> asked_;  // syncs that wait for the next look at the database
+  bool image_wanted_ = false;
+  bool stop_ = false;
+  std::string degraded_;
+
+  std::atomic<Txid> committed_{0}, stored_{0};
+  std::atomic<std::uint64_t> unsent_bytes_{0};  // of the file that is being sent
+  std::thread follower_, checkpointer_;
+};
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,367 @@
+#include "sqlite/snapshot_keeper.h"
+
+#include <algorithm>
+#include <future>
+#include <utility>
+
+#include "core/ask_loop.h"
+#include "core/log.h"
+#include "sqlite/snapshot_work.h"
+
+namespace cluster::sqlite {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr Duration kFirstLook = seconds(1);
+constexpr Duration kFirstRetry = seconds(1);
+constexpr Duration kLastRetry = seconds(60);
+constexpr Duration kImageLimit = std::chrono::minutes(10);
+constexpr std::size_t kMostWanted = 64;
+constexpr Duration kUploadRests = std::chrono::hours(1);  // longer than any that goes on
+constexpr int kMostFiles = 64;                            // that one turn writes of each kind
+
+std::int64_t wall_ms() {
+  return std::chrono::duration_cast<milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+// What the strand works with. A turn: take a snapshot if one is due, merge, delete, trim.
+struct SnapshotKeeper::Work {
+  SnapshotStore& store;
+  const Options options;
+  const std::function<std::shared_ptr<DatabaseImage>()> image;
+  const std::stop_token stop;
+
+  // Of the strand:
+  bool bucket_made = false;
+  bool swept = false;
+  std::uint64_t given_up = 0;  // what ends there in the stream or before is not merged any more
+  Files files{};               // in the bucket, of all histories
+  StreamRange stream{};
+  Txid stored = 0;
+  std::optional<Made> made{};  // in this turn
+  Removed removed{};
+
+  mutable std::mutex mutex{};
+  Status status{};
+
+  Outcome turn(Txid stored_now, bool wanted);
+  void read();
+  Files own() const { return files_of(files, stream); }
+  std::optional<StoredFile> snapshot_if_due(bool wanted);
+  StoredFile snapshot(const std::string& why);
+  void merge_stream();
+  void merge_files();
+  void remove_old();
+  void trim();
+  void sweep();
+  void added(const StoredFile& file);
+  void tell();
+};
+
+SnapshotKeeper::Outcome SnapshotKeeper::Work::turn(Txid stored_now, bool wanted) {
+  Outcome outcome;
+  made.reset();
+  removed = {};
+  try {
+    stored = stored_now;
+    read();
+    outcome.taken = snapshot_if_due(wanted);
+    merge_stream();
+    // Much to replay, also after merging.
+    if (!outcome.taken) outcome.taken = snapshot_if_due(false);
+    merge_files();
+    remove_old();
+    trim();
+    sweep();
+  } catch (const Error& error) {
+    outcome.failure = error;
+  } catch (const std::exception& error) {
+    outcome.failure = Error(Errc::system, error.what());
+  }
+  // Somebody may have deleted it.
+  if (outcome.failure) bucket_made = false;
+  tell();
+  outcome.made = made;
+  outcome.removed = removed;
+  return outcome;
+}
+
+void SnapshotKeeper::Work::read() {
+  if (!bucket_made) store.ensure(options.replicas, stop);
+  bucket_made = true;
+  auto range = store.stream(options.stream, stop);
+  if (!range) throw Error(Errc::not_found, "there is no stream " + options.stream);
+  stream = *range;
+  files = store.list(stop).files;
+  tell();
+}
+
+std::optional<StoredFile> SnapshotKeeper::Work::snapshot_if_due(bool wanted) {
+  const Files now = own();
+  std::string why = snapshot_due(now, stream, stored, wall_ms(), options.plan);
+  if (why.empty() && given_up > 0 && !merge_start(now, stream, given_up))
+    why = "the stream before it can't be merged";
+  const Files chain = plan_restore(now);
+  if (why.empty() && wanted) {
+    if (stored <= chain.front().max) return chain.front();
+    why = "it was asked for";
+  }
+  if (why.empty() || stored == 0) return std::nullopt;
+  return snapshot(why);
+}
+
+StoredFile SnapshotKeeper::Work::snapshot(const std::string& why) {
+  const auto begun = BootClock::now();
+  {
+    const std::lock_guard lock(mutex);
+    status.busy = true;
+    status.done = status.all = 0;
+  }
+  struct Over {
+    Work& work;
+    ~Over() {
+      const std::lock_guard lock(work.mutex);
+      work.status.busy = false;
+    }
+  } over{*this};
+  const auto of = image();
+  const StoredFile file = store_snapshot(
+      store, *of, stream.history,
+      [this](PageNumber done, PageNumber all) {
+        const std::lock_guard lock(mutex);
+        status.done = done;
+        status.all = all;
+      },
+      stop);
+  const auto took = std::chrono::duration_cast<milliseconds>(BootClock::now() - begun);
+  {
+    const std::lock_guard lock(mutex);
+    ++status.taken;
+    status.took = took;
+  }
+  added(file);
+  made = Made{file, of->state.pages.size(), took, why};
+  // The range that the stream had when the turn began ends before it.
+  stream.last = std::max(stream.last, file.end.sequence);
+  return file;
+}
+
+void SnapshotKeeper::Work::merge_stream() {
+  for (int i = 0; i < kMostFiles; ++i) {
+    const auto start = merge_start(own(), stream, given_up);
+    if (!start || start->end.sequence >= stream.last) return;
+    std::optional<StoredFile> file;
+    try {
+      file = store_range(store, stream, *start, options.plan, options.folder, stop);
+    } catch (const Error& error) {
+      if (error.errc() != Errc::corrupt) throw;
+      // What is there will not become better: a snapshot of what is behind it makes up for it.
+      given_up = std::max(given_up, start->end.sequence);
+      throw;
+    }
+    if (!file) return;
+    added(*file);
+    log::debug("snapshot_merge", {{"app", options.app},
+                                  {"node", options.node},
+                                  {"object", file->name()},
+                                  {"bytes", file->size}});
+  }
+}
+
+void SnapshotKeeper::Work::merge_files() {
+  // One merge may make the next level's possible.
+  for (int i = 0; i < kMostFiles; ++i) {
+    const auto merges = plan_merges(own(), options.plan);
+    if (merges.empty()) return;
+    const auto file = store_merge(store, merges.front(), options.folder, stop);
+    added(file);
+    log::debug("snapshot_merge", {{"app", options.app},
+                                  {"node", options.node},
+                                  {"object", file.name()},
+                                  {"bytes", file.size}});
+  }
+}
+
+void SnapshotKeeper::Work::remove_old() {
+  const auto gone = plan_deletions(files, stream.history, wall_ms(), options.plan);
+  for (const auto& file : gone) {
+    store.remove(file.name(), stop);
+    std::erase(files, file);
+    ++removed.files;
+    if (file.snapshot()) ++removed.snapshots;
+    removed.bytes += file.size;
+    removed.last = std::max(removed.last, file.max);
+    log::debug("snapshot_file_removed",
+               {{"app", options.app}, {"node", options.node}, {"object", file.name()}});
+  }
+}
+
+void SnapshotKeeper::Work::trim() {
+  const auto before = plan_trim(own(), stream, wall_ms(), options.plan, given_up);
+  if (before <= stream.first) return;
+  store.trim(options.stream, before, stop);
+  stream.first = before;
+  log::debug("stream_trimmed", {{"app", options.app},
+                                {"node", options.node},
+                                {"stream", options.stream},
+                                {"before", before}});
+}
+
+// Once in a lead: a leader that was killed may have been in the midst of an upload.
+void SnapshotKeeper::Work::sweep() {
+  if (std::exchange(swept, true)) return;
+  if (const auto uploads = store.sweep(kUploadRests, stop); uploads > 0)
+    log::info("snapshot_uploads_swept",
+              {{"app", options.app}, {"node", options.node}, {"uploads", uploads}});
+}
+
+void SnapshotKeeper::Work::added(const StoredFile& file) {
+  std::erase_if(files, [&](const auto& other) { return other.name() == file.name(); });
+  files.push_back(file);
+  tell();
+}
+
+void SnapshotKeeper::Work::tell() {
+  const Files now = own();
+  const Files chain = plan_restore(now);
+  const std::lock_guard lock(mutex);
+  status.newest = chain.empty() ? std::nullopt : std::optional(chain.front());
+  status.reach = chain.empty() ? 0 : chain.back().max;
+  status.stream_first = stream.first;
+  status.snapshots = status.merged = status.bytes = 0;
+  for (const auto& file : files) {
+    ++(file.snapshot() ? status.snapshots : status.merged);
+    status.bytes += file.size;
+  }
+}
+
+// ---- on the loop
+
+SnapshotKeeper::SnapshotKeeper(Loop& loop, StrandPool& strands, SnapshotStore& store,
+                               Options options, TakeImage take, std::function<Txid()> stored)
+    : loop_(loop),
+      options_(std::move(options)),
+      journal_("database", options_.app, options_.node, options_.audit),
+      take_(std::move(take)),
+      stored_(std::move(stored)),
+      strand_(strands.strand()),
+      retry_(kFirstRetry) {
+  using Image = std::shared_ptr<DatabaseImage>;
+  auto image = [this, alive = alive_, &loop_of = loop_, stop = stop_.get_token()] {
+    return ask_loop<Image>(loop_of, "image of the database", kImageLimit, stop,
+                           [this, alive](Callback<Image> done) {
+                             if (*alive) return take_(std::move(done));
+                             done(Error(Errc::not_leader, "this node does not lead any more"));
+                           });
+  };
+  work_ = std::shared_ptr<Work>(new Work{store, options_, std::move(image), stop_.get_token()});
+  plan_next(kFirstLook);
+}
+
+SnapshotKeeper::~SnapshotKeeper() {
+  *alive_ = false;
+  stop_.request_stop();
+  auto last = std::make_shared<std::promise<void>>();
+  auto over = last->get_future();
+  strand_->post([last] { last->set_value(); });
+  last.reset();  // a task that is never run breaks the promise
+  over.wait();
+  for (auto* callers : {&waiting_, &wanted_})
+    for (auto& done : std::exchange(*callers, {}))
+      done(Error(Errc::not_leader, "snapshot: this node does not lead any more"));
+}
+
+void SnapshotKeeper::plan_next(Duration delay) {
+  timer_ = loop_.after(delay, [this] { look(); });
+}
+
+// A database at rest costs nothing but a look now and then.
+void SnapshotKeeper::look() {
+  const bool changed = stored_() != seen_ || BootClock::now() >= idle_until_;
+  if (changed || !wanted_.empty()) return begin();
+  plan_next(options_.plan.merge_interval);
+}
+
+void SnapshotKeeper::begin() {
+  if (working_) return;
+  working_ = true;
+  timer_.reset();
+  seen_ = stored_();
+  waiting_ = std::exchange(wanted_, {});
+  const bool queued = strand_->post([this, alive = alive_, &loop = loop_, work = work_,
+                                     stored = seen_, wanted = !waiting_.empty()] {
+    const Outcome outcome = work->turn(stored, wanted);
+    loop.post([this, alive, outcome] {
+      if (*alive) done(outcome);
+    });
+  });
+  if (!queued)
+    loop_.post([this, alive = alive_] {
+      if (*alive) done({Error(Errc::system, "no thread to take snapshots with"), {}, {}});
+    });
+}
+
+void SnapshotKeeper::done(const Outcome& outcome) {
+  const auto alive = alive_;
+  working_ = false;
+  const std::string trouble = outcome.failure ? outcome.failure->what() : "";
+  {
+    const std::lock_guard lock(work_->mutex);
+    if (outcome.failure) ++work_->status.failures;
+    if (!trouble.empty() && work_->status.trouble != trouble)
+      journal_.warn("snapshot_trouble", {{"why", trouble}});
+    work_->status.trouble = trouble;
+  }
+  if (const auto& made = outcome.made)
+    journal_.info("snapshot", {{"txid", made->file.max},
+                               {"epoch", made->file.end.epoch},
+                               {"sequence", made->file.end.sequence},
+                               {"pages", made->pages},
+                               {"bytes", made->file.size},
+                               {"ms", made->took.count()},
+                               {"why", made->why}});
+  if (const auto& removed = outcome.removed; removed.files > 0)
+    journal_.info("snapshot_retention", {{"files", removed.files},
+                                         {"snapshots", removed.snapshots},
+                                         {"bytes", removed.bytes},
+                                         {"up_to_txid", removed.last}});
+  if (outcome.failure) {
+    seen_ = 0;
+    plan_next(retry_);
+    retry_ = std::min(retry_ * 2, kLastRetry);
+  } else {
+    retry_ = kFirstRetry;
+    idle_until_ = BootClock::now() + options_.plan.interval;
+    plan_next(options_.plan.merge_interval);
+  }
+  for (auto& caller : std::exchange(waiting_, {})) {
+    if (outcome.taken)
+      caller(*outcome.taken);
+    else
+      caller(outcome.failure
+                 ? *outcome.failure
+                 : Error(Errc::unavailable, "snapshot: the database has no transaction yet"));
+    if (!*alive) return;
+  }
+  if (!wanted_.empty()) begin();
+}
+
+void SnapshotKeeper::create(Callback<StoredFile> done) {
+  if (wanted_.size() >= kMostWanted)
+    return done(Error(Errc::unavailable, "snapshot: too many are asked for"));
+  wanted_.push_back(std::move(done));
+  begin();
+}
+
+SnapshotKeeper::Status SnapshotKeeper::status() const {
+  const std::lock_guard lock(work_->mutex);
+  return work_->status;
+}
+
+}  // namespace cluster::sqlite

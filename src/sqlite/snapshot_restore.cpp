@@ -1,0 +1,284 @@
+#include "sqlite/snapshot_restore.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "core/ids.h"
+#include "core/log.h"
+#include "nats/stored_message.h"
+#include "sqlite/database_builder.h"
+#include "sqlite/file.h"
+#include "sqlite/handle.h"
+#include "sqlite/position_log.h"
+#include "sqlite/restore.h"
+#include "sqlite/stream_files.h"
+#include "sqlite/stream_message.h"
+
+namespace cluster::sqlite {
+namespace {
+
+constexpr int kMostDamaged = 16;  // objects that are passed over before it is given up
+
+// Applies files of the store one by one, each read in pieces.
+class ChainReader {
+ public:
+  ChainReader(SnapshotStore& store, const RestoreBytes& progress, std::stop_token stop)
+      : store_(store), progress_(progress), stop_(std::move(stop)) {}
+
+  /// `at`: the file that is being applied, for who catches what this throws.
+  void apply(const Files& chain, DatabaseBuilder& builder, StoredFile& at) {
+    done_ = all_ = 0;
+    for (const auto& file : chain) all_ += file.size;
+    for (const auto& file : chain) {
+      at = file;
+      const auto object = store_.open(file.name(), stop_);
+      LtxDecoder decoder([&](char* into, std::size_t most) {
+        if (stop_.stop_requested()) throw Error(Errc::shutting_down, "restore: it was stopped");
+        const std::size_t n = object->read(into, most);
+        done_ += n;
+        if (progress_) progress_(done_, all_);
+        return n;
+      });
+      const LtxHeader& h = decoder.header();
+      if (h.min_txid != file.min || h.max_txid != file.max)
+        throw Error(Errc::corrupt, "it holds transactions " + std::to_string(h.min_txid) + " to " +
+                                       std::to_string(h.max_txid));
+      builder.apply(decoder);
+      if (builder.state().pages.database() != file.end.checksum)
+        throw Error(Errc::corrupt,
+                    "with it the database has not the checksum that it had at "
+                    "transaction " +
+                        std::to_string(file.max));
+    }
+  }
+
+ private:
+  SnapshotStore& store_;
+  const RestoreBytes& progress_;
+  const std::stop_token stop_;
+  std::uint64_t done_ = 0, all_ = 0;
+};
+
+// Trying again does not help, another file may.
+bool is_damage(const Error& error) {
+  return error.errc() == Errc::corrupt || error.errc() == Errc::not_found ||
+         error.errc() == Errc::incompatible || error.errc() == Errc::invalid_argument;
+}
+
+void pass_over(Files& files, const StoredFile& file, const std::string& why, Restored& restored) {
+  std::erase(files, file);
+  restored.damaged.push_back(file.name() + ": " + why);
+  log::warn("snapshot_unusable", {{"object", file.name()}, {"why", why}});
+}
+
+// A store that has lost its end and goes on has other transactions under the numbers of lost ones.
+// Why what the file ends with is not what the stream has there; empty: it is, or can't be told.
+std::string other_than_stream(SnapshotStore& store, const StreamRange& stream,
+                              const StoredFile& file, std::stop_token stop) {
+  if (stream.name.empty()) return {};
+  const auto record_at = [&](std::uint64_t sequence) -> std::optional<StreamRecord> {
+    if (sequence < stream.first || sequence > stream.last) return std::nullopt;
+    const auto message = store.message(stream.name, sequence, stop);
+    if (!message) return std::nullopt;
+    auto record = stream_record_from(message->headers, sequence);
+    return record ? std::optional(std::move(record.value())) : std::nullopt;
+  };
+  const std::string why = "the stream goes on from another content";
+  if (const auto last = record_at(file.end.sequence))
+    return last->last == file.max && last->checksum == file.end.checksum ? "" : why;
+  const auto next = record_at(file.end.sequence + 1);
+  if (!next) return {};
+  if (next->fence ? next->last != file.max : next->first != file.max + 1) return why;
+  return (next->fence ? next->checksum : next->before) == file.end.checksum ? "" : why;
+}
+
+std::string folder_of(const std::string& path) {
+  return std::filesystem::absolute(path).parent_path().string();
+}
+
+// ---- for operators
+
+std::string moment(const RestoreTarget& target) {
+  if (target.txid) return "transaction " + std::to_string(*target.txid);
+  if (target.time_ms) return nats::rfc3339_from(*target.time_ms * 1'000'000);
+  return "now";
+}
+
+[[noreturn]] void nothing_kept(const SnapshotStore& store, const RestoreRequest& request,
+                               const Files& files, const Restored& restored) {
+  std::string text = "restore of " + request.path + " to " + moment(request.target) + ": ";
+  if (!restored.damaged.empty()) {
+    text += "what is kept is damaged: " + restored.damaged.front();
+    if (restored.damaged.size() > 1)
+      text += " (and " + std::to_string(restored.damaged.size() - 1) + " more)";
+    throw Error(Errc::corrupt, text);
+  }
+  const auto oldest =
+      std::find_if(files.begin(), files.end(), [](const auto& file) { return file.snapshot(); });
+  if (oldest == files.end())
+    text += "bucket " + store.bucket() + " has no snapshot";
+  else
+    text += "the oldest snapshot is of transaction " + std::to_string(oldest->max) + ", " +
+            nats::rfc3339_from(oldest->time_ms * 1'000'000);
+  throw Error(Errc::not_found, text);
+}
+
+// May a database be put there?
+void check_place(const std::string& path, bool force) {
+  namespace fs = std::filesystem;
+  const bool there = fs::exists(fs::symlink_status(path));
+  if (there && !force)
+    throw Error(Errc::invalid_argument,
+                path + " exists: give another path, or replace it with --force (in C++: .force)");
+  const UniqueFd log(::open(position_log_path(path).c_str(), O_RDONLY | O_CLOEXEC));
+  if (log && ::flock(log.get(), LOCK_SH | LOCK_NB) != 0)
+    throw Error(Errc::lock_held, "a cpp-cluster node replicates " + path +
+                                     ": restore to another path, then write from there into the "
+                                     "leader's database, or stop the node first");
+  const bool log_left = fs::exists(path + "-wal") || fs::exists(path + "-shm");
+  if (!there && log_left)
+    throw Error(Errc::invalid_argument, path + " is not there, but " + path +
+                                            "-wal or -shm is: remove what is left of "
+                                            "another database first");
+  if (!there) return;
+  try {
+    // Needs the database for itself alone.
+    Handle handle(path, Handle::Access::read_write);
+    handle.exec("PRAGMA journal_mode=DELETE");
+  } catch (const Error& error) {
+    if (error.errc() == Errc::corrupt) return;  // damaged, or something else: it was to be replaced
+    throw Error(Errc::lock_held, "a program has " + path +
+                                     " open: stop it, or restore to another path (" + error.what() +
+                                     ")");
+  }
+}
+
+using Phase = cluster::RestoreProgress::Phase;
+
+void tell(const RestoreRequest& request, Phase phase, std::uint64_t done, std::uint64_t of) {
+  if (request.progress) request.progress({phase, done, of});
+}
+
+// Goes on in the stream up to the target.
+void follow_stream(SnapshotStore& store, const StreamRange& stream, const RestoreRequest& request,
+                   DatabaseBuilder& builder, StreamEnd& end, Restored& restored,
+                   std::stop_token stop) {
+  const CopyPosition from{end.epoch, builder.state().txid, end.checksum};
+  StreamFiles files(store, stream.name, from, end.sequence, stream.last, folder_of(request.path),
+                    stop);
+  const RestoreTarget& target = request.target;
+  const std::uint64_t begin = end.sequence;
+  while (auto file = files.next()) {
+    if (target.txid && file->record.last > *target.txid) return;
+    if (target.time_ms && file->time_ms > *target.time_ms) return;
+    LtxDecoder decoder(file->bytes->source());
+    builder.apply(decoder);
+    end = {stream.history, file->record.epoch, file->record.sequence, file->record.checksum};
+    restored.time_ms = file->time_ms;
+    tell(request, Phase::stream, end.sequence - begin, stream.last - begin);
+  }
+}
+
+}  // namespace
+
+std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRange& stream,
+                                          const std::string& path, const RestoreBytes& progress,
+                                          std::stop_token stop) {
+  Files files = files_of(store.list(stop).files, stream);
+  Restored restored;
+  ChainReader reader(store, progress, stop);
+  for (int i = 0; i < kMostDamaged; ++i) {
+    const Files chain = plan_restore(files);
+    if (chain.empty() || chain.back().end.sequence + 1 < stream.first) return std::nullopt;
+    const StoredFile& last = chain.back();
+    if (const auto why = other_than_stream(store, stream, last, stop); !why.empty()) {
+      pass_over(files, last, why, restored);
+      continue;
+    }
+    ::unlink(path.c_str());
+    StoredFile at = last;
+    try {
+      DatabaseBuilder builder(path);
+      reader.apply(chain, builder, at);
+      restored.state = builder.finish(last.end.checksum, DatabaseBuilder::Check::quick, stop);
+    } catch (const Error& error) {
+      if (!is_damage(error)) throw;
+      pass_over(files, at, error.what(), restored);
+      continue;
+    }
+    restored.epoch = last.end.epoch;
+    restored.sequence = last.end.sequence;
+    restored.time_ms = last.time_ms;
+    restored.from = chain;
+    return restored;
+  }
+  return std::nullopt;
+}
+
+Restored restore_database(SnapshotStore& store, const RestoreRequest& request,
+                          std::stop_token stop) {
+  check_place(request.path, request.force);
+  auto stream = store.stream(request.stream, stop);
+  Files files = files_meant(store.list(stop).files, stream);
+  const std::string fresh = request.path + ".restore-" + random_id();
+  Restored restored;
+  const RestoreBytes read = [&request](std::uint64_t done, std::uint64_t all) {
+    tell(request, Phase::files, done, all);
+  };
+  ChainReader reader(store, read, stop);
+  for (int i = 0; i < kMostDamaged; ++i) {
+    const Files chain = plan_restore(files, request.target);
+    const std::uint64_t behind = chain.empty() ? 0 : chain.back().end.sequence;
+    const bool same = chain.empty() || (stream && chain.back().end.history == stream->history);
+    const bool connects = stream && same && behind + 1 >= stream->first && behind <= stream->last;
+    if (chain.empty() && !connects) nothing_kept(store, request, files, restored);
+    StoredFile at;  // of the chain: what is at fault when something is
+    bool in_chain = !chain.empty();
+    try {
+      DatabaseBuilder builder(fresh);
+      StreamEnd end;
+      if (!chain.empty()) {
+        reader.apply(chain, builder, at);
+        end = chain.back().end;
+        restored.time_ms = chain.back().time_ms;
+      }
+      if (connects) {
+        in_chain = false;
+        follow_stream(store, *stream, request, builder, end, restored, stop);
+        in_chain = end.sequence == behind && !chain.empty();
+      }
+      if (builder.state().txid == 0) break;
+      tell(request, Phase::check, 0, 0);
+      restored.state = builder.finish(end.checksum, DatabaseBuilder::Check::full, stop);
+      restored.epoch = end.epoch;
+      restored.sequence = end.sequence;
+    } catch (const Error& error) {
+      if (!is_damage(error)) throw;
+      if (in_chain) {
+        pass_over(files, at, error.what(), restored);
+      } else {
+        restored.damaged.push_back("stream " + request.stream + ": " + error.what());
+        stream.reset();
+      }
+      continue;
+    }
+    try {
+      check_place(request.path, request.force);
+      take_access(fresh, request.path);
+      replace_database(fresh, request.path);
+    } catch (const Error&) {
+      ::unlink(fresh.c_str());
+      throw;
+    }
+    restored.from = chain;
+    return restored;
+  }
+  nothing_kept(store, request, files, restored);
+}
+
+}  // namespace cluster::sqlite

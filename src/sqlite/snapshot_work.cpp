@@ -1,0 +1,159 @@
+#include "sqlite/snapshot_work.h"
+
+#include <cerrno>
+#include <utility>
+
+#include <unistd.h>
+
+#include "sqlite/file.h"
+#include "sqlite/file_merge.h"
+#include "sqlite/stream_files.h"
+
+namespace cluster::sqlite {
+namespace {
+
+constexpr PageNumber kReadAtOnce = 64;  // pages
+constexpr const char* kImage = "the image of the database";
+
+void stop_if_asked(const std::stop_token& stop) {
+  if (stop.stop_requested()) throw Error(Errc::shutting_down, "snapshot: it was stopped");
+}
+
+// Reads ascending pages of an image, many at a time.
+class ImageReader {
+ public:
+  explicit ImageReader(const DatabaseImage& image)
+      : image_(image), page_size_(image.state.page_size) {}
+
+  std::string_view page(PageNumber number) {
+    if (number < begin_ || number >= begin_ + count_) fill(number);
+    const std::string_view page =
+        std::string_view(buffer_).substr(std::size_t{number - begin_} * page_size_, page_size_);
+    if (page_checksum(number, page) != image_.state.pages.at(number))
+      throw Error(Errc::corrupt, std::string(kImage) + " at transaction " +
+                                     std::to_string(image_.state.txid) + ": page " +
+                                     std::to_string(number) +
+                                     " is not what it was when it was copied");
+    return page;
+  }
+
+ private:
+  void fill(PageNumber from) {
+    begin_ = from;
+    count_ = std::min(kReadAtOnce, image_.state.pages.size() - from + 1);
+    buffer_.resize(std::size_t{count_} * page_size_);
+    const auto offset = std::int64_t{from - 1} * page_size_;
+    for (std::size_t done = 0; done < buffer_.size();) {
+      const ssize_t n = ::pread(image_.file.get(), buffer_.data() + done, buffer_.size() - done,
+                                offset + static_cast<std::int64_t>(done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) throw file_error("reading", kImage);
+      if (n == 0) throw Error(Errc::corrupt, std::string(kImage) + ": it is too short");
+      done += static_cast<std::size_t>(n);
+    }
+  }
+
+  const DatabaseImage& image_;
+  const std::uint32_t page_size_;
+  std::string buffer_;
+  PageNumber begin_ = 0, count_ = 0;
+};
+
+// Writes what is merged as an object.
+StoredFile store_merged(SnapshotStore& store, FileMerge& merge, StoredFile file,
+                        const std::stop_token& stop) {
+  file.min = merge.header().min_txid;
+  file.max = merge.header().max_txid;
+  const auto sink = store.create(file, stop);
+  merge.write([&](std::string_view bytes) {
+    stop_if_asked(stop);
+    sink->write(bytes);
+  });
+  file.size = sink->finish().size;
+  return file;
+}
+
+}  // namespace
+
+StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std::uint64_t history,
+                          const std::function<void(PageNumber, PageNumber)>& progress,
+                          std::stop_token stop) {
+  const DatabaseState& state = image.state;
+  StoredFile file;
+  file.level = kSnapshotLevel;
+  file.min = 1;
+  file.max = state.txid;
+  file.time_ms = image.timestamp_ms;
+  file.end = {history, image.epoch, image.sequence, state.pages.database()};
+  const auto sink = store.create(file, stop);
+  LtxHeader header;
+  header.page_size = state.page_size;
+  header.commit = state.pages.size();
+  header.min_txid = 1;
+  header.max_txid = state.txid;
+  header.timestamp_ms = image.timestamp_ms;
+  header.checksums = false;
+  LtxEncoder encoder(header, [&](std::string_view bytes) { sink->write(bytes); });
+  ImageReader reader(image);
+  for (PageNumber n = 1; n <= header.commit; ++n) {
+    if (n == lock_page(header.page_size)) continue;
+    if (n % kReadAtOnce == 1) {
+      stop_if_asked(stop);
+      if (progress) progress(n - 1, header.commit);
+    }
+    encoder.add(n, reader.page(n));
+  }
+  encoder.finish(0);
+  file.size = sink->finish().size;
+  if (progress) progress(header.commit, header.commit);
+  return file;
+}
+
+std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& stream,
+                                      const StoredFile& start, const SnapshotOptions& options,
+                                      const std::string& folder, std::stop_token stop) {
+  const CopyPosition position{start.end.epoch, start.max, start.end.checksum};
+  StreamFiles files(store, stream.name, position, start.end.sequence, stream.last, folder, stop);
+  FileMerge merge(folder);
+  StoredFile file;
+  file.level = 1;
+  std::uint64_t bytes = 0;
+  while (bytes < options.merge_bytes) {
+    stop_if_asked(stop);
+    const auto next = files.next();
+    if (!next) break;
+    bytes += next->bytes->size();
+    LtxDecoder decoder([&, source = next->bytes->source()](char* into, std::size_t most) {
+      stop_if_asked(stop);
+      return source(into, most);
+    });
+    merge.add(decoder);
+    file.time_ms = next->time_ms;
+    file.end = {stream.history, next->record.epoch, next->record.sequence, next->record.checksum};
+  }
+  if (merge.empty()) return std::nullopt;
+  return store_merged(store, merge, file, stop);
+}
+
+StoredFile store_merge(SnapshotStore& store, const PlannedMerge& planned, const std::string& folder,
+                       std::stop_token stop) {
+  FileMerge merge(folder);
+  for (const auto& source : planned.sources) {
+    stop_if_asked(stop);
+    const auto object = store.open(source.name(), stop);
+    LtxDecoder decoder([&](char* into, std::size_t most) {
+      stop_if_asked(stop);
+      return object->read(into, most);
+    });
+    try {
+      merge.add(decoder);
+    } catch (const Error& error) {
+      throw Error(error.errc(), source.name() + ": " + error.what());
+    }
+  }
+  StoredFile file = planned.sources.back();
+  file.level = planned.level;
+  return store_merged(store, merge, file, stop);
+}
+
+}  // namespace cluster::sqlite

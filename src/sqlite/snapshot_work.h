@@ -1,0 +1,34 @@
+// Writes the files of a snapshot bucket: from an image of the database, from the WAL stream, from
+// files that are there. Blocks; throws Error as the store does, shutting_down when `stop` is
+// requested. What was begun and not finished is not seen by anybody.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <stop_token>
+#include <string>
+
+#include "sqlite/database_image.h"
+#include "sqlite/snapshot_plan.h"
+#include "sqlite/snapshot_store.h"
+
+namespace cluster::sqlite {
+
+/// A snapshot of the image, of history `history`. Error{corrupt} when a page of the image is not
+/// what the image says. `progress`: pages done, pages in all.
+StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std::uint64_t history,
+                          const std::function<void(PageNumber, PageNumber)>& progress,
+                          std::stop_token stop);
+
+/// One file of level 1, of what the stream has behind `start`: up to its end, or about
+/// options.merge_bytes. Nothing when it has no transactions there. Error{corrupt} when the stream
+/// does not go on from `start`. `folder`: for files without names.
+std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& stream,
+                                      const StoredFile& start, const SnapshotOptions& options,
+                                      const std::string& folder, std::stop_token stop);
+
+/// The merged file.
+StoredFile store_merge(SnapshotStore& store, const PlannedMerge& merge, const std::string& folder,
+                       std::stop_token stop);
+
+}  // namespace cluster::sqlite

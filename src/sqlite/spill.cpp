@@ -1,0 +1,52 @@
+#include "sqlite/spill.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <unistd.h>
+
+#include "sqlite/file.h"
+
+namespace cluster::sqlite {
+
+void Spill::append(std::string_view bytes) {
+  if (!file_ && size_ + bytes.size() <= memory_limit_) {
+    memory_ += bytes;
+  } else {
+    if (!file_) file_ = temporary_file(folder_);
+    const auto in_file = static_cast<std::int64_t>(size_ - memory_.size());
+    if (!memory_.empty()) {
+      write_all(file_.get(), memory_, in_file, folder_);
+      memory_ = {};
+    }
+    write_all(file_.get(), bytes, static_cast<std::int64_t>(size_), folder_);
+  }
+  size_ += bytes.size();
+}
+
+std::string Spill::read(std::uint64_t offset, std::size_t most) const {
+  if (offset >= size_) return {};
+  const std::size_t size = std::min<std::uint64_t>(most, size_ - offset);
+  if (!file_) return memory_.substr(offset, size);
+  std::string bytes(size, '\0');
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t n =
+        ::pread(file_.get(), bytes.data() + done, size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throw file_error("read of a temporary file in", folder_);
+    done += static_cast<std::size_t>(n);
+  }
+  return bytes;
+}
+
+ByteSource Spill::source() const {
+  return [this, at = std::uint64_t{0}](char* into, std::size_t most) mutable {
+    const std::string bytes = read(at, most);
+    std::memcpy(into, bytes.data(), bytes.size());
+    at += bytes.size();
+    return bytes.size();
+  };
+}
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,121 @@
+#include "sqlite/stored_file.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+#include "nats/stored_message.h"
+
+namespace cluster::sqlite {
+namespace {
+
+constexpr std::string_view kTime = "Litestream-Timestamp";
+constexpr std::string_view kHistory = "Cpp-Cluster-History";
+constexpr std::string_view kEpoch = "Cpp-Cluster-Epoch";
+constexpr std::string_view kSequence = "Cpp-Cluster-Sequence";
+constexpr std::string_view kChecksum = "Cpp-Cluster-Checksum";
+
+std::string hex(std::uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+std::optional<std::uint64_t> number(std::string_view text, int base) {
+  std::uint64_t value = 0;
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  if (text.empty() || fault != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+// 16 lower-case digits, as stored_name() writes them.
+std::optional<std::uint64_t> sixteen_digits(std::string_view text) {
+  const auto value = text.size() == 16 ? number(text, 16) : std::nullopt;
+  return value && hex(*value) == text ? value : std::nullopt;
+}
+
+struct Place {
+  int level = 0;
+  Txid min = 0, max = 0;
+};
+
+std::optional<Place> place_of(std::string_view name) {
+  constexpr std::string_view kFolder = "ltx/", kSuffix = ".ltx";
+  if (name.size() != kFolder.size() + 2 + 16 + 1 + 16 + kSuffix.size() ||
+      !name.starts_with(kFolder) || !name.ends_with(kSuffix) || name[5] != '/' || name[22] != '-')
+    return std::nullopt;
+  const char level = name[4];
+  const auto min = sixteen_digits(name.substr(6, 16)), max = sixteen_digits(name.substr(23, 16));
+  if (level < '1' || level > '9' || !min || !max || *min == 0 || *min > *max) return std::nullopt;
+  const Place place{level - '0', *min, *max};
+  if (place.level == kSnapshotLevel && place.min != 1) return std::nullopt;
+  return place;
+}
+
+std::string_view find(const nats::ObjectInfo& object, std::string_view name) {
+  for (const auto& [key, value] : object.headers)
+    if (key == name) return value;
+  return {};
+}
+
+// Why it is no file of ours, or nothing.
+std::string read(const nats::ObjectInfo& object, StoredFile& file) {
+  if (!object.link.empty()) return "a link";
+  const auto place = place_of(object.name);
+  if (!place) return "its name is not that of a snapshot or merged file";
+  const auto history = find(object, kHistory);
+  if (history.empty()) return "not written by cpp-cluster";
+  const auto malformed = [](std::string_view header, std::string_view value) {
+    return "header " + std::string(header) + " is \"" + std::string(value) + "\"";
+  };
+  const auto time = find(object, kTime), epoch = find(object, kEpoch);
+  const auto sequence = find(object, kSequence), checksum = find(object, kChecksum);
+  const auto t = nats::time_ns_from(time);
+  const auto h = sixteen_digits(history), c = sixteen_digits(checksum);
+  const auto e = number(epoch, 10), s = number(sequence, 10);
+  if (!t) return malformed(kTime, time);
+  if (!h || *h == 0) return malformed(kHistory, history);
+  if (!e || *e == 0) return malformed(kEpoch, epoch);
+  if (!s || *s == 0) return malformed(kSequence, sequence);
+  if (!c || (*c & kChecksumFlag) == 0) return malformed(kChecksum, checksum);
+  file = {place->level, place->min, place->max, *t / 1'000'000, {*h, *e, *s, *c}, object.size};
+  return {};
+}
+
+}  // namespace
+
+std::string stored_name(int level, Txid min, Txid max) {
+  return "ltx/" + std::to_string(level) + "/" + hex(min) + "-" + hex(max) + ".ltx";
+}
+
+std::string StoredFile::name() const { return stored_name(level, min, max); }
+
+std::vector<nats::Header> headers_of(const StoredFile& file) {
+  return {{std::string(kTime), nats::rfc3339_from(file.time_ms * 1'000'000)},
+          {std::string(kHistory), hex(file.end.history)},
+          {std::string(kEpoch), std::to_string(file.end.epoch)},
+          {std::string(kSequence), std::to_string(file.end.sequence)},
+          {std::string(kChecksum), hex(file.end.checksum)}};
+}
+
+StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects) {
+  StoreListing listing;
+  for (const auto& object : objects) {
+    if (object.deleted) continue;
+    StoredFile file;
+    const std::string why = read(object, file);
+    if (why.empty())
+      listing.files.push_back(file);
+    else
+      listing.foreign.push_back({object.name, why, object.size});
+  }
+  std::sort(listing.files.begin(), listing.files.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.level, a.min, a.max) < std::tie(b.level, b.min, b.max);
+  });
+  return listing;
+}
+
+}  // namespace cluster::sqlite

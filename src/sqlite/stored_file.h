@@ -1,0 +1,57 @@
+// What an object of a snapshot bucket is, by its name and headers (docs/formats.md, "The snapshot
+// bucket"): an LTX file, named and laid out as Litestream 0.5 does it. Pure.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nats/object_info.h"
+#include "sqlite/ltx.h"
+
+namespace cluster::sqlite {
+
+constexpr int kSnapshotLevel = 9;
+constexpr int kHighestMergedLevel = 8;
+
+/// Where a file ends in the WAL stream, so that a reader can go on there.
+struct StreamEnd {
+  std::uint64_t history = 0;   ///< which stream it is (position_log.h)
+  std::uint64_t epoch = 0;     ///< under which its last transaction was committed
+  std::uint64_t sequence = 0;  ///< of the record that ends with it
+  std::uint64_t checksum = 0;  ///< of the database then
+  bool operator==(const StreamEnd&) const = default;
+};
+
+struct StoredFile {
+  int level = 0;  ///< 1 to 8: merged; 9: a snapshot
+  Txid min = 0, max = 0;
+  std::int64_t time_ms = 0;  ///< of the last transaction, wall time since 1970
+  StreamEnd end{};
+  std::uint64_t size = 0;  ///< bytes of the object
+
+  bool snapshot() const noexcept { return level == kSnapshotLevel; }
+  std::string name() const;
+  bool operator==(const StoredFile&) const = default;
+};
+
+/// An object that is no file of ours: left alone.
+struct ForeignObject {
+  std::string name{};
+  std::string why{};
+  std::uint64_t size = 0;
+};
+
+/// `ltx/<level>/<min>-<max>.ltx`
+std::string stored_name(int level, Txid min, Txid max);
+/// Litestream's header and ours.
+std::vector<nats::Header> headers_of(const StoredFile& file);
+
+struct StoreListing {
+  std::vector<StoredFile> files{};  ///< by level, then by min and max
+  std::vector<ForeignObject> foreign{};
+};
+StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects);
+
+}  // namespace cluster::sqlite

@@ -1,0 +1,72 @@
+// Commits that wait for JetStream, under faults: what a client was told is committed is never lost.
+#include <csignal>
+#include <filesystem>
+
+#include "e2e/databases.h"
+
+namespace cluster::e2e {
+namespace {
+
+// A leader commits while NATS does not answer, and dies before it does.
+TEST(Commit, NoAcknowledgedRowIsLostWhenLeadersAreKilled) {
+  Databases d;
+  d.commit = Commit::replicated;
+  std::string leader = d.start_watched(3);
+  for (int round = 0; round < 5; ++round) {
+    ASSERT_TRUE(d.wait_for_rows(100));
+    const auto epoch = d.c.epoch();
+    stop_and_wait(d.c.server(0).pid());
+    const Time end = BootClock::now() + milliseconds(100);
+    EXPECT_TRUE(d.c.wait_for("time to pass", [&] { return BootClock::now() >= end; }));
+    d.kill_all_of(leader);
+    ::kill(d.c.server(0).pid(), SIGCONT);
+    const std::string next = d.c.wait_leader("db", leader, epoch);
+    ASSERT_NE(next, leader);
+    ASSERT_TRUE(d.wait_for_rows(50));
+    d.restart(leader);
+    ASSERT_TRUE(d.wait_ready(leader));
+    leader = next;
+  }
+  d.check(Loss::none);
+}
+
+// A backend that goes on beside the next leader: nothing that it writes is acknowledged.
+TEST(Commit, NoAcknowledgedRowIsLostWhenALeaderIsStoppedAndItsBackendGoesOn) {
+  Databases d;
+  d.commit = Commit::replicated;
+  const std::string leader = d.start_watched(3);
+  ASSERT_TRUE(d.wait_for_rows(100));
+  const auto epoch = d.c.epoch();
+  const pid_t backend = d.c.backend_pid(leader);
+  const pid_t node = d.c.node(leader).pid(), guardian = d.c.guardian(leader);
+  ASSERT_NE(guardian, 0);
+  d.c.allow_overlap(backend);
+  ::kill(guardian, SIGSTOP);
+  ::kill(node, SIGSTOP);
+  d.c.wait_lease_moves(leader, epoch);
+  ASSERT_TRUE(d.wait_for_rows(50));
+  EXPECT_TRUE(alive(backend));
+  ASSERT_TRUE(d.c.wait_for("a commit beside the next leader to fail",
+                           [&] { return !d.logged("unsure").empty(); }));
+  ::kill(node, SIGCONT);
+  ::kill(guardian, SIGCONT);
+  EXPECT_NE(d.c.wait_leader("db", leader, epoch), leader);
+  ASSERT_TRUE(d.wait_ready(leader));
+  d.check(Loss::none);
+}
+
+TEST(Commit, AHandOverRefusesCommitsAndLosesNone) {
+  Databases d;
+  d.commit = Commit::replicated;
+  const std::string leader = d.start_watched(2);
+  ASSERT_TRUE(d.wait_for_rows(100));
+  const auto epoch = d.c.epoch();
+  EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
+  EXPECT_NE(d.c.wait_leader("db", leader, epoch), leader);
+  EXPECT_FALSE(std::filesystem::exists(d.file(leader) + "-cluster.sock"));
+  ASSERT_TRUE(d.wait_for_rows(50));
+  d.check(Loss::none);
+}
+
+}  // namespace
+}  // namespace cluster::e2e

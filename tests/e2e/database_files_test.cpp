@@ -1,0 +1,616 @@
+// A replicated database whose files are deleted, damaged, or too large for their disk; whose stream
+// is purged or deleted; and what programs may do to it. See databases.h for what must hold
+// afterwards.
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include <sqlite3.h>
+
+#include "e2e/databases.h"
+#include "e2e/small_disk.h"
+#include "sqlite/handle.h"
+#include "sqlite/position_log.h"
+#include "sqlite/set_aside.h"
+
+namespace cluster::e2e {
+namespace {
+
+namespace fs = std::filesystem;
+using sqlite::Handle;
+
+constexpr std::size_t kSome = 50;  // rows
+// No session is to end because the machine is busy.
+constexpr Settings kPatient{.session_timeout = milliseconds(4000)};
+
+void flip_bit(const std::string& path, std::uint64_t offset) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(offset));
+  char byte = 0;
+  ASSERT_TRUE(file.get(byte)) << path << " is shorter than " << offset;
+  byte = static_cast<char>(byte ^ 0x10);
+  file.seekp(static_cast<std::streamoff>(offset));
+  ASSERT_TRUE(file.put(byte).flush());
+}
+
+// Where a file holds what the first row is filled with: no structure of SQLite's, so that only
+// checksums can tell.
+std::uint64_t first_filler(const std::string& database, const std::string& file) {
+  Handle db(database, Handle::Access::read_only);
+  const std::string hex = db.text("SELECT hex(filler) FROM rows ORDER BY epoch, number");
+  std::string bytes;
+  for (std::size_t i = 0; i < hex.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return read_file(file).rfind(bytes);
+}
+
+// One leader and one standby.
+struct Pair {
+  Databases d{kPatient};
+  std::string leader{};
+  std::string standby{};
+
+  explicit Pair(std::uint64_t wal_limit = 0, Commit commit = Commit::async) {
+    d.commit = commit;
+    if (wal_limit > 0)
+      d.adjust = [wal_limit](const std::string&, json& options, Child::Options&) {
+        options["apps"][0]["sqlite"]["wal_limit"] = wal_limit;
+      };
+    leader = d.start_watched(2);
+    standby = d.c.other_nodes(leader).front();
+    EXPECT_TRUE(d.wait_for_rows(kSome));
+  }
+  std::vector<std::string> kept() const { return sqlite::those_set_aside(d.file(standby)); }
+  void hand_over() {
+    const auto epoch = d.c.epoch();
+    EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
+    EXPECT_EQ(d.c.wait_leader("db", leader, epoch), standby);
+    d.resume();
+    EXPECT_TRUE(d.wait_for_rows(kSome));
+  }
+};
+
+void delete_database(const std::string& path) {
+  for (const char* suffix : {"", "-wal", "-shm"}) fs::remove(path + suffix);
+}
+
+// ---- files that are deleted or damaged
+
+TEST(DatabaseFiles, AReplicaThatWasDeletedWhileDownIsHadAnew) {
+  Pair p;
+  p.d.stop(p.standby);
+  delete_database(p.d.file(p.standby));
+  p.d.restart(p.standby);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  p.d.check();
+}
+
+TEST(DatabaseFiles, AReplicaThatIsDeletedWhileUpIsHadAnew) {
+  Pair p;
+  delete_database(p.d.file(p.standby));
+  ASSERT_TRUE(p.d.c.wait_for(
+      "a new copy", [&] { return fs::exists(p.d.file(p.standby)) && p.d.ready(p.standby); }));
+  p.d.check();
+}
+
+TEST(DatabaseFiles, AReplicaThatIsDeletedUnnoticedDoesNotLead) {
+  Pair p;
+  ASSERT_TRUE(p.d.settle());
+  delete_database(p.d.file(p.standby));
+  p.hand_over();
+  p.d.check();
+}
+
+TEST(DatabaseFiles, ABitThatFlipsInTheFileOfAReplicaThatIsDownIsNoticed) {
+  Pair p;
+  p.d.stop(p.standby);
+  const std::string file = p.d.file(p.standby);
+  sqlite::settle_database(file);
+  flip_bit(file, first_filler(file, file));
+  p.d.restart(p.standby);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  EXPECT_EQ(p.kept().size(), 1u);
+  p.d.check();
+}
+
+// Of the words that SQLite knows a database by, and of the page size.
+TEST(DatabaseFiles, AReplicaThatIsNoDatabaseAnyMoreIsHadAnew) {
+  Pair p;
+  const std::string file = p.d.file(p.standby);
+  for (const std::uint64_t offset : {0, 16}) {
+    p.d.stop(p.standby);
+    sqlite::settle_database(file);
+    flip_bit(file, offset);
+    p.d.restart(p.standby);
+    ASSERT_TRUE(p.d.wait_ready(p.standby));
+  }
+  EXPECT_EQ(p.kept().size(), 2u);
+  for (const auto& kept : p.kept()) EXPECT_NE(kept.find(".damaged-"), std::string::npos) << kept;
+  p.d.check();
+}
+
+TEST(DatabaseFiles, AReplicaThatWasCutShortIsHadAnew) {
+  Pair p;
+  const std::string file = p.d.file(p.standby);
+  p.d.stop(p.standby);
+  sqlite::settle_database(file);
+  fs::resize_file(file, fs::file_size(file) / 2 + 100);
+  p.d.restart(p.standby);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  EXPECT_EQ(p.kept().size(), 1u);
+  p.d.check();
+}
+
+TEST(DatabaseFiles, ABitThatFlipsInTheWalOfAReplicaThatIsDownIsMended) {
+  Pair p;
+  p.d.stop(p.standby);
+  const std::string file = p.d.file(p.standby);
+  const auto size = fs::file_size(file + "-wal");
+  ASSERT_GT(size, 0u);
+  flip_bit(file + "-wal", size / 2);
+  p.d.restart(p.standby);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  p.d.check();
+}
+
+TEST(DatabaseFiles, ABitThatFlipsInThePositionLogOfAReplicaIsGotOver) {
+  Pair p;
+  const std::string log = sqlite::position_log_path(p.d.file(p.standby));
+  p.d.stop(p.standby);
+  // First in its header, then in one of its last records.
+  for (const bool header : {true, false}) {
+    const auto size = fs::file_size(log);
+    ASSERT_GT(size, 200u);
+    flip_bit(log, header ? 10 : size - 20);
+    p.d.restart(p.standby);
+    ASSERT_TRUE(p.d.wait_ready(p.standby));
+    ASSERT_TRUE(p.d.wait_for_rows(kSome));
+    p.d.stop(p.standby);
+  }
+  p.d.restart(p.standby);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  p.d.check();
+}
+
+// As after a power cut: the database was synced at a checkpoint, the log never.
+TEST(DatabaseFiles, APositionLogThatLacksItsLastRecordsIsMadeUpForByTheStream) {
+  Pair p;
+  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  const std::string log = sqlite::position_log_path(p.d.file(p.standby));
+  const std::string before = p.d.folder(p.standby) + "/before";
+  fs::copy_file(log, before);
+  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  p.d.stop(p.standby);
+  for (const bool empty : {false, true}) {
+    if (empty)
+      fs::remove(log);
+    else
+      fs::copy_file(before, log, fs::copy_options::overwrite_existing);
+    p.d.restart(p.standby);
+    ASSERT_TRUE(p.d.wait_ready(p.standby));
+    ASSERT_TRUE(p.d.wait_for_rows(kSome));
+    EXPECT_EQ(p.d.c.logged(p.standby, {" database_recognised "}), empty ? 2 : 1);
+    EXPECT_TRUE(p.kept().empty()) << p.kept().front();
+    if (!empty) p.d.stop(p.standby);
+  }
+  p.d.check();
+}
+
+class DatabaseFilesByCommit : public ByCommit {};
+INSTANTIATE_TEST_SUITE_P(Commits, DatabaseFilesByCommit, both_commits(), commit_name);
+
+TEST_P(DatabaseFilesByCommit, ABitThatFlipsInTheFileOfAReplicaIsNoticedBeforeItLeads) {
+  Pair p(64 * 1024, GetParam());
+  const std::string file = p.d.file(p.standby);
+  // Until the first rows are in the file and no more in the WAL.
+  const std::string wal = file + "-wal";
+  ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
+    return first_filler(file, file) != std::string::npos &&
+           first_filler(file, wal) == std::string::npos;
+  }));
+  flip_bit(file, first_filler(p.d.file(p.leader), file));
+  p.hand_over();
+  ASSERT_EQ(p.kept().size(), 1u);
+  EXPECT_NE(p.kept().front().find(".damaged-"), std::string::npos);
+  p.d.check();
+}
+
+TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
+  Pair p(64 * 1024);
+  const std::string file = p.d.file(p.standby);
+  ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
+    return first_filler(file, file) != std::string::npos &&
+           first_filler(file, file + "-wal") == std::string::npos;
+  }));
+  // While rows are written.
+  const auto before = p.d.c.command("db verify db");
+  EXPECT_EQ(before.status, 0) << before.out;
+  EXPECT_NE(before.out.find(" the same as " + p.leader), std::string::npos) << before.out;
+  for (const auto& node : p.d.nodes) {
+    EXPECT_NE(before.out.find(node), std::string::npos) << before.out;
+    EXPECT_FALSE(p.d.status(node).at("verified").is_null());
+  }
+  const auto offset = first_filler(p.d.file(p.leader), file);
+  flip_bit(file, offset);
+  const auto after = p.d.c.command("db verify db -o json");
+  EXPECT_EQ(after.status, 5) << after.out;
+  const json told = json::parse(after.out.substr(0, after.out.rfind('}') + 1), nullptr, false);
+  ASSERT_TRUE(told.is_object()) << after.out;
+  EXPECT_FALSE(told.at("sound"));
+  EXPECT_TRUE(told.at("compared"));
+  for (const auto& one : told.at("nodes")) {
+    EXPECT_TRUE(one.at("compared")) << one;
+    if (one.at("node") == p.leader) {
+      EXPECT_EQ(one.at("wrong"), "") << one;
+      continue;
+    }
+    const auto page = offset / one.at("result").at("page_size").get<std::uint64_t>() + 1;
+    EXPECT_EQ(one.at("result").at("wrong_pages"), json::array({page})) << one;
+  }
+  // It gets another copy by itself.
+  ASSERT_TRUE(p.d.c.wait_for("the wrong copy to be set aside", [&] {
+    return p.d.status(p.standby).value("counts", json::object()).value("damages", 0) == 1;
+  }));
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  ASSERT_EQ(p.kept().size(), 1u);
+  EXPECT_NE(p.kept().front().find(".damaged-"), std::string::npos);
+  EXPECT_TRUE(p.d.c.wait_for("audit entries", [&] {
+    return p.d.audited("damage_found") == 1 && p.d.audited("set_aside") == 1;
+  }));
+  const auto status = p.d.c.command("db status db");
+  EXPECT_EQ(status.status, 0) << status.out;
+  for (const std::string& text :
+       {"db: led by " + p.leader, "set aside on " + p.standby + ": " + p.kept().front()})
+    EXPECT_NE(status.out.find(text), std::string::npos) << status.out;
+  const auto again = p.d.c.command("db verify db");
+  EXPECT_EQ(again.status, 0) << again.out;
+  p.d.check();
+}
+
+// Nobody can mend it by himself: SQLite goes on with what it reads there.
+TEST(DatabaseFiles, ABitThatFlipsInTheLeadersFileIsFoundByVerifying) {
+  Pair p(64 * 1024);
+  const std::string file = p.d.file(p.leader);
+  ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
+    return first_filler(file, file) != std::string::npos &&
+           first_filler(file, file + "-wal") == std::string::npos;
+  }));
+  const auto offset = first_filler(p.d.file(p.standby), file);
+  flip_bit(file, offset);
+  const auto told = p.d.c.command("db verify db -o json");
+  EXPECT_EQ(told.status, 5) << told.out;
+  const json verdict = json::parse(told.out.substr(0, told.out.rfind('}') + 1), nullptr, false);
+  ASSERT_TRUE(verdict.is_object()) << told.out;
+  for (const auto& one : verdict.at("nodes")) {
+    const auto page = offset / one.at("result").at("page_size").get<std::uint64_t>() + 1;
+    const bool leads = one.at("node") == p.leader;
+    EXPECT_EQ(one.at("result").at("wrong_pages"), leads ? json::array({page}) : json::array())
+        << one;
+    EXPECT_EQ(one.at("wrong") == "", !leads) << one;
+    EXPECT_TRUE(one.at("compared")) << one;
+  }
+  flip_bit(file, offset);
+  p.d.check();
+}
+
+// A node that led with a replica elsewhere was cut short, and somebody has put that back.
+TEST(DatabaseFiles, AReplicaBesideThePrimaryOfALeadThatWasCutShortIsKeptAsDiverged) {
+  Databases d(kPatient);
+  d.separate = true;
+  const std::string leader = d.start_watched(2);
+  const std::string standby = d.c.other_nodes(leader).front();
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  d.stop(standby);
+  sqlite::settle_database(d.replica(standby));
+  fs::copy_file(d.replica(standby), d.file(standby));
+  d.restart(standby);
+  ASSERT_TRUE(d.wait_ready(standby));
+  EXPECT_EQ(d.status(standby).value("divergences", 0), 1);
+  const auto kept = sqlite::those_set_aside(d.replica(standby));
+  ASSERT_EQ(kept.size(), 1u);
+  json entry;
+  EXPECT_TRUE(d.c.wait_for("an audit entry", [&] {
+    entry = d.c.audited("database", "diverged");
+    return !entry.is_null();
+  }));
+  EXPECT_EQ(entry["node"], standby) << entry;
+  EXPECT_EQ(entry["fields"]["kept"], kept.front()) << entry;
+  d.check();
+}
+
+TEST(DatabaseFiles, ABitThatFlipsInTheWalOfAReplicaIsNoticedBeforeItLeads) {
+  Pair p;
+  const std::string file = p.d.file(p.standby);
+  ASSERT_TRUE(p.d.settle());
+  flip_bit(file + "-wal", first_filler(p.d.file(p.leader), file + "-wal"));
+  p.hand_over();
+  // SQLite drops a WAL's frames from a damaged one on; they are in the stream.
+  EXPECT_GE(p.d.c.logged(p.standby, {"wrong checksum"}) + static_cast<int>(p.kept().size()), 1);
+  p.d.check();
+}
+
+// ---- the stream
+
+std::string stream_of(Databases& d) { return d.c.platform() + "_db_wal"; }
+
+void take_snapshot(Databases& d, const std::string& leader) {
+  json request{{"v", 1}, {"app", "db"}};
+  ASSERT_TRUE(d.c.wait_for("a snapshot", [&] {
+    const json answer = d.c.ask(leader, "snapshot", request);
+    request["id"] = answer.value("id", "");
+    return answer.contains("snapshot") && answer["snapshot"].is_object();
+  }));
+}
+
+void purge(Databases& d) {
+  const json purged = d.c.request("$JS.API.STREAM.PURGE." + stream_of(d));
+  ASSERT_TRUE(purged.value("success", false)) << purged;
+}
+
+TEST(DatabaseStream, PurgedUnderThoseThatHaveAllOfItNothingHappens) {
+  Pair p;
+  const auto epoch = p.d.c.epoch();
+  ASSERT_TRUE(p.d.settle());
+  purge(p.d);
+  p.d.resume();
+  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  EXPECT_EQ(p.d.c.epoch(), epoch);
+  p.hand_over();
+  p.d.check();
+}
+
+class DatabaseStreamByCommit : public ByCommit {};
+INSTANTIATE_TEST_SUITE_P(Commits, DatabaseStreamByCommit, both_commits(), commit_name);
+
+TEST_P(DatabaseStreamByCommit, PurgedUnderAStandbyThatIsDownItGoesOnFromASnapshot) {
+  Pair p(0, GetParam());
+  p.d.stop(p.standby);
+  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  take_snapshot(p.d, p.leader);
+  ASSERT_TRUE(p.d.hush());
+  take_snapshot(p.d, p.leader);
+  purge(p.d);
+  p.d.resume();
+  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  p.d.restart(p.standby);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  EXPECT_EQ(p.d.c.logged(p.standby, {" database_restored "}), 1);
+  p.d.check();
+}
+
+TEST_P(DatabaseStreamByCommit, WithoutSnapshotsAStandbyWaitsForTheNextOne) {
+  Pair p(0, GetParam());
+  p.d.stop(p.standby);
+  delete_database(p.d.file(p.standby));
+  // There may be none yet.
+  p.d.c.request("$JS.API.STREAM.DELETE.OBJ_" + p.d.c.platform() + "_db_snapshots");
+  purge(p.d);
+  p.d.restart(p.standby);
+  ASSERT_TRUE(p.d.c.wait_members({p.standby}));
+  ASSERT_TRUE(p.d.c.wait_for("the standby to say so", [&] {
+    return p.d.status(p.standby).value("trouble", "").find("snapshot") != std::string::npos;
+  }));
+  EXPECT_FALSE(p.d.ready(p.standby));
+  take_snapshot(p.d, p.leader);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  p.d.check();
+}
+
+TEST(DatabaseStream, DeletedItIsBegunAnewWithWhatTheNextLeaderHas) {
+  Pair p;
+  const json deleted = p.d.c.request("$JS.API.STREAM.DELETE." + stream_of(p.d));
+  ASSERT_TRUE(deleted.value("success", false)) << deleted;
+  ASSERT_TRUE(p.d.wait_for_rows(2 * kSome));
+  ASSERT_TRUE(p.d.c.wait_for("a stream", [&] {
+    const json info = p.d.c.request("$JS.API.STREAM.INFO." + stream_of(p.d));
+    return info.contains("state") && info["state"].value("messages", 0) > 10;
+  }));
+  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  for (const auto& node : p.d.nodes) {
+    const json counts = p.d.status(node).value("counts", json::object());
+    EXPECT_EQ(counts.value("streams_made_anew", -1),
+              p.d.c.logged(node, {" database_stream_made_anew "}))
+        << counts;
+  }
+  for (const auto& node : p.d.nodes) ASSERT_TRUE(p.d.wait_ready(node));
+  p.d.check(Loss::reported);
+}
+
+// ---- disks that are full
+
+class DatabaseDisks : public ByCommit {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = SmallDisk::missing(); !reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Commits, DatabaseDisks, both_commits(), commit_name);
+
+constexpr std::uint64_t kDisk = 24 * 1024 * 1024;
+
+TEST_P(DatabaseDisks, WhenTheLeadersIsFullCommitsFailAndNothingElseDoes) {
+  Databases d(kPatient);
+  d.commit = GetParam();
+  SmallDisk one(d.folder("node-1"), kDisk), other(d.folder("node-2"), kDisk);
+  const std::string leader = d.start_watched(2);
+  const SmallDisk& disk = leader == "node-1" ? one : other;
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  const auto epoch = d.c.epoch();
+  disk.fill();
+  ASSERT_TRUE(d.c.wait_for("commits to fail", [&] { return d.logged("unsure").size() > 20; }));
+  // What was committed is replicated all the same.
+  ASSERT_TRUE(d.settle());
+  disk.make_room();
+  d.resume();
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  EXPECT_EQ(d.c.epoch(), epoch);
+  d.check();
+}
+
+TEST_P(DatabaseDisks, AStandbyWhoseDiskIsFullSaysSoAndCatchesUpOnceThereIsRoom) {
+  Databases d(kPatient);
+  d.commit = GetParam();
+  SmallDisk one(d.folder("node-1"), kDisk), other(d.folder("node-2"), kDisk);
+  const std::string leader = d.start_watched(2);
+  const std::string standby = d.c.other_nodes(leader).front();
+  const SmallDisk& disk = leader == "node-1" ? other : one;
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  const auto epoch = d.c.epoch();
+  disk.fill();
+  ASSERT_TRUE(d.c.wait_for("the standby to say so",
+                           [&] { return !d.status(standby).value("trouble", "").empty(); }));
+  EXPECT_NE(d.status(standby).value("trouble", "").find("full"), std::string::npos)
+      << d.status(standby);
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  disk.make_room();
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  EXPECT_EQ(d.c.epoch(), epoch);
+  d.check();
+  EXPECT_TRUE(sqlite::those_set_aside(d.file(standby)).empty());
+}
+
+// Root may write wherever it is not the disk that forbids it.
+TEST_P(DatabaseDisks, AStandbyThatMayNotWriteSaysSoAndCatchesUpOnceItMay) {
+  Databases d(kPatient);
+  d.commit = GetParam();
+  SmallDisk one(d.folder("node-1"), kDisk), other(d.folder("node-2"), kDisk);
+  const std::string leader = d.start_watched(2);
+  const std::string standby = d.c.other_nodes(leader).front();
+  const SmallDisk& disk = leader == "node-1" ? other : one;
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  d.stop(standby);
+  disk.set_read_only(true);
+  d.restart(standby);
+  ASSERT_TRUE(d.c.wait_for("the standby to say so", [&] {
+    return d.status(standby).value("trouble", "").find("ead-only") != std::string::npos;
+  }));
+  EXPECT_FALSE(d.ready(standby));
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  EXPECT_EQ(d.c.wait_leader(), leader);
+  disk.set_read_only(false);
+  ASSERT_TRUE(d.wait_ready(standby));
+  d.check();
+  EXPECT_TRUE(sqlite::those_set_aside(d.file(standby)).empty());
+}
+
+// ---- what programs and people do
+
+TEST(DatabaseUse, ASecondNodeWithTheSamePathIsRefused) {
+  Databases d(kPatient);
+  const std::string leader = d.start(1);
+  d.adjust = [&](const std::string& node, json& options, Child::Options&) {
+    if (node == "node-2") options["apps"][0]["sqlite"]["path"] = d.file(leader);
+  };
+  d.restart("node-2");
+  ASSERT_TRUE(d.c.wait_for("node-2 to say so",
+                           [&] { return !d.status("node-2").value("trouble", "").empty(); }));
+  const std::string trouble = d.status("node-2").value("trouble", "");
+  EXPECT_NE(trouble.find(d.file(leader)), std::string::npos) << trouble;
+  EXPECT_NE(trouble.find("another"), std::string::npos) << trouble;
+  EXPECT_FALSE(d.ready("node-2"));
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  EXPECT_EQ(d.c.wait_leader(), leader);
+  d.stop("node-2");
+  d.check();
+}
+
+TEST(DatabaseUse, ASecondNodeWithTheSameReplicaIsRefused) {
+  Databases d(kPatient);
+  d.separate = true;
+  const std::string leader = d.start_watched(2);
+  const std::string first = d.c.other_nodes(leader).front();
+  d.adjust = [&](const std::string& node, json& options, Child::Options&) {
+    if (node == "node-3") options["apps"][0]["sqlite"]["replica"] = d.replica(first);
+  };
+  d.restart("node-3");
+  ASSERT_TRUE(d.c.wait_for("node-3 to say so",
+                           [&] { return !d.status("node-3").value("trouble", "").empty(); }));
+  const std::string trouble = d.status("node-3").value("trouble", "");
+  EXPECT_NE(trouble.find(d.replica(first)), std::string::npos) << trouble;
+  EXPECT_FALSE(d.ready("node-3"));
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  d.stop("node-3");
+  d.check();
+}
+
+class DatabaseUseByCommit : public ByCommit {};
+INSTANTIATE_TEST_SUITE_P(Commits, DatabaseUseByCommit, both_commits(), commit_name);
+
+TEST_P(DatabaseUseByCommit, TwoProgramsMayWriteAtOnce) {
+  Pair p(0, GetParam());
+  // Waits its turn for as long as the backend does.
+  Handle second(p.d.file(p.leader), Handle::Access::read_write);
+  sqlite3_busy_timeout(second.get(), 10'000);
+  if (replicated()) {
+    sqlite3_enable_load_extension(second.get(), 1);
+    ASSERT_EQ(sqlite3_load_extension(second.get(), CLUSTER_E2E_EXTENSION, nullptr, nullptr),
+              SQLITE_OK);
+  }
+  second.exec("CREATE TABLE others(number)");
+  for (int i = 0; i < 100; ++i) second.exec("INSERT INTO others VALUES(" + std::to_string(i) + ")");
+  second.close();
+  ASSERT_TRUE(p.d.settle());
+  EXPECT_EQ(
+      Handle(p.d.file(p.standby), Handle::Access::read_only).number("SELECT count(*) FROM others"),
+      100);
+  p.d.check();
+}
+
+// What a program tries that would end replication is refused while the database is followed.
+TEST(DatabaseUse, AProgramThatWantsTheDatabaseForItselfIsRefused) {
+  Pair p;
+  Handle other(p.d.file(p.leader), Handle::Access::read_write);
+  EXPECT_THROW(other.exec("PRAGMA journal_mode=DELETE"), Error);
+  EXPECT_EQ(other.text("PRAGMA journal_mode"), "wal");
+  other.exec("PRAGMA locking_mode=EXCLUSIVE");
+  EXPECT_THROW(other.exec("CREATE TABLE mine(a)"), Error);
+  other.close();
+  EXPECT_EQ(p.d.status(p.leader).value("trouble", "?"), "");
+  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  p.d.check();
+}
+
+void begin_with(const std::string& sql, bool degraded) {
+  Databases d(kPatient);
+  write_file(d.c.path("at-first"), "");
+  d.adjust = [&](const std::string&, json& options, Child::Options&) {
+    auto& command = options["apps"][0]["backend"]["command"];
+    for (const auto& word : {std::string("--begin-if"), d.c.path("at-first"), sql})
+      command.push_back(word);
+  };
+  const std::string leader = d.start_watched(2);
+  const auto epoch = d.c.epoch();
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  if (degraded) {
+    std::string trouble;
+    ASSERT_TRUE(d.c.wait_for("the leader to say so", [&] {
+      trouble = d.status(leader).value("trouble", "");
+      return !trouble.empty();
+    }));
+    EXPECT_NE(trouble.find(d.file(leader)), std::string::npos) << trouble;
+    ASSERT_TRUE(d.c.wait_for("it in the log",
+                             [&] { return d.c.logged(leader, {" database_degraded "}) == 1; }));
+    // The program changes its ways.
+    std::filesystem::remove(d.c.path("at-first"));
+    kill_and_wait(d.c.backend_pid(leader));
+    ASSERT_TRUE(d.c.wait_for("an end of that",
+                             [&] { return d.c.logged(leader, {" database_recovered "}) == 1; }));
+    EXPECT_EQ(d.status(leader).value("trouble", "?"), "");
+  }
+  ASSERT_TRUE(d.wait_for_rows(kSome));
+  EXPECT_EQ(d.c.epoch(), epoch);
+  d.check();
+}
+
+TEST(DatabaseUse, AProgramThatDoesWithoutWalIsGivenIt) {
+  begin_with("PRAGMA journal_mode=DELETE", false);
+}
+
+TEST(DatabaseUse, AProgramThatLocksAllOthersOutIsToldOf) {
+  begin_with("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL", true);
+}
+
+}  // namespace
+}  // namespace cluster::e2e

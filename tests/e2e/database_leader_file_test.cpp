@@ -1,0 +1,124 @@
+// The database file of the node that leads is removed, or another put in its place, while programs
+// have it open: what docs/replication.md says of that ("What is lost when", "Recovery").
+#include <cstdlib>
+#include <filesystem>
+
+#include "e2e/databases.h"
+#include "sqlite/handle.h"
+
+namespace cluster::e2e {
+namespace {
+
+namespace fs = std::filesystem;
+using sqlite::Handle;
+
+constexpr std::size_t kSome = 50;  // rows
+// No session is to end because the machine is busy.
+constexpr Settings kPatient{.session_timeout = milliseconds(4000)};
+
+class DatabaseLeaderFile : public ByCommit {
+ protected:
+  DatabaseLeaderFile() { d.commit = GetParam(); }
+
+  void start() {
+    leader = d.start_watched(2);
+    standby = d.c.other_nodes(leader).front();
+    ASSERT_TRUE(d.wait_for_rows(kSome));
+  }
+  std::string trouble() { return d.status(leader).value("trouble", ""); }
+  testing::AssertionResult wait_until_stored() {
+    return d.c.wait_for("all to be stored", [&] {
+      const json now = d.status(leader);
+      return now.value("lag", json::object()).value("transactions", 1ULL) == 0;
+    });
+  }
+  static bool has_mark(const std::string& path) {
+    Handle db(path, Handle::Access::read_only);
+    return db.number("SELECT count(*) FROM sqlite_master WHERE name = 'mark'") == 1;
+  }
+  void hand_over() {
+    const auto epoch = d.c.epoch();
+    EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
+    EXPECT_EQ(d.c.wait_leader("db", leader, epoch), standby);
+    ASSERT_TRUE(d.wait_for_rows(kSome));
+    ASSERT_TRUE(d.wait_ready(leader));
+  }
+
+  Databases d{kPatient};
+  std::string leader, standby;
+};
+INSTANTIATE_TEST_SUITE_P(Commits, DatabaseLeaderFile, both_commits(), commit_name);
+
+TEST_P(DatabaseLeaderFile, WhenItIsRemovedAHandOverMendsThat) {
+  start();
+  fs::remove(d.file(leader));
+  ASSERT_TRUE(d.c.wait_for("the leader to say so", [&] {
+    return trouble().find("was removed while this node leads") != std::string::npos;
+  }));
+  EXPECT_GE(d.c.logged(leader, {" database_degraded "}), 1);
+  if (replicated()) {
+    ASSERT_TRUE(d.c.wait_for("commits to fail", [&] { return !d.logged("unsure").empty(); }));
+  } else {
+    // The removed file is followed.
+    ASSERT_TRUE(d.wait_for_rows(kSome));
+    ASSERT_TRUE(d.hush());
+    ASSERT_TRUE(wait_until_stored());
+    d.resume();
+  }
+  hand_over();
+  EXPECT_TRUE(fs::exists(d.file(leader))) << "it has its copy anew";
+  d.check(allowed());
+}
+
+// A copy is moved into its place, as some editors and backup programs do.
+TEST_P(DatabaseLeaderFile, WhenACopyIsPutInItsPlaceAHandOverMendsThat) {
+  start();
+  ASSERT_TRUE(d.hush());
+  ASSERT_TRUE(wait_until_stored());
+  const std::string other = d.folder(leader) + "/other.db";
+  fs::copy_file(d.file(leader), other);
+  fs::rename(other, d.file(leader));
+  ASSERT_TRUE(d.c.wait_for("the leader to say so",
+                           [&] { return d.c.logged(leader, {" database_replaced "}) >= 1; }));
+  d.resume();
+  hand_over();
+  d.check(allowed());
+}
+
+// The worst: a program that makes its tables where it finds none.
+TEST_P(DatabaseLeaderFile, AnEmptyOneInItsPlaceIsReplicatedAndASnapshotTakesItBack) {
+  start();
+  ASSERT_TRUE(d.hush());
+  {
+    Handle other(d.file(leader), Handle::Access::read_write);
+    sqlite::wait_for_locks(other.get(), 30'000);
+    other.exec("CREATE TABLE mark(a)");
+  }
+  ASSERT_TRUE(d.c.wait_for("that to be seen", [&] { return has_mark(d.file(standby)); }));
+  ASSERT_TRUE(wait_until_stored());
+  const auto before = Databases::rows_of(d.file(leader));
+  const auto txid = d.status(leader).value("txid", 0ULL);
+  fs::remove(d.file(leader));
+  for (const char* suffix : {"-wal", "-shm"}) fs::remove(d.file(leader) + suffix);
+  kill_and_wait(d.c.backend_pid(leader));
+  d.resume();
+  ASSERT_TRUE(d.c.wait_for("the leader to say so",
+                           [&] { return d.c.logged(leader, {" database_replaced "}) >= 1; }));
+  ASSERT_TRUE(d.c.wait_for("rows in it", [&] {
+    return fs::exists(d.file(leader)) && d.status(leader).value("txid", 0ULL) > txid + 10 &&
+           trouble().empty();
+  }));
+  ASSERT_TRUE(d.settle());
+  d.check_copies();
+  EXPECT_FALSE(has_mark(d.file(standby))) << "what was there is gone, as on the leader";
+  const std::string back = d.c.path("back.db");
+  const std::string command = "'" CLUSTER_E2E_PROGRAM "' snapshot restore db --to '" + back +
+                              "' --txid " + std::to_string(txid) + " --nats " + d.c.urls().front() +
+                              " --platform " + d.c.platform();
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  EXPECT_EQ(Databases::rows_of(back), before);
+  EXPECT_TRUE(has_mark(back));
+}
+
+}  // namespace
+}  // namespace cluster::e2e

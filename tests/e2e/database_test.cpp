@@ -1,0 +1,84 @@
+// A replicated database under faults, with a client that numbers its rows. After each: the copies
+// of all nodes are the same bytes, and what was committed is there, or in what was set aside.
+#include <filesystem>
+
+#include "e2e/databases.h"
+#include "sqlite/set_aside.h"
+
+namespace cluster::e2e {
+namespace {
+
+TEST(Database, AStandbyHasWhatTheLeaderCommits) {
+  Databases d;
+  d.start(2);
+  ASSERT_TRUE(d.wait_for_rows(100));
+  d.check();
+}
+
+TEST(Database, TheNextLeaderGoesOnWithItWhenTheLeaderIsKilled) {
+  Databases d;
+  const std::string leader = d.start(3);
+  ASSERT_TRUE(d.wait_for_rows(100));
+  const auto epoch = d.c.epoch();
+  kill_and_wait(d.c.node(leader).pid());
+  d.c.wait_leader("db", leader, epoch);
+  ASSERT_TRUE(d.wait_for_rows(50));
+  d.restart(leader);
+  ASSERT_TRUE(d.wait_for_rows(50));
+  d.check(Loss::reported);
+}
+
+TEST(Database, ALeaderThatWasKilledAndLeadsAgainKeepsAllThatItCommitted) {
+  Databases d;
+  const std::string leader = d.start(1);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(d.wait_for_rows(50));
+    const auto epoch = d.c.epoch();
+    kill_and_wait(d.c.node(leader).pid());
+    d.restart(leader);
+    d.c.wait_leader("db", "", epoch);
+  }
+  d.check();
+  EXPECT_TRUE(sqlite::those_set_aside(d.file(leader)).empty());
+}
+
+TEST(Database, AHandOverLosesNothing) {
+  Databases d;
+  const std::string leader = d.start(2);
+  ASSERT_TRUE(d.wait_for_rows(100));
+  const auto epoch = d.c.epoch();
+  EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
+  EXPECT_NE(d.c.wait_leader("db", leader, epoch), leader);
+  ASSERT_TRUE(d.wait_for_rows(50));
+  d.check();
+}
+
+// Whoever leads has the database at its path, and whoever follows at the replica's.
+TEST(Database, AReplicaMayHaveAFileOfItsOwn) {
+  namespace fs = std::filesystem;
+  Databases d;
+  d.separate = true;
+  std::string leader = d.start_watched(2);
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(d.wait_for_rows(50));
+    const auto epoch = d.c.epoch();
+    if (i % 2 == 0) {
+      EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
+    } else {
+      d.kill_all_of(leader);
+    }
+    const std::string next = d.c.wait_leader("db", leader, epoch);
+    ASSERT_TRUE(d.wait_for_rows(50));
+    if (i % 2 != 0) d.restart(leader);
+    ASSERT_TRUE(d.wait_ready(leader));
+    EXPECT_TRUE(fs::exists(d.file(next)));
+    EXPECT_FALSE(fs::exists(d.replica(next)));
+    EXPECT_TRUE(fs::exists(d.replica(leader)));
+    EXPECT_FALSE(fs::exists(d.file(leader)));
+    leader = next;
+  }
+  d.check(Loss::reported);
+}
+
+}  // namespace
+}  // namespace cluster::e2e

@@ -1,0 +1,334 @@
+// What App::database() and App::snapshots() promise, with nodes in this process and a real server.
+#include <functional>
+#include <future>
+#include <optional>
+#include <set>
+#include <string>
+
+#include <sqlite3.h>
+
+#include "cluster/cluster.h"
+#include "integration/platform_fixture.h"
+#include "sqlite/handle.h"
+
+namespace cluster {
+namespace {
+
+using namespace std::chrono_literals;
+using sqlite::Handle;
+using testing::DatabaseNode;
+using testing::eventually;
+using testing::kSoon;
+
+constexpr auto kShort = 300ms;  // what a test waits for in vain
+
+/// The code of what `call` throws; nothing when it returns.
+std::optional<Errc> thrown(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()), "");
+    return error.errc();
+  }
+  return std::nullopt;
+}
+
+std::int64_t rows(const DatabaseConnection& db) {
+  std::int64_t count = -1;
+  EXPECT_EQ(sqlite3_exec(
+                db.get(), "SELECT count(*) FROM t",
+                [](void* into, int, char** values, char**) {
+                  *static_cast<std::int64_t*>(into) = std::stoll(values[0]);
+                  return 0;
+                },
+                &count, nullptr),
+            SQLITE_OK)
+      << sqlite3_errmsg(db.get());
+  return count;
+}
+
+/// Two nodes, of which the first leads.
+class DatabaseApi : public ::testing::Test {
+ protected:
+  void start(Sqlite options = {}) {
+    first.emplace(servers, folder.path(), "node-1", options, patience);
+    first->run();
+    ASSERT_TRUE(first->app->election().wait_for_leadership(kSoon));
+    second.emplace(servers, folder.path(), "node-2", options, patience);
+    second->run();
+    db.emplace(first->database().open());
+    db->exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    const auto position = first->database().sync(kSoon);
+    // Its database is there once its session is.
+    ASSERT_TRUE(eventually([&] {
+      return thrown([&] { second->database().wait_for(position, kSoon); }) == std::nullopt;
+    }));
+  }
+  void insert(int count = 1) {
+    for (int i = 0; i < count; ++i) db->exec("INSERT INTO t(v) VALUES(randomblob(100))");
+  }
+  /// NATS answers nobody, and no connection is lost.
+  void freeze() { testing::freeze(servers[0].pid()); }
+  void thaw() { testing::thaw(servers[0].pid()); }
+  void TearDown() override {
+    thaw();
+    db.reset();
+  }
+
+  testing::TemporaryFolder folder;
+  testing::NatsServers servers;
+  Loop loop;
+  std::chrono::milliseconds patience = Timing().session_timeout;
+  std::optional<DatabaseNode> first, second;
+  std::optional<DatabaseConnection> db;
+};
+
+/// A NATS server that is stopped for a while ends no session.
+class DatabaseWithoutNats : public DatabaseApi {
+ protected:
+  DatabaseWithoutNats() { patience = 5s; }
+};
+
+TEST_F(DatabaseApi, OnlyTheNodeThatLeadsGivesConnectionsThatWrite) {
+  start();
+  insert();
+  EXPECT_EQ(thrown([&] { second->database().open(); }), Errc::not_leader);
+  EXPECT_EQ(thrown([&] { second->database().sync(kSoon); }), Errc::not_leader);
+  second->database().wait_for(first->database().sync(kSoon), kSoon);
+  auto reader = second->database().open_reader();
+  EXPECT_EQ(rows(reader), 1);
+  EXPECT_TRUE(thrown([&] { reader.exec("INSERT INTO t(v) VALUES(1)"); }));
+  EXPECT_EQ(first->database().path(), first->path);
+}
+
+TEST_F(DatabaseApi, TheNextLeaderWritesAndTheLastOneNoMore) {
+  start({.commit = Commit::replicated});
+  insert();
+  first->app->election().step_down("node-2");
+  ASSERT_TRUE(second->app->election().wait_for_leadership(kSoon));
+  EXPECT_EQ(thrown([&] { insert(); }), Errc::not_leader) << "by a connection that was open";
+  EXPECT_EQ(thrown([&] { first->database().open(); }), Errc::not_leader);
+  auto writer = second->database().open();
+  writer.exec("INSERT INTO t(v) VALUES(1)");
+  EXPECT_EQ(rows(writer), 2) << "what was refused is nowhere";
+}
+
+TEST_F(DatabaseApi, AReplicaHasAFileOfItsOwnUntilItsNodeLeads) {
+  Sqlite options;
+  options.replica = folder / "replica.db";
+  DatabaseNode node(servers, folder.path(), "node-1", options);
+  EXPECT_EQ(node.database().path(), options.replica);
+  EXPECT_EQ(thrown([&] { node.database().open_reader(); }), Errc::not_found) << "no copy yet";
+  node.run();
+  ASSERT_TRUE(node.app->election().wait_for_leadership(kSoon));
+  EXPECT_EQ(node.database().path(), node.path);
+}
+
+TEST_F(DatabaseApi, WhatWasWrittenIsReadOnAStandbyOnceItHasComeToThatPosition) {
+  start();
+  auto reader = second->database().open_reader();
+  for (int i = 1; i <= 30; ++i) {
+    insert();
+    const DatabasePosition position = first->database().sync(kSoon);
+    second->database().wait_for(position, kSoon);
+    ASSERT_EQ(rows(reader), i);
+    ASSERT_GE(second->database().position().txid, position.txid);
+  }
+  DatabasePosition never = first->database().position();
+  never.sequence = 0;
+  ++never.txid;
+  EXPECT_EQ(thrown([&] { second->database().wait_for(never, kShort); }), Errc::timeout);
+}
+
+TEST_F(DatabaseApi, ACommitThatWaitsReturnsOnceJetStreamHasIt) {
+  start({.commit = Commit::replicated});
+  nats::Connection client(loop, servers.options());
+  ASSERT_TRUE(testing::connect(client));
+  nats::JetStream js(client);
+  for (int i = 0; i < 20; ++i) {
+    insert();
+    const DatabasePosition position = first->database().position();
+    EXPECT_EQ(first->database().lag().transactions, 0U);
+    const auto stream = nats::await<nats::StreamState>(
+        loop, kSoon, [&](auto done) { js.stream("test_db_wal", done); });
+    ASSERT_TRUE(stream);
+    EXPECT_EQ(stream.value().last_seq, position.sequence);
+  }
+}
+
+TEST_F(DatabaseWithoutNats, ACommitThatIsNotAcknowledgedInTimeFailsAndIsInTheLeadersFileAlone) {
+  start({.commit = Commit::replicated, .commit_timeout = kSoon});
+  insert();
+  second->database().wait_for(first->database().sync(kSoon), kSoon);
+  const auto before = rows(*db);
+  db->exec("SELECT cluster_commit_timeout(300)");
+  freeze();
+  EXPECT_EQ(thrown([&] { insert(); }), Errc::timeout);
+  EXPECT_EQ(rows(first->database().open_reader()), before + 1) << "it is not taken back";
+  EXPECT_EQ(rows(second->database().open_reader()), before);
+  EXPECT_GE(first->database().lag().transactions, 1U);
+  thaw();
+  second->database().wait_for(first->database().sync(kSoon), kSoon);
+  EXPECT_EQ(rows(second->database().open_reader()), before + 1) << "it was sent all the same";
+}
+
+TEST_F(DatabaseWithoutNats, TheLagIsWhatJetStreamHasNotAcknowledged) {
+  start();
+  insert();
+  first->database().sync(kSoon);
+  EXPECT_EQ(first->database().lag().transactions, 0U);
+  freeze();
+  insert(10);
+  EXPECT_TRUE(eventually([&] { return first->database().lag().transactions > 0; }));
+  EXPECT_GT(first->database().lag().bytes, 0U);
+  EXPECT_EQ(thrown([&] { first->database().sync(kShort); }), Errc::timeout);
+  thaw();
+  second->database().wait_for(first->database().sync(kSoon), kSoon);
+  EXPECT_EQ(first->database().lag().transactions, 0U);
+  EXPECT_EQ(first->database().lag().bytes, 0U);
+  EXPECT_EQ(second->database().lag().transactions, 0U);
+  EXPECT_EQ(rows(second->database().open_reader()), 11);
+}
+
+TEST_F(DatabaseApi, BeforeAndAfterItsPlatformRunsNothingBlocks) {
+  DatabaseNode node(servers, folder.path(), "node-1");
+  EXPECT_EQ(thrown([&] { node.database().position(); }), Errc::invalid_argument);
+  EXPECT_EQ(thrown([&] { node.snapshots().list(); }), Errc::invalid_argument);
+  node.run();
+  ASSERT_TRUE(node.app->election().wait_for_leadership(kSoon));
+  node.snapshots().list();
+  node.stop();
+  const auto begin = BootClock::now();
+  EXPECT_EQ(thrown([&] { node.database().position(); }), Errc::shutting_down);
+  EXPECT_EQ(thrown([&] { node.database().sync(kSoon); }), Errc::shutting_down);
+  EXPECT_EQ(thrown([&] { node.snapshots().list(kSoon); }), Errc::shutting_down);
+  EXPECT_EQ(thrown([&] { node.snapshots().create(kSoon); }), Errc::shutting_down);
+  EXPECT_LT(BootClock::now() - begin, kSoon);
+}
+
+TEST_F(DatabaseApi, AnAppWithoutADatabaseHasNeither) {
+  testing::Node node(servers, folder.path());
+  App& app = node.platform->add_app({.name = "plain"});
+  EXPECT_EQ(thrown([&] { app.database(); }), Errc::invalid_argument);
+  EXPECT_EQ(thrown([&] { app.snapshots(); }), Errc::invalid_argument);
+}
+
+// ---- snapshots
+
+TEST_F(DatabaseApi, AnyNodeHasASnapshotTakenAndRestoresIt) {
+  start();
+  insert(10);
+  const auto position = first->database().sync(kSoon);
+  const DatabaseSnapshot taken = second->snapshots().create(kSoon);
+  EXPECT_EQ(taken.txid, position.txid);
+  EXPECT_EQ(taken.epoch, 1U);
+  EXPECT_GT(taken.bytes, 0U);
+  EXPECT_EQ(first->snapshots().create(kSoon).object, taken.object) << "nothing has changed";
+  for (auto* node : {&*first, &*second}) {
+    const auto all = node->snapshots().list();
+    ASSERT_FALSE(all.empty());
+    EXPECT_EQ(all.back().object, taken.object);
+    EXPECT_EQ(all.back().txid, taken.txid);
+    EXPECT_EQ(all.back().time, taken.time);
+  }
+  insert(5);
+  const auto later = first->database().sync(kSoon);
+
+  std::set<RestoreProgress::Phase> phases;
+  const auto newest = second->snapshots().restore({
+      .to = folder / "newest.db",
+      .progress =
+          [&](const RestoreProgress& p) {
+            phases.insert(p.phase);
+            EXPECT_LE(p.done, p.of);
+          },
+  });
+  EXPECT_EQ(newest.txid, later.txid);
+  EXPECT_EQ(newest.bytes, std::filesystem::file_size(folder / "newest.db"));
+  EXPECT_TRUE(newest.passed_over.empty());
+  EXPECT_EQ(phases.size(), 3U) << "files, stream, check";
+  EXPECT_EQ(
+      Handle(folder / "newest.db", Handle::Access::read_only).number("SELECT count(*) FROM t"), 15);
+  const auto earlier = first->snapshots().restore({.to = folder / "at.db", .txid = taken.txid});
+  EXPECT_EQ(earlier.txid, taken.txid);
+  EXPECT_EQ(earlier.time, taken.time);
+  EXPECT_EQ(Handle(folder / "at.db", Handle::Access::read_only).number("SELECT count(*) FROM t"),
+            10);
+}
+
+TEST_F(DatabaseApi, WhatIsInTheWayOrNotKeptIsNotRestored) {
+  start();
+  insert();
+  first->database().sync(kSoon);
+  Snapshots& snapshots = second->snapshots();
+  snapshots.create(kSoon);
+  snapshots.restore({.to = folder / "r.db"});
+  insert();
+  first->database().sync(kSoon);
+  EXPECT_EQ(thrown([&] { snapshots.restore({.to = ""}); }), Errc::invalid_argument);
+  EXPECT_EQ(thrown([&] { snapshots.restore({.to = folder / "r.db"}); }), Errc::invalid_argument);
+  EXPECT_EQ(Handle(folder / "r.db", Handle::Access::read_only).number("SELECT count(*) FROM t"), 1);
+  snapshots.restore({.to = folder / "r.db", .force = true});
+  EXPECT_EQ(Handle(folder / "r.db", Handle::Access::read_only).number("SELECT count(*) FROM t"), 2);
+  for (const auto& node : {&*first, &*second})
+    EXPECT_EQ(thrown([&] { snapshots.restore({.to = node->path, .force = true}); }),
+              Errc::lock_held)
+        << "a node uses it";
+  EXPECT_EQ(thrown([&] {
+              snapshots.restore(
+                  {.to = folder / "old.db", .time = std::chrono::system_clock::time_point(1s)});
+            }),
+            Errc::not_found);
+  EXPECT_FALSE(std::filesystem::exists(folder / "old.db"));
+}
+
+TEST_F(DatabaseApi, TheNewestSnapshotIsRemovedOnDemandOnly) {
+  start();
+  insert();
+  first->database().sync(kSoon);
+  const auto one = first->snapshots().create(kSoon);
+  insert();
+  first->database().sync(kSoon);
+  const auto two = first->snapshots().create(kSoon);
+  Snapshots& snapshots = second->snapshots();
+  EXPECT_EQ(thrown([&] { snapshots.remove(two.txid); }), Errc::invalid_argument);
+  snapshots.remove(one.txid);
+  EXPECT_EQ(thrown([&] { snapshots.remove(one.txid); }), Errc::not_found);
+  ASSERT_FALSE(snapshots.list().empty());
+  EXPECT_EQ(snapshots.list().back().txid, two.txid);
+  snapshots.remove(two.txid, true);
+  for (const auto& left : snapshots.list()) EXPECT_LT(left.txid, one.txid);
+}
+
+TEST_F(DatabaseWithoutNats, CallsThatWaitForNatsEndWithTheirTimeOrWithThePlatform) {
+  start();
+  insert();
+  first->snapshots().create(kSoon);
+  freeze();
+  Snapshots& snapshots = second->snapshots();
+  EXPECT_EQ(thrown([&] { snapshots.list(kShort); }), Errc::timeout);
+  EXPECT_EQ(thrown([&] { snapshots.create(kShort); }), Errc::timeout);
+  EXPECT_EQ(thrown([&] { snapshots.restore({.to = folder / "r.db", .timeout = kShort}); }),
+            Errc::timeout);
+  // Again and again, for NATS is given up sooner than the platform may take to stop.
+  const auto last_error = [](const std::function<void()>& call) {
+    std::optional<Errc> error;
+    do error = thrown(call);
+    while (error == Errc::unavailable);
+    return error;
+  };
+  auto listing =
+      std::async(std::launch::async, [&] { return last_error([&] { snapshots.list(kSoon); }); });
+  auto restoring = std::async(std::launch::async, [&] {
+    return last_error([&] { snapshots.restore({.to = folder / "r.db", .timeout = kSoon}); });
+  });
+  second->platform->stop();
+  EXPECT_EQ(listing.get(), Errc::shutting_down);
+  EXPECT_EQ(restoring.get(), Errc::shutting_down);
+  thaw();
+  second->stop();
+  EXPECT_FALSE(std::filesystem::exists(folder / "r.db"));
+}
+
+}  // namespace
+}  // namespace cluster

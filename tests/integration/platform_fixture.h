@@ -1,0 +1,84 @@
+// Nodes of a platform in this process, each on a thread of its own.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "cluster/platform.h"
+#include "integration/nats_fixture.h"
+
+namespace cluster::testing {
+
+template <typename Condition>
+bool eventually(Condition condition) {
+  const auto end = BootClock::now() + kSoon;
+  while (!condition()) {
+    if (BootClock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
+/// A platform that runs on a thread of its own.
+class Node {
+ public:
+  Node(const NatsServers& servers, const std::string& folder, const std::string& name = "node-1",
+       std::chrono::milliseconds hook_timeout = std::chrono::seconds(30))
+      : Node(options(servers, folder, name, hook_timeout)) {}
+  explicit Node(PlatformOptions o) : platform(std::make_unique<Platform>(std::move(o))) {}
+  ~Node() { stop(); }
+
+  static PlatformOptions options(const NatsServers& servers, const std::string& folder,
+                                 const std::string& name, std::chrono::milliseconds hook_timeout) {
+    PlatformOptions o{.name = "test", .node = name, .folder = folder + "/" + name, .http = ""};
+    o.nats.servers = servers.urls();
+    o.timing.hook_timeout = hook_timeout;
+    o.timing.cooldown = std::chrono::milliseconds(200);
+    o.guardian = CLUSTER_GUARDIAN;
+    return o;
+  }
+
+  void run() {
+    over = std::async(std::launch::async, [this] { platform->run(); });
+  }
+  void stop() {
+    if (platform) platform->stop();
+    if (over.valid()) over.get();
+  }
+
+  std::unique_ptr<Platform> platform;
+  std::future<void> over;
+};
+
+/// A node with the database of the app "db", in a folder of its own.
+class DatabaseNode : public Node {
+ public:
+  /// `patience`: the session_timeout. A longer one survives a NATS server that is stopped for a
+  /// while, and takes longer to lead for the first time.
+  DatabaseNode(const NatsServers& servers, const std::string& folder, const std::string& name,
+               Sqlite sqlite = {}, std::chrono::milliseconds patience = Timing().session_timeout)
+      : Node(patient(options(servers, folder, name, std::chrono::seconds(30)), patience)),
+        path(folder + "/" + name + ".db") {
+    sqlite.path = path;
+    app = &platform->add_app({.name = "db", .sqlite = std::move(sqlite)});
+  }
+  Database& database() const { return app->database(); }
+  Snapshots& snapshots() const { return app->snapshots(); }
+
+  const std::string path;
+  App* app = nullptr;
+
+ private:
+  static PlatformOptions patient(PlatformOptions o, std::chrono::milliseconds patience) {
+    o.timing.session_timeout = patience;
+    o.timing.lease_ttl = std::max(o.timing.lease_ttl, 10 * patience);
+    return o;
+  }
+};
+
+}  // namespace cluster::testing

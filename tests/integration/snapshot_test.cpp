@@ -1,0 +1,352 @@
+// Snapshots of a real leader's database in a real object store, and what is restored from them.
+#include "integration/snapshot_fixture.h"
+
+namespace cluster::sqlite {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::kSoon;
+
+class SnapshotsTest : public SnapshotFixture {};
+
+TEST_F(SnapshotsTest, ANewcomerBeginsWithTheNewestSnapshotAndGoesOnInTheStream) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  for (int i = 0; i < 100; ++i) db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
+  const Txid txid = lead.sync();
+  auto keeper = keep(lead, keeper_options());
+  const StoredFile file = create_snapshot(*keeper);
+  EXPECT_EQ(file.max, txid);
+  EXPECT_EQ(file.end.epoch, 1U);
+  EXPECT_EQ(keeper->status().newest, file);
+  EXPECT_EQ(list().files, std::vector{file});
+
+  const auto restored = bootstrap("r.db");
+  ASSERT_TRUE(restored);
+  EXPECT_EQ(restored->state.txid, txid);
+  EXPECT_EQ(restored->sequence, file.end.sequence);
+  EXPECT_TRUE(restored->damaged.empty());
+  EXPECT_EQ(rows("r.db"), 100);
+  keeper.reset();
+  lead.primary.reset();
+  db.close();
+  EXPECT_TRUE(settled("p.db") == settled("r.db")) << "it is the database, byte for byte";
+}
+
+TEST_F(SnapshotsTest, WhatIsBehindTheSnapshotComesFromMergedFilesAndTheStream) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  auto options = keeper_options();
+  options.plan.merge_interval = milliseconds(50);
+  options.plan.merge_count = 3;
+  auto keeper = keep(lead, options);
+  create_snapshot(*keeper);
+  std::map<Txid, std::int64_t> rows_at;
+  for (int i = 1; i <= 8; ++i) {
+    db.exec("INSERT INTO t(v) VALUES(randomblob(500))");
+    rows_at[lead.sync()] = i;
+    // Each becomes a file of its own.
+    ASSERT_TRUE(
+        loop.run_until([&] { return keeper->status().reach == rows_at.rbegin()->first; }, kSoon));
+  }
+  ASSERT_TRUE(loop.run_until([&] { return keeper->status().merged == 8 + 2; }, kSoon))
+      << "three files of level 1 make one of level 2";
+  keeper.reset();
+  db.exec("INSERT INTO t(v) VALUES('only in the stream')");
+  rows_at[lead.sync()] = 9;
+
+  const auto newest = restore("newest.db");
+  EXPECT_EQ(newest.state.txid, rows_at.rbegin()->first);
+  EXPECT_EQ(rows("newest.db"), 9);
+  int n = 0;
+  for (const auto& [txid, count] : rows_at) {
+    const std::string name = "at" + std::to_string(++n) + ".db";
+    EXPECT_EQ(restore(name, {.txid = txid}).state.txid, txid);
+    EXPECT_EQ(rows(name), count) << "at transaction " << txid;
+  }
+  // Without most of the stream's records the same, from the files.
+  const auto last = stream().last;
+  blocking([&] {
+    store->trim("p_a_wal", last);
+    return true;
+  });
+  EXPECT_EQ(restore("trimmed.db").state.txid, newest.state.txid);
+  for (const auto& [txid, count] : rows_at) {
+    const std::string name = "at" + std::to_string(++n) + ".db";
+    EXPECT_EQ(restore(name, {.txid = txid}).state.txid, txid);
+    EXPECT_EQ(rows(name), count) << "at transaction " << txid;
+  }
+  // Between the moments that are kept, the one before.
+  for (const auto& file : list().files)
+    if (file.level == 1) blocking([&] { return store->remove(file.name()); });
+  EXPECT_EQ(restore("coarse.db", {.txid = newest.state.txid - 2}).state.txid,
+            newest.state.txid - 3);
+}
+
+TEST_F(SnapshotsTest, RestoreToATimeHasAllThatWasStoredByThenAndNothingElse) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  auto keeper = keep(lead, keeper_options());
+  create_snapshot(*keeper);
+  const auto now_ms = [] {
+    return std::chrono::duration_cast<milliseconds>(
+               std::chrono::system_clock::now().time_since_epoch())
+        .count();
+  };
+  const auto pass = [&](std::int64_t until) {
+    ASSERT_TRUE(loop.run_until([&] { return now_ms() > until; }, kSoon));
+  };
+  std::vector<std::int64_t> times;
+  for (int i = 0; i < 3; ++i) {
+    db.exec("INSERT INTO t(v) VALUES(1)");
+    lead.sync();
+    times.push_back(now_ms());
+    pass(times.back());
+  }
+  for (std::size_t i = 0; i < times.size(); ++i) {
+    const std::string name = "t" + std::to_string(i) + ".db";
+    restore(name, {.time_ms = times[i]});
+    EXPECT_EQ(rows(name), static_cast<std::int64_t>(i) + 1);
+  }
+  try {
+    restore("never.db", {.time_ms = 1'000});
+    FAIL() << "nothing of 1970 is kept";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::not_found);
+    EXPECT_NE(std::string(error.what()).find("the oldest snapshot is of transaction"),
+              std::string::npos)
+        << error.what();
+  }
+  EXPECT_FALSE(there("never.db"));
+}
+
+class DamagedSnapshots : public SnapshotsTest {
+ protected:
+  /// Two snapshots, and the stream from the second one's end on.
+  void SetUp() override {
+    SnapshotsTest::SetUp();
+    db = create("p.db");
+    lead = std::make_unique<Lead>(*this, "p.db", 1);
+    auto keeper = keep(*lead, keeper_options());
+    first = create_snapshot(*keeper);
+    for (int i = 0; i < 50; ++i) db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
+    lead->sync();
+    second = create_snapshot(*keeper);
+  }
+  /// An object of that name whose bytes are others.
+  void replace(const StoredFile& file, const std::function<void(std::string&)>& change) {
+    blocking([&] {
+      std::string bytes(file.size, '\0');
+      const auto source = store->open(file.name());
+      for (std::size_t at = 0; at < bytes.size();)
+        at += source->read(bytes.data() + at, bytes.size() - at);
+      change(bytes);
+      const auto sink = store->create(file);
+      sink->write(bytes);
+      sink->finish();
+      return true;
+    });
+  }
+  Handle db;
+  std::unique_ptr<Lead> lead;
+  StoredFile first, second;
+};
+
+TEST_F(DamagedSnapshots, AnOlderOneIsUsedAndTheDamagedOneNamed) {
+  replace(second, [](std::string& bytes) { bytes[bytes.size() / 2] ^= 1; });
+  const auto restored = bootstrap("r.db");
+  ASSERT_TRUE(restored);
+  ASSERT_EQ(restored->damaged.size(), 1U);
+  EXPECT_NE(restored->damaged[0].find(second.name()), std::string::npos) << restored->damaged[0];
+  const auto again = restore("r2.db");
+  EXPECT_EQ(again.damaged.size(), 1U);
+  EXPECT_EQ(again.state.txid, second.max) << "the stream has the rest";
+  EXPECT_EQ(rows("r2.db"), 50);
+}
+
+TEST_F(DamagedSnapshots, WithNoneThatIsWholeThereIsAnErrorAndNoFile) {
+  const auto last = stream().last;
+  blocking([&] {
+    store->trim("p_a_wal", last);
+    return true;
+  });
+  for (const auto& file : list().files)
+    replace(file, [](std::string& bytes) { bytes.resize(bytes.size() / 2); });
+  EXPECT_FALSE(bootstrap("r.db"));
+  try {
+    restore("r.db");
+    FAIL() << "all are damaged";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::corrupt);
+    EXPECT_NE(std::string(error.what()).find("what is kept is damaged"), std::string::npos);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(path("")))
+    EXPECT_EQ(entry.path().filename().string().find("r.db"), std::string::npos) << entry.path();
+}
+
+TEST_F(DamagedSnapshots, AFileOfAnotherContentUnderItsNameIsNoticed) {
+  // Whole by its own checksum, and not what the stream has.
+  auto forged = second;
+  forged.end.checksum ^= 1;
+  blocking([&] {
+    std::string bytes(second.size, '\0');
+    const auto source = store->open(second.name());
+    for (std::size_t at = 0; at < bytes.size();)
+      at += source->read(bytes.data() + at, bytes.size() - at);
+    const auto sink = store->create(forged);
+    sink->write(bytes);
+    sink->finish();
+    return true;
+  });
+  const auto restored = bootstrap("r.db");
+  ASSERT_TRUE(restored);
+  EXPECT_EQ(restored->damaged.size(), 1U);
+}
+
+TEST_F(DamagedSnapshots, AnExistingFileIsReplacedOnlyOnDemandAndNeverOneInUse) {
+  restore("r.db", {.txid = first.max});
+  EXPECT_EQ(rows("r.db"), 0);
+  try {
+    restore("r.db");
+    FAIL() << "it is there";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::invalid_argument);
+    EXPECT_NE(std::string(error.what()).find("--force"), std::string::npos);
+  }
+  {
+    Handle user(path("r.db"), Handle::Access::read_write);
+    EXPECT_EQ(user.number("SELECT count(*) FROM t"), 0);
+    EXPECT_THROW(restore("r.db", {}, true), Error) << "a program has it open";
+  }
+  EXPECT_THROW(restore("p.db", {}, true), Error) << "a node replicates it";
+  restore("r.db", {}, true);
+  EXPECT_EQ(rows("r.db"), 50);
+}
+
+TEST_F(SnapshotsTest, OldFilesGoAndTheStreamIsTrimmed) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  auto options = keeper_options();
+  options.plan.interval = milliseconds(100);
+  options.plan.retention = milliseconds(0);
+  options.plan.merge_interval = milliseconds(50);
+  options.plan.stream_window = options.plan.least_window = milliseconds(0);
+  int rounds = 0, removed = 0;
+  options.audit = [&](const AuditEntry& entry) {
+    if (entry.action != "snapshot_retention") return;
+    ++rounds;
+    for (const auto& [key, value] : entry.fields)
+      if (key == "snapshots") removed += std::stoi(value);
+  };
+  auto keeper = keep(lead, options);
+  std::int64_t count = 0;
+  ASSERT_TRUE(loop.run_until(
+      [&] {
+        db.exec("INSERT INTO t(v) VALUES(randomblob(100))");
+        ++count;
+        return keeper->status().taken >= 5;
+      },
+      kSoon));
+  lead.sync();
+  ASSERT_TRUE(loop.run_until([&] { return keeper->status().snapshots == 2; }, kSoon))
+      << keeper->status().trouble;
+  const auto taken = static_cast<int>(keeper->status().taken);
+  ASSERT_TRUE(loop.run_until([&] { return removed >= taken - 2; }, kSoon)) << removed;
+  EXPECT_GE(rounds, 1);
+  keeper.reset();
+  const auto range = stream();
+  EXPECT_GT(range.first, 2U);
+  EXPECT_LE(range.first, range.last);
+  const auto restored = restore("r.db");
+  EXPECT_EQ(rows("r.db"), count) << "nothing is missing for all that";
+  const auto begun = bootstrap("b.db");
+  ASSERT_TRUE(begun);
+  EXPECT_GE(begun->sequence + 1, range.first);
+}
+
+TEST_F(SnapshotsTest, ABucketThatWasDeletedIsMadeAgain) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  auto keeper = keep(lead, keeper_options());
+  create_snapshot(*keeper);
+  testing::must(loop, [&](auto done) { js.delete_stream("OBJ_p_a_snapshots", done); });
+  EXPECT_FALSE(bootstrap("r.db")) << "there is none";
+  EXPECT_EQ(restore("s.db").state.txid, lead.sync()) << "the stream has all of it";
+  std::optional<Result<StoredFile>> again;
+  // The first try finds out that the bucket is gone.
+  for (int i = 0; i < 3 && (!again || !*again); ++i)
+    again = nats::await<StoredFile>(loop, kSoon, [&](auto done) { keeper->create(done); });
+  ASSERT_TRUE(*again) << again->error().what();
+  EXPECT_TRUE(bootstrap("r.db"));
+}
+
+TEST_F(SnapshotsTest, AnInterruptedUploadIsNotSeenAndEndsAtOnce) {
+  Handle db = create("p.db");
+  db.exec(
+      "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<20000) "
+      "INSERT INTO t(v) SELECT randomblob(3000) FROM c");
+  Lead lead(*this, "p.db", 1);
+  auto keeper = keep(lead, keeper_options());
+  std::optional<Error> why;
+  keeper->create([&](Result<StoredFile> file) {
+    if (!file) why = file.error();
+  });
+  ASSERT_TRUE(loop.run_until([&] { return keeper->status().done > 1'000; }, kSoon));
+  keeper.reset();
+  ASSERT_TRUE(why);
+  EXPECT_EQ(why->errc(), Errc::not_leader);
+  EXPECT_TRUE(list().files.empty());
+  EXPECT_FALSE(bootstrap("r.db"));
+  // Of an upload whose program was killed, chunks stay: of some, as if an hour had passed.
+  for (const char* nuid : {"dead", "alive"})
+    ASSERT_TRUE(nats::await<nats::PubAck>(loop, kSoon, [&](auto done) {
+      js.publish({.subject = "$O.p_a_snapshots.C." + std::string(nuid), .data = "chunk"}, {}, done);
+    }));
+  EXPECT_EQ(blocking([&] { return store->sweep(std::chrono::hours(1)); }), 0U);
+  // The next leader's is complete.
+  keeper = keep(lead, keeper_options());
+  create_snapshot(*keeper);
+  EXPECT_EQ(blocking([&] { return store->sweep(Duration(0)); }), 2U);
+  EXPECT_TRUE(bootstrap("r.db")) << "what an object has stays";
+}
+
+// Sanitizers keep what is freed.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+std::size_t memory_peak() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:")) return std::stoul(line.substr(6)) * 1024;
+  return 0;
+}
+void reset_memory_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+// The kernel's count is of some pages more or less.
+std::size_t grown_since(std::size_t before) {
+  const std::size_t now = memory_peak();
+  return now > before ? now - before : 0;
+}
+
+TEST_F(SnapshotsTest, TakesAndRestoresALargeDatabaseInLittleMemory) {
+  Handle db = create("p.db", "PRAGMA page_size=4096");
+  db.exec(
+      "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<60000) "
+      "INSERT INTO t(v) SELECT randomblob(3500) FROM c");
+  Lead lead(*this, "p.db", 1);
+  reset_memory_peak();
+  const std::size_t before = memory_peak();
+  auto keeper = keep(lead, keeper_options());
+  const auto file = create_snapshot(*keeper);
+  EXPECT_GT(file.size, 200'000'000U);
+  const std::size_t taking = grown_since(before);
+  reset_memory_peak();
+  const std::size_t between = memory_peak();
+  ASSERT_TRUE(bootstrap("r.db"));
+  const std::size_t restoring = grown_since(between);
+  EXPECT_LT(taking, 64U << 20);
+  EXPECT_LT(restoring, 64U << 20);
+  RecordProperty("taking_mb", static_cast<int>(taking >> 20));
+  RecordProperty("restoring_mb", static_cast<int>(restoring >> 20));
+}
+#endif
+
+}  // namespace
+}  // namespace cluster::sqlite

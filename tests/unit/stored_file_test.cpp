@@ -1,0 +1,100 @@
+// Objects of a snapshot bucket: what is written is read back, and what nobody of ours writes is
+// foreign, with a reason.
+#include "sqlite/stored_file.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace cluster::sqlite {
+namespace {
+
+StoredFile some_file() {
+  return {2, 18, 255, 1'700'000'000'123, {0xabc1, 7, 4711, kChecksumFlag | 99}, 1234};
+}
+
+nats::ObjectInfo object_of(const StoredFile& file) {
+  nats::ObjectInfo object;
+  object.name = file.name();
+  object.headers = headers_of(file);
+  object.size = file.size;
+  return object;
+}
+
+std::string why_foreign(const nats::ObjectInfo& object) {
+  const auto listing = listing_of({object});
+  return listing.foreign.size() == 1 && listing.files.empty() ? listing.foreign[0].why : "";
+}
+
+TEST(StoredFile, IsNamedAsLitestreamNamesIt) {
+  EXPECT_EQ(some_file().name(), "ltx/2/0000000000000012-00000000000000ff.ltx");
+  EXPECT_EQ(stored_name(9, 1, ~Txid{0}), "ltx/9/0000000000000001-ffffffffffffffff.ltx");
+  EXPECT_EQ(headers_of(some_file())[0],
+            (nats::Header{"Litestream-Timestamp", "2023-11-14T22:13:20.123Z"}));
+}
+
+RC_GTEST_PROP(StoredFile, IsReadBack, ()) {
+  StoredFile file;
+  file.level = *rc::gen::inRange(1, 10);
+  file.max = *rc::gen::arbitrary<Txid>() | 1;
+  file.min = file.snapshot() ? 1 : 1 + *rc::gen::arbitrary<Txid>() % file.max;
+  file.time_ms = *rc::gen::inRange<std::int64_t>(0, 4'000'000'000'000);
+  file.end = {*rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() | 1,
+              *rc::gen::arbitrary<std::uint64_t>() | 1,
+              *rc::gen::arbitrary<std::uint64_t>() | kChecksumFlag};
+  file.size = *rc::gen::arbitrary<std::uint64_t>();
+  const auto listing = listing_of({object_of(file)});
+  RC_ASSERT(listing.foreign.empty());
+  RC_ASSERT(listing.files == std::vector{file});
+}
+
+RC_GTEST_PROP(StoredFile, AnyNameAndHeadersAreReadOrForeign,
+              (const std::string& name, const std::vector<nats::Header>& headers)) {
+  nats::ObjectInfo object = object_of(some_file());
+  if (*rc::gen::arbitrary<bool>()) object.name = name;
+  if (*rc::gen::arbitrary<bool>()) object.headers = headers;
+  if (!object.headers.empty() && *rc::gen::arbitrary<bool>())
+    object.headers[*rc::gen::inRange<std::size_t>(0, object.headers.size())].second = name;
+  const auto listing = listing_of({object});
+  RC_ASSERT(listing.files.size() + listing.foreign.size() == 1U);
+}
+
+TEST(StoredFile, WhatIsNotOursIsForeignAndSaysWhy) {
+  auto object = object_of(some_file());
+  for (const char* name :
+       {"", "ltx", "ltx/9/0000000000000012-00000000000000ff.ltx",  // a snapshot begins with 1
+        "ltx/0/0000000000000012-00000000000000ff.ltx",
+        "ltx/a/0000000000000012-00000000000000ff.ltx",
+        "ltx/2/00000000000000FF-0000000000000100.ltx",
+        "ltx/2/0000000000000012-0000000000000011.ltx",
+        "ltx/2/0000000000000000-0000000000000011.ltx", "ltx/2/0000000000000012-00000000000000ff.lt",
+        "ltx/2/0000000000000012_00000000000000ff.ltx"}) {
+    object.name = name;
+    EXPECT_EQ(why_foreign(object), "its name is not that of a snapshot or merged file") << name;
+  }
+  object = object_of(some_file());
+  object.headers.resize(1);
+  EXPECT_EQ(why_foreign(object), "not written by cpp-cluster");
+  object = object_of(some_file());
+  object.link = "other";
+  EXPECT_EQ(why_foreign(object), "a link");
+  const auto with = [](std::size_t header, const std::string& value) {
+    auto changed = object_of(some_file());
+    changed.headers[header].second = value;
+    return why_foreign(changed);
+  };
+  EXPECT_EQ(with(0, "yesterday"), "header Litestream-Timestamp is \"yesterday\"");
+  EXPECT_EQ(with(1, "0000000000000000"), "header Cpp-Cluster-History is \"0000000000000000\"");
+  EXPECT_EQ(with(2, "0"), "header Cpp-Cluster-Epoch is \"0\"");
+  EXPECT_EQ(with(3, "-1"), "header Cpp-Cluster-Sequence is \"-1\"");
+  EXPECT_EQ(with(4, "0000000000000001"), "header Cpp-Cluster-Checksum is \"0000000000000001\"");
+}
+
+TEST(StoredFile, DeletedObjectsAreNotListed) {
+  auto object = object_of(some_file());
+  object.deleted = true;
+  EXPECT_TRUE(listing_of({object}).files.empty());
+  EXPECT_TRUE(listing_of({object}).foreign.empty());
+}
+
+}  // namespace
+}  // namespace cluster::sqlite
