@@ -31,6 +31,9 @@ enum class Errc {
   not_found,       ///< no such key, stream or file
   system,          ///< the operating system refused; the message has its reason
   backend_failed,  ///< the program under management could not be started or kept running
+  /// It was sent, and no answer came: whether it took effect is unknown
+  unknown_outcome,
+  overloaded,  ///< the limit of what may run or wait at a time is reached; nothing was done
 };
 
 /// The category of Errc; its name is "cluster".

@@ -26,6 +26,8 @@ const char* name_of(Errc code) noexcept {
     case Errc::not_found: return "not_found";
     case Errc::system: return "system";
     case Errc::backend_failed: return "backend_failed";
+    case Errc::unknown_outcome: return "unknown_outcome";
+    case Errc::overloaded: return "overloaded";
   }
   return "unknown";
 }

@@ -8,7 +8,9 @@
 #include "core/check.h"
 #include "core/ids.h"
 #include "nats/credentials.h"
+#include "nats/exchange.h"
 #include "nats/link.h"
+#include "nats/send.h"
 
 namespace cluster::nats {
 namespace {
@@ -17,49 +19,6 @@ constexpr std::size_t kPendingLimit = 65'536;
 
 Error not_connected(const std::string& what) {
   return Error(Errc::unavailable, what + ": not connected to NATS now");
-}
-
-bool subject_fits(const std::string& subject) {
-  return !subject.empty() && std::none_of(subject.begin(), subject.end(), [](char c) {
-    return static_cast<unsigned char>(c) <= ' ' || c == 0x7f;
-  });
-}
-
-// Why the message can't be sent at all; empty when it can.
-std::string message_fault(const Message& message, std::int64_t max_payload) {
-  if (!subject_fits(message.subject)) return "\"" + message.subject + "\" is no subject";
-  if (!message.reply.empty() && !subject_fits(message.reply))
-    return "the reply subject \"" + message.reply + "\" is no subject";
-  std::size_t size = message.payload().size();
-  if (!message.headers.empty()) size += sizeof "NATS/1.0\r\n\r\n" - 1;
-  for (const auto& [key, value] : message.headers) {
-    size += key.size() + value.size() + 4;
-    auto bad = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; };
-    if (key.empty() || key.find_first_of(": ") != std::string::npos ||
-        std::any_of(key.begin(), key.end(), bad) || std::any_of(value.begin(), value.end(), bad))
-      return "header \"" + key + "\" has characters that a header can't have";
-  }
-  if (max_payload > 0 && size > static_cast<std::size_t>(max_payload))
-    return "a message of " + std::to_string(size) + " bytes to \"" + message.subject +
-           "\" is over the server's max_payload of " + std::to_string(max_payload);
-  return {};
-}
-
-natsStatus send(natsConnection* nc, const Message& message) {
-  const char* reply = message.reply.empty() ? nullptr : message.reply.c_str();
-  const std::string& data = message.payload();
-  const int size = static_cast<int>(data.size());
-  if (message.headers.empty()) {
-    if (!reply) return natsConnection_Publish(nc, message.subject.c_str(), data.data(), size);
-    return natsConnection_PublishRequest(nc, message.subject.c_str(), reply, data.data(), size);
-  }
-  natsMsg* m = nullptr;
-  natsStatus s = natsMsg_Create(&m, message.subject.c_str(), reply, data.data(), size);
-  for (const auto& [key, value] : message.headers)
-    if (s == NATS_OK) s = natsMsgHeader_Add(m, key.c_str(), value.c_str());
-  if (s == NATS_OK) s = natsConnection_PublishMsg(nc, m);
-  natsMsg_Destroy(m);
-  return s;
 }
 
 // The subject in `Permissions Violation for Publish to "a.b"`, or what else is quoted first.
@@ -78,6 +37,7 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
     std::string queue;
     MessageHandler handler;
     int limit = 0;
+    std::shared_ptr<const MessageHandler> direct;  // instead of `handler`
     natsSubscription* handle = nullptr;
     std::uint64_t route = 0;
   };
@@ -88,10 +48,12 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
     Callback<Message> done;
   };
 
-  Core(Loop& l, ConnectOptions o) : loop(l), options(std::move(o)) {}
+  Core(Loop& l, ConnectOptions o, std::shared_ptr<Exchange> e)
+      : loop(l), options(std::move(o)), exchange(std::move(e)) {}
 
   Loop& loop;
   ConnectOptions options;
+  const std::shared_ptr<Exchange> exchange;
   std::string inbox = "_INBOX." + random_id();
   std::shared_ptr<Feed> feed;
   std::unique_ptr<Link> link;
@@ -107,7 +69,7 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
   std::uint64_t last_id = 0;
   std::map<std::uint64_t, std::shared_ptr<Sub>> subs;
   std::unordered_map<std::uint64_t, std::shared_ptr<Sub>> routes;
-  Subscription replies;
+  Subscription replies, exchange_replies;
   Failure inbox_refused;  // this server does not let us hear answers
 
   std::unordered_map<std::uint64_t, Pending> pending;
@@ -132,6 +94,7 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
   void set_state(ConnectionState s, std::string reason);
   void report(const Error& error);
   void attach(Sub& sub, const std::shared_ptr<Sub>& shared);
+  Subscription subscribe(std::shared_ptr<Sub> sub);
   void end_subscription(std::uint64_t id);
   void wait_for(std::uint64_t id, Pending p);
   void settle(std::uint64_t id, Result<Message> answer);
@@ -164,6 +127,7 @@ void Connection::Core::start(std::vector<ServerUrl> servers) {
 
 void Connection::Core::close() {
   closed = true;
+  exchange->down(server.url + ": the connection is closed");
   feed->close();
   timer.reset();
   deadlines.clear();
@@ -230,6 +194,7 @@ void Connection::Core::up(std::shared_ptr<Wire> w) {
   server = wire->server;
   inbox_refused.reset();
   for (auto& [id, sub] : subs) attach(*sub, sub);
+  exchange->up(wire, inbox + ".x.");
   set_state(ConnectionState::connected, {});
 }
 
@@ -239,8 +204,9 @@ void Connection::Core::down(const LinkDown& event) {
   routes.clear();
   for (auto& [id, sub] : subs)
     if (sub->handle) link->unsubscribe(*wire, std::exchange(sub->handle, nullptr), sub->route);
-  link->retire(std::exchange(wire, nullptr));
   const std::string reason = server.url + ": connection lost (" + event.why + ")";
+  exchange->down(reason);
+  link->retire(std::exchange(wire, nullptr));
   state = ConnectionState::reconnecting;  // for what the callbacks below ask
   auto waiting = std::exchange(pending, {});
   deadlines.clear();
@@ -271,6 +237,7 @@ void Connection::Core::refused(const std::string& text) {
       if (ours || p.subject == subject) hit.push_back(id);
     std::sort(hit.begin(), hit.end());
     for (auto id : hit) settle(id, error);
+    exchange->refused(subject, error);
   }
   if (!closed) report(error);
 }
@@ -293,7 +260,7 @@ void Connection::Core::report(const Error& error) {
 }
 
 void Connection::Core::attach(Sub& sub, const std::shared_ptr<Sub>& shared) {
-  sub.handle = link->subscribe(*wire, sub.subject, sub.queue, sub.limit, sub.route);
+  sub.handle = link->subscribe(*wire, sub.subject, sub.queue, sub.limit, sub.direct, sub.route);
   if (sub.handle) routes[sub.route] = shared;
 }
 
@@ -323,8 +290,7 @@ void Connection::Core::settle(std::uint64_t id, Result<Message> answer) {
 }
 
 void Connection::Core::answered(Message message) {
-  auto dot = message.subject.rfind('.');
-  std::uint64_t id = std::strtoull(message.subject.c_str() + dot + 1, nullptr, 36);
+  const std::uint64_t id = id_from_subject(message.subject);
   auto it = pending.find(id);
   if (it == pending.end()) return;  // its time limit has passed
   if (message.status == 503)
@@ -364,7 +330,10 @@ void Connection::Core::later(Callback<Message> done, Error error) {
   defer([done = std::move(done), error = std::move(error)] { done(error); });
 }
 
-Connection::Connection(Loop& loop, ConnectOptions options) {
+Connection::Connection(Loop& loop, ConnectOptions options)
+    : Connection(loop, std::move(options), std::make_shared<Exchange>()) {}
+
+Connection::Connection(Loop& loop, ConnectOptions options, std::shared_ptr<Exchange> exchange) {
   auto servers = parse_server_urls(options.nats.servers);
   auto credentials = check_credentials(options.nats);
   if (!servers || credentials) {
@@ -372,14 +341,17 @@ Connection::Connection(Loop& loop, ConnectOptions options) {
     if (credentials) faults += (faults.empty() ? "" : "; ") + std::string(credentials->what());
     throw Error(Errc::invalid_argument, faults);
   }
-  core_ = std::make_shared<Core>(loop, std::move(options));
+  core_ = std::make_shared<Core>(loop, std::move(options), exchange);
   core_->start(std::move(servers.value()));
   core_->replies = subscribe(core_->inbox + ".*",
                              [core = core_.get()](Message m) { core->answered(std::move(m)); });
+  core_->exchange_replies = subscribe_direct(
+      core_->inbox + ".x.*", [exchange](Message m) { exchange->answered(std::move(m)); });
 }
 
 Connection::~Connection() { core_->close(); }
 
+const std::shared_ptr<Exchange>& Connection::exchange() const noexcept { return core_->exchange; }
 Loop& Connection::loop() const noexcept { return core_->loop; }
 ConnectionState Connection::state() const noexcept { return core_->state; }
 ServerInfo Connection::server() const { return core_->server; }
@@ -424,11 +396,7 @@ void Connection::request(Message message, Duration timeout, Callback<Message> do
     return core.later(std::move(done), Error(Errc::unavailable,
                                              what + ": too many requests wait for their answers"));
   auto id = ++core.last_id;
-  std::string token;
-  for (auto rest = id; rest != 0; rest /= 36)
-    token += "0123456789abcdefghijklmnopqrstuvwxyz"[rest % 36];
-  std::reverse(token.begin(), token.end());
-  message.reply = core.inbox + "." + token;
+  message.reply = core.inbox + "." + token_of(id);
   natsStatus s = send(core.wire->nc, message);
   if (s != NATS_OK)
     return core.later(
@@ -438,27 +406,39 @@ void Connection::request(Message message, Duration timeout, Callback<Message> do
   core.wait_for(id, {std::move(message.subject), BootClock::now() + timeout, std::move(done)});
 }
 
+Subscription Connection::Core::subscribe(std::shared_ptr<Sub> sub) {
+  CLUSTER_CHECK(loop.in_loop());
+  if (!subject_fits(sub->subject))
+    throw Error(Errc::invalid_argument, "subscribe: \"" + sub->subject + "\" is no subject");
+  if (!sub->queue.empty() && !subject_fits(sub->queue))
+    throw Error(Errc::invalid_argument, "subscribe: \"" + sub->queue + "\" is no queue group");
+  auto id = ++last_id;
+  subs.emplace(id, sub);
+  if (wire) attach(*sub, sub);
+  Subscription subscription;
+  subscription.state_ = std::make_shared<Subscription::State>();
+  subscription.state_->core = weak_from_this();
+  subscription.state_->id = id;
+  return subscription;
+}
+
 Subscription Connection::subscribe(const std::string& subject, MessageHandler handler,
                                    const std::string& queue, int pending_limit) {
-  auto& core = *core_;
-  CLUSTER_CHECK(core.loop.in_loop());
-  if (!subject_fits(subject))
-    throw Error(Errc::invalid_argument, "subscribe: \"" + subject + "\" is no subject");
-  if (!queue.empty() && !subject_fits(queue))
-    throw Error(Errc::invalid_argument, "subscribe: \"" + queue + "\" is no queue group");
   auto sub = std::make_shared<Core::Sub>();
   sub->subject = subject;
   sub->queue = queue;
   sub->handler = std::move(handler);
   sub->limit = std::max(1, pending_limit);
-  auto id = ++core.last_id;
-  core.subs.emplace(id, sub);
-  if (core.wire) core.attach(*sub, sub);
-  Subscription subscription;
-  subscription.state_ = std::make_shared<Subscription::State>();
-  subscription.state_->core = core_;
-  subscription.state_->id = id;
-  return subscription;
+  return core_->subscribe(std::move(sub));
+}
+
+Subscription Connection::subscribe_direct(const std::string& subject, MessageHandler handler,
+                                          const std::string& queue) {
+  auto sub = std::make_shared<Core::Sub>();
+  sub->subject = subject;
+  sub->queue = queue;
+  sub->direct = std::make_shared<const MessageHandler>(std::move(handler));
+  return core_->subscribe(std::move(sub));
 }
 
 void Connection::flush(Duration timeout, Completion done) {

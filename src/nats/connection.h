@@ -53,6 +53,8 @@ class Subscription {
   std::shared_ptr<State> state_;
 };
 
+class Exchange;
+
 class Connection {
  public:
   using MessageHandler = std::function<void(Message)>;
@@ -60,6 +62,8 @@ class Connection {
   /// Starts to connect on a thread of its own and goes on trying until connected or destroyed.
   /// Throws Error{invalid_argument} for URLs and credential files that can't be used.
   Connection(Loop& loop, ConnectOptions options);
+  /// The same, and other threads may send through `exchange`, which no other connection has.
+  Connection(Loop& loop, ConnectOptions options, std::shared_ptr<Exchange> exchange);
   /// Unsubscribes and closes; callbacks of requests under way are dropped. Waits for an attempt to
   /// connect that is under way (3 s at most, for a server that does not answer).
   ~Connection();
@@ -67,6 +71,7 @@ class Connection {
   Connection& operator=(const Connection&) = delete;
 
   Loop& loop() const noexcept;
+  const std::shared_ptr<Exchange>& exchange() const noexcept;
   ConnectionState state() const noexcept;
   /// Called on each change of state, with why (empty when connected), and when attempts to connect
   /// fail for another reason than before. Several may be added; they stay for the connection's
@@ -97,6 +102,11 @@ class Connection {
   /// on_error tells.
   [[nodiscard]] Subscription subscribe(const std::string& subject, MessageHandler handler,
                                        const std::string& queue = {}, int pending_limit = 65'536);
+  /// The same, but `handler` is called on libnats' thread, which delivers everything for this
+  /// process: it only hands over and never waits. It may be called once more while, or just after,
+  /// its subscription ends: it owns what it uses.
+  [[nodiscard]] Subscription subscribe_direct(const std::string& subject, MessageHandler handler,
+                                              const std::string& queue = {});
   /// Round trip to the server and back; also proof that all that was sent before has been processed
   /// by it.
   void flush(Duration timeout, Completion done);

@@ -8,6 +8,7 @@
 
 #include "core/log.h"
 #include "nats/api_errors.h"
+#include "nats/jetstream_messages.h"
 #include "nats/stored_message.h"
 
 namespace cluster::nats {
@@ -85,6 +86,7 @@ StreamState stream_state_from(const Json& json) {
       std::chrono::nanoseconds(field<std::int64_t>(c, "duplicate_window"));
   state.config.allow_rollup = field<bool>(c, "allow_rollup_hdrs");
   state.config.allow_direct = field<bool>(c, "allow_direct");
+  state.config.allow_direct = field<bool>(c, "allow_direct");
   state.config.deny_delete = field<bool>(c, "deny_delete");
   state.config.deny_purge = field<bool>(c, "deny_purge");
   state.config.discard_new = field<std::string>(c, "discard") == "new";
@@ -126,22 +128,18 @@ Failure stream_name_fault(const std::string& name) {
 Callback<std::string> to_stream_state(const std::string& what, Callback<StreamState> done) {
   return [what, done = std::move(done)](Result<std::string> text) {
     if (!text) return done(text.error());
-    auto json = answer_from(what, text.value());
-    if (!json) return done(json.error());
-    done(stream_state_from(json.value()));
+    done(stream_state_from_answer(what, text.value()));
   };
 }
 
-void get_message(JetStream& jetstream, const std::string& stream, const Json& which,
+void get_message(JetStream& jetstream, const std::string& stream, const MessageWanted& wanted,
                  Callback<StoredMessage> done) {
   const std::string what = "STREAM.MSG.GET." + stream;
-  jetstream.api(what, text_of(which), [what, done = std::move(done)](Result<std::string> text) {
-    if (!text) return done(text.error());
-    auto json = answer_from(what, text.value());
-    if (!json) return done(json.error());
-    auto it = json.value().find("message");
-    done(stored_message_from(it == json.value().end() ? "" : text_of(*it)));
-  });
+  jetstream.api(what, message_request(wanted),
+                [what, done = std::move(done)](Result<std::string> text) {
+                  if (!text) return done(text.error());
+                  done(message_answer_from(what, text.value()));
+                });
 }
 
 void list_streams(JetStream& jetstream, std::vector<std::string> names,
@@ -161,6 +159,110 @@ void list_streams(JetStream& jetstream, std::vector<std::string> names,
 
 }  // namespace
 
+std::string stream_request(const StreamConfig& config) { return text_of(to_json(config)); }
+
+Result<StreamState> stream_state_from_answer(const std::string& what, const std::string& text) {
+  auto json = answer_from(what, text);
+  if (!json) return json.error();
+  return stream_state_from(json.value());
+}
+
+Message api_request(const std::string& what, const std::string& body) {
+  Message message;
+  message.subject = "$JS.API." + what;
+  message.data = body;
+  return message;
+}
+
+Result<std::string> api_answer_from(const std::string& what, Result<Message> answer) {
+  if (answer) {
+    auto json = answer_from(what, answer.value().data);
+    if (!json) return json.error();
+    return std::move(answer.value().data);
+  }
+  const Error& error = answer.error();
+  if (error.errc() == Errc::no_responders)
+    return Error(Errc::unavailable, "$JS.API." + what +
+                                        ": nobody answers: JetStream is not enabled; start "
+                                        "nats-server with -js, or write jetstream {} into its "
+                                        "configuration");
+  if (error.errc() == Errc::timeout)
+    return Error(Errc::timeout, what +
+                                    ": JetStream has not answered within the time limit; the "
+                                    "stream may have no leader now");
+  return error;
+}
+
+void add_expectation(Message& message, const Expect& expect) {
+  if (expect.last_sequence)
+    message.headers.emplace_back("Nats-Expected-Last-Sequence",
+                                 std::to_string(*expect.last_sequence));
+  if (expect.last_subject_sequence)
+    message.headers.emplace_back("Nats-Expected-Last-Subject-Sequence",
+                                 std::to_string(*expect.last_subject_sequence));
+  if (!expect.last_message_id.empty())
+    message.headers.emplace_back("Nats-Expected-Last-Msg-Id", expect.last_message_id);
+}
+
+Result<PubAck> pub_ack_from(const std::string& subject, Result<Message> answer) {
+  const std::string what = "publish to \"" + subject + "\"";
+  if (!answer) {
+    if (answer.error().errc() == Errc::no_responders)
+      return Error(Errc::unavailable,
+                   what +
+                       ": no stream takes it now: there is none for this subject, or it has no "
+                       "leader at the moment");
+    return answer.error();
+  }
+  auto json = answer_from(what, answer.value().data);
+  if (!json) return json.error();
+  PubAck ack;
+  ack.stream = field<std::string>(json.value(), "stream");
+  ack.sequence = field<std::uint64_t>(json.value(), "seq");
+  ack.duplicate = field<bool>(json.value(), "duplicate");
+  if (ack.sequence == 0) return Error(Errc::incompatible, what + ": what answered is no stream");
+  return ack;
+}
+
+std::string message_request(const MessageWanted& wanted) {
+  Json body = Json::object();
+  if (wanted.sequence != 0) body["seq"] = wanted.sequence;
+  if (!wanted.last_of_subject.empty()) body["last_by_subj"] = wanted.last_of_subject;
+  if (!wanted.next_of_subject.empty()) body["next_by_subj"] = wanted.next_of_subject;
+  return text_of(body);
+}
+
+Result<StoredMessage> message_answer_from(const std::string& what, const std::string& text) {
+  auto json = answer_from(what, text);
+  if (!json) return json.error();
+  auto it = json.value().find("message");
+  return stored_message_from(it == json.value().end() ? "" : text_of(*it));
+}
+
+Result<StoredMessage> direct_answer_from(const std::string& what, Result<Message> answer) {
+  if (!answer) {
+    if (answer.error().errc() == Errc::no_responders)
+      return Error(Errc::unavailable,
+                   what + ": no server has the stream now, or it allows no direct reading");
+    return answer.error();
+  }
+  Message& m = answer.value();
+  if (m.status == 404) return Error(Errc::not_found, what + ": there is no such message");
+  if (m.status != 0)
+    return Error(Errc::incompatible, what + ": JetStream answers with status " +
+                                         std::to_string(m.status) + " (" +
+                                         std::string(m.header("Description")) + ")");
+  StoredMessage message;
+  message.subject = m.header("Nats-Subject");
+  message.sequence = std::strtoull(std::string(m.header("Nats-Sequence")).c_str(), nullptr, 10);
+  message.time_ns = time_ns_from(m.header("Nats-Time-Stamp")).value_or(0);
+  if (message.subject.empty() || message.sequence == 0)
+    return Error(Errc::incompatible, what + ": what answered is no stream");
+  message.data = std::move(m.data);
+  message.headers = std::move(m.headers);
+  return message;
+}
+
 JetStream::JetStream(Connection& connection, Duration timeout)
     : connection_(connection), timeout_(timeout) {}
 
@@ -170,27 +272,10 @@ void JetStream::api(const std::string& what, const std::string& body, Callback<s
 
 void JetStream::api(const std::string& what, const std::string& body, Duration timeout,
                     Callback<std::string> done) {
-  Message message;
-  message.subject = "$JS.API." + what;
-  message.data = body;
-  connection_.request(
-      std::move(message), timeout, [what, done = std::move(done)](Result<Message> answer) {
-        if (answer) {
-          auto json = answer_from(what, answer.value().data);
-          if (!json) return done(json.error());
-          return done(std::move(answer.value().data));
-        }
-        const Error& error = answer.error();
-        if (error.errc() == Errc::no_responders)
-          return done(Error(Errc::unavailable,
-                            "$JS.API." + what +
-                                ": nobody answers: JetStream is not enabled; start nats-server "
-                                "with -js, or write jetstream {} into its configuration"));
-        if (error.errc() == Errc::timeout)
-          return done(Error(Errc::timeout, what + ": JetStream has not answered within the time "
-                                                  "limit; the stream may have no leader now"));
-        done(error);
-      });
+  connection_.request(api_request(what, body), timeout,
+                      [what, done = std::move(done)](Result<Message> answer) {
+                        done(api_answer_from(what, std::move(answer)));
+                      });
 }
 
 void JetStream::account(Callback<AccountInfo> done) {
@@ -213,14 +298,14 @@ void JetStream::create_stream(const StreamConfig& config, Callback<StreamState> 
   const std::string what = "STREAM.CREATE." + config.name;
   if (auto fault = stream_name_fault(config.name))
     return connection_.defer([done = std::move(done), fault] { done(*fault); });
-  api(what, text_of(to_json(config)), to_stream_state(what, std::move(done)));
+  api(what, stream_request(config), to_stream_state(what, std::move(done)));
 }
 
 void JetStream::update_stream(const StreamConfig& config, Callback<StreamState> done) {
   const std::string what = "STREAM.UPDATE." + config.name;
   if (auto fault = stream_name_fault(config.name))
     return connection_.defer([done = std::move(done), fault] { done(*fault); });
-  api(what, text_of(to_json(config)), to_stream_state(what, std::move(done)));
+  api(what, stream_request(config), to_stream_state(what, std::move(done)));
 }
 
 void JetStream::stream(const std::string& name, Callback<StreamState> done) {
@@ -278,50 +363,27 @@ void JetStream::publish(Message message, Expect expect, Callback<PubAck> done) {
 }
 
 void JetStream::publish(Message message, Expect expect, Duration timeout, Callback<PubAck> done) {
-  if (expect.last_sequence)
-    message.headers.emplace_back("Nats-Expected-Last-Sequence",
-                                 std::to_string(*expect.last_sequence));
-  if (expect.last_subject_sequence)
-    message.headers.emplace_back("Nats-Expected-Last-Subject-Sequence",
-                                 std::to_string(*expect.last_subject_sequence));
-  if (!expect.last_message_id.empty())
-    message.headers.emplace_back("Nats-Expected-Last-Msg-Id", expect.last_message_id);
-  const std::string what = "publish to \"" + message.subject + "\"";
-  connection_.request(
-      std::move(message), timeout, [what, done = std::move(done)](Result<Message> answer) {
-        if (!answer) {
-          if (answer.error().errc() == Errc::no_responders)
-            return done(
-                Error(Errc::unavailable, what + ": no stream takes it now: there is none for this "
-                                                "subject, or it has no leader at the moment"));
-          return done(answer.error());
-        }
-        auto json = answer_from(what, answer.value().data);
-        if (!json) return done(json.error());
-        PubAck ack;
-        ack.stream = field<std::string>(json.value(), "stream");
-        ack.sequence = field<std::uint64_t>(json.value(), "seq");
-        ack.duplicate = field<bool>(json.value(), "duplicate");
-        if (ack.sequence == 0)
-          return done(Error(Errc::incompatible, what + ": what answered is no stream"));
-        done(std::move(ack));
-      });
+  add_expectation(message, expect);
+  connection_.request(std::move(message), timeout,
+                      [subject = message.subject, done = std::move(done)](Result<Message> answer) {
+                        done(pub_ack_from(subject, std::move(answer)));
+                      });
 }
 
 void JetStream::last_message(const std::string& stream, const std::string& subject,
                              Callback<StoredMessage> done) {
-  get_message(*this, stream, Json{{"last_by_subj", subject}}, std::move(done));
+  get_message(*this, stream, {.last_of_subject = subject}, std::move(done));
 }
 
 void JetStream::message(const std::string& stream, std::uint64_t sequence,
                         Callback<StoredMessage> done) {
-  get_message(*this, stream, Json{{"seq", sequence}}, std::move(done));
+  get_message(*this, stream, {.sequence = sequence}, std::move(done));
 }
 
 void JetStream::next_message(const std::string& stream, const std::string& subject,
                              std::uint64_t from, Callback<StoredMessage> done) {
   get_message(*this, stream,
-              Json{{"seq", std::max<std::uint64_t>(1, from)}, {"next_by_subj", subject}},
+              {.sequence = std::max<std::uint64_t>(1, from), .next_of_subject = subject},
               std::move(done));
 }
 

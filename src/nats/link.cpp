@@ -148,10 +148,14 @@ void Feed::push(LinkEvent event) {
 }
 
 void Feed::push_message(std::uint64_t route, Message message) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   auto it = routes_.find(route);
   if (it == routes_.end()) return;
   auto& r = it->second;
+  if (const auto direct = r.direct) {
+    lock.unlock();
+    return (*direct)(std::move(message));
+  }
   if (r.queued >= r.limit || r.queued_bytes >= kRouteBytes) {
     if (!r.full) push_locked(RouteFull{route});
     r.full = true;
@@ -162,9 +166,10 @@ void Feed::push_message(std::uint64_t route, Message message) {
   push_locked(MessageCame{route, std::move(message)});
 }
 
-void Feed::open_route(std::uint64_t route, int limit) {
+void Feed::open_route(std::uint64_t route, int limit, std::shared_ptr<const DirectHandler> direct) {
   std::lock_guard lock(mutex_);
   routes_[route].limit = limit;
+  routes_[route].direct = std::move(direct);
 }
 
 void Feed::close_route(std::uint64_t route) {
@@ -519,7 +524,11 @@ void Link::State::do_flushes() {
 
 void Link::State::destroy(std::shared_ptr<Wire> wire) {
   if (std::erase(wires, wire) == 0) return;
-  natsConnection_Close(wire->nc);
+  natsConnection_Close(wire->nc);  // also ends what other threads are writing
+  {
+    const std::lock_guard lock(wire->use);
+    wire->over = true;
+  }
   unclosed().wait(wire->closure, kCloseLimit);
   natsConnection_Destroy(wire->nc);
   std::vector<Ended> gone;
@@ -608,9 +617,11 @@ Link::~Link() {
 }
 
 natsSubscription* Link::subscribe(const Wire& wire, const std::string& subject,
-                                  const std::string& queue, int limit, std::uint64_t& route) {
+                                  const std::string& queue, int limit,
+                                  std::shared_ptr<const Feed::DirectHandler> direct,
+                                  std::uint64_t& route) {
   route = registry().add({state_, wire.generation});
-  state_->feed->open_route(route, limit);
+  state_->feed->open_route(route, limit, std::move(direct));
   natsSubscription* subscription = nullptr;
   natsStatus s = queue.empty()
                      ? natsConnection_Subscribe(&subscription, wire.nc, subject.c_str(), on_message,

@@ -23,9 +23,11 @@
 namespace cluster::nats {
 
 /// One libnats connection. The loop may use `nc` until it has handed the wire back to
-/// Link::retire().
+/// Link::retire(); other threads under `use`, unless it is `over`.
 struct Wire {
   natsConnection* nc = nullptr;
+  std::mutex use{};
+  bool over = false;
   std::uint64_t generation = 0;  ///< grows with each connection of a Link
   std::uint64_t closure = 0;     ///< of its callbacks
   ServerInfo server{};
@@ -62,12 +64,15 @@ using LinkEvent =
 /// route.
 class Feed {
  public:
+  using DirectHandler = Connection::MessageHandler;
+
   Feed(Loop& loop, std::function<void()> drain);
 
   void push(LinkEvent event);
   /// Drops the message when `route` has its limit queued.
   void push_message(std::uint64_t route, Message message);
-  void open_route(std::uint64_t route, int limit);
+  /// `direct`, if there is one, is called instead of queueing, on libnats' thread.
+  void open_route(std::uint64_t route, int limit, std::shared_ptr<const DirectHandler> direct);
   void close_route(std::uint64_t route);
   std::deque<LinkEvent> take();
   /// Nothing is posted to the loop any more.
@@ -79,6 +84,7 @@ class Feed {
     int queued = 0;
     std::size_t queued_bytes = 0;
     bool full = false;
+    std::shared_ptr<const DirectHandler> direct{};
   };
   void push_locked(LinkEvent event);
 
@@ -102,7 +108,9 @@ class Link {
   /// Subscribes on `wire`; messages come as MessageCame with the route that this returns by
   /// `route`. From the loop.
   natsSubscription* subscribe(const Wire& wire, const std::string& subject,
-                              const std::string& queue, int limit, std::uint64_t& route);
+                              const std::string& queue, int limit,
+                              std::shared_ptr<const Feed::DirectHandler> direct,
+                              std::uint64_t& route);
   /// Ends a subscription; its memory goes when no thread of libnats can still look at it.
   void unsubscribe(const Wire& wire, natsSubscription* subscription, std::uint64_t route);
   /// The loop will not use that wire again.
