@@ -20,6 +20,7 @@
 #include "core/loop.h"
 #include "core/result.h"
 #include "core/strand.h"
+#include "nats/exchange.h"
 #include "nats/jetstream.h"
 #include "ops/process_backend.h"
 #include "platform/step_times.h"
@@ -47,6 +48,10 @@ class AppHost {
   virtual std::int64_t limit_ns() const noexcept = 0;
   /// Once a session has begun.
   virtual nats::JetStream& jetstream() = 0;
+  /// For threads that are not the loop's; there from the beginning, connected or not. Any thread.
+  virtual const std::shared_ptr<nats::Exchange>& exchange() const noexcept = 0;
+  /// Throws invalid_argument on the loop's thread, where a call that blocks would wait for itself.
+  virtual void forbid_on_loop(const std::string& what) const = 0;
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;

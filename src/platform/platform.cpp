@@ -114,6 +114,8 @@ struct Platform::Core final : AppHost {
   }
   std::int64_t limit_ns() const noexcept override { return limit_ns_.load(); }
   nats::JetStream& jetstream() override { return *jetstream_; }
+  const std::shared_ptr<nats::Exchange>& exchange() const noexcept override { return exchange_; }
+  void forbid_on_loop(const std::string& what) const override;
   int stream_replicas() const override { return stream_replicas_; }
   void audit(AuditEntry entry) override {
     if (audit_) audit_->add(std::move(entry));
@@ -173,6 +175,7 @@ struct Platform::Core final : AppHost {
   std::string started_;
   Time started_at_{};
   std::unique_ptr<nats::EmbeddedServer> embedded_;
+  const std::shared_ptr<nats::Exchange> exchange_ = std::make_shared<nats::Exchange>();
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
@@ -295,6 +298,7 @@ void Platform::Core::live() {
   control_.reset();
   driver_.reset();
   audit_.reset();
+  exchange_->close();
   for (auto& [name, app] : cores_) app->over();
   jetstream_.reset();
   connection_.reset();
@@ -320,7 +324,7 @@ void Platform::Core::start_nats() {
   nats::ConnectOptions connect;
   connect.nats = options.nats;
   connect.name = "cpp-cluster " + options.name + "/" + options.node;
-  connection_ = std::make_unique<nats::Connection>(loop_, connect);
+  connection_ = std::make_unique<nats::Connection>(loop_, connect, exchange_);
   jetstream_ = std::make_unique<nats::JetStream>(*connection_, std::chrono::seconds(2));
   connection_->on_state([this](nats::ConnectionState state, const std::string& why) {
     if (state == nats::ConnectionState::connected) {
@@ -676,6 +680,13 @@ void Platform::Core::member_changed(const std::string& node) {
   }
   if (life_changed)
     for (auto& [name, app] : cores_) lease_changed(name);  // a leader's session may have ended
+}
+
+void Platform::Core::forbid_on_loop(const std::string& what) const {
+  std::lock_guard lock(mutex_);
+  if (runner_ == std::this_thread::get_id())
+    throw Error(Errc::invalid_argument,
+                what + ": it blocks, and this is the thread of Platform::run(): call it elsewhere");
 }
 
 // ---- the end
