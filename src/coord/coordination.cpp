@@ -37,7 +37,10 @@ int rank_of(const std::string& app, const std::string& node,
 }
 
 Coordination::Coordination(Options options)
-    : node_(options.session.node), timing_(options.session.timing), owner_(options.session) {
+    : node_(options.session.node),
+      timing_(options.session.timing),
+      owner_(options.session),
+      random_(std::move(options.random)) {
   for (const auto& app : options.apps) leases_.emplace(app, Lease(app, node_));
   rank_ = [this](const std::string& app) {
     std::vector<std::string> nodes;
@@ -81,9 +84,13 @@ void Coordination::take(SessionOwner::Output& out, Actions& actions) {
     for (auto& [app, lease] : leases_) lease.on_session_ended();
     leases_dirty_ = true;
     actions.push_back(SessionEnded{*out.ended});
+    Locks::Output lost;
+    locks_.on_session_ended(lost);
+    take(lost, actions);
   }
   if (out.began) {
     leases_dirty_ = true;
+    locks_.sessions_changed();
     actions.push_back(SessionBegan{owner_.id(), owner_.session_rev()});
   }
   for (auto& heartbeat : out.heartbeats) actions.push_back(std::move(heartbeat));
@@ -102,6 +109,13 @@ void Coordination::take(const std::string& app, Lease::Output& out, Actions& act
     actions.push_back(WriteLease{{WriteId::Kind::lease, app, out.write->id},
                                  out.write->expected,
                                  std::move(out.write->record)});
+}
+
+void Coordination::take(Locks::Output& out, Actions& actions) {
+  for (auto& news : out.news) actions.push_back(std::move(news));
+  for (auto& write : out.writes) actions.push_back(std::move(write));
+  for (auto& read : out.reads) actions.push_back(std::move(read));
+  for (auto& notice : out.notices) actions.push_back(std::move(notice));
 }
 
 void Coordination::start(Time now, Actions& actions) {
@@ -130,7 +144,10 @@ void Coordination::on_member(Revision rev, const SessionRecord& record, Time now
     owner_.on_own_record(rev, record, now, out);
     take(out, actions);
   }
-  if (!same_life) leases_dirty_ = true;  // a rewrite changes nothing for leases
+  if (!same_life) {  // a rewrite changes nothing for leases and locks
+    leases_dirty_ = true;
+    locks_.sessions_changed();
+  }
   step(now, actions);
 }
 
@@ -219,6 +236,47 @@ void Coordination::release(const std::string& app, const std::string& target, Ti
   step(now, actions);
 }
 
+void Coordination::claim_lock(LockClaim claim, Time now, Actions& actions) {
+  locks_.claim(std::move(claim));
+  step(now, actions);
+}
+
+void Coordination::release_lock(std::uint64_t claim, bool open, Time now, Actions& actions) {
+  Locks::Output out;
+  locks_.release(claim, open, out);
+  take(out, actions);
+  step(now, actions);
+}
+
+void Coordination::on_lock_read(const std::string& key, Revision rev,
+                                const std::optional<LockRecord>& record, Time now,
+                                Actions& actions) {
+  Locks::Output out;
+  locks_.on_read(key, rev, record, lock_context(), now, out);
+  take(out, actions);
+  step(now, actions);
+}
+
+void Coordination::on_lock_notice(const LockNotice& notice, Time now, Actions& actions) {
+  Locks::Output out;
+  locks_.on_notice(notice, lock_context(), now, out);
+  take(out, actions);
+  step(now, actions);
+}
+
+void Coordination::on_lock_write(const std::string& key, std::uint64_t number, WriteOutcome outcome,
+                                 Revision stored, Time now, Actions& actions) {
+  Locks::Output out;
+  locks_.on_write(key, number, outcome, stored, lock_context(), now, out);
+  take(out, actions);
+  step(now, actions);
+}
+
+void Coordination::doubt_locks(Time now, Actions& actions) {
+  locks_.doubt();
+  step(now, actions);
+}
+
 void Coordination::tick(Time now, Actions& actions) { step(now, actions); }
 
 void Coordination::step(Time now, Actions& actions) {
@@ -236,7 +294,7 @@ void Coordination::step(Time now, Actions& actions) {
       actions.push_back(std::move(withdrawal));
     }
   end_sessions(now, actions);
-  tick_leases(now, actions);
+  tick_leases_and_locks(now, actions);
 }
 
 void Coordination::end_sessions(Time now, Actions& actions) {
@@ -265,10 +323,13 @@ void Coordination::end_sessions(Time now, Actions& actions) {
   }
 }
 
-void Coordination::tick_leases(Time now, Actions& actions) {
+void Coordination::tick_leases_and_locks(Time now, Actions& actions) {
   bool may_take = owner_.may_take(now);
   if (!may_take && owner_.live()) due_ = std::min(due_, owner_.may_take_at());
-  if (may_take && !could_take_) leases_dirty_ = true;
+  if (may_take && !could_take_) {
+    leases_dirty_ = true;
+    locks_.sessions_changed();
+  }
   could_take_ = may_take;
   if (leases_dirty_ || now >= leases_due_) {
     leases_dirty_ = false;
@@ -281,6 +342,11 @@ void Coordination::tick_leases(Time now, Actions& actions) {
     }
   }
   due_ = std::min(due_, leases_due_);
+  if (!members_known_) return;
+  Locks::Output out;
+  locks_.tick(lock_context(), now, out);
+  take(out, actions);
+  due_ = std::min(due_, locks_.due());
 }
 
 }  // namespace cluster::coord

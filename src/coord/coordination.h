@@ -1,7 +1,7 @@
 // The deciding part of one node: its session, its duty as a voter, the ends of others' sessions,
-// and its leases. Pure: each method takes an event and the time, and appends what is to be done to
-// `actions`. The driver (driver.h) and the simulator (tests/sim) carry that out and bring back what
-// comes of it.
+// its leases, and its locks. Pure: each method takes an event and the time, and appends what is to
+// be done to `actions`. The driver (driver.h) and the simulator (tests/sim) carry that out and
+// bring back what comes of it.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "coord/lease.h"
+#include "coord/locks.h"
 #include "coord/session_owner.h"
 #include "coord/session_view.h"
 #include "coord/session_voter.h"
@@ -60,9 +61,9 @@ struct MemberChanged {  ///< a session began, ended, or a record was rewritten
   std::string node{};
 };
 
-using Action = std::variant<WriteMember, WriteLease, Heartbeat, HeartbeatAck, Withdrawal,
-                            SessionBegan, SessionEnded, SessionLeft, LeaseAcquired, LeaseReleased,
-                            LeaseChanged, MemberChanged>;
+using Action = std::variant<WriteMember, WriteLease, WriteLock, ReadLock, LockNotice, LockNews,
+                            Heartbeat, HeartbeatAck, Withdrawal, SessionBegan, SessionEnded,
+                            SessionLeft, LeaseAcquired, LeaseReleased, LeaseChanged, MemberChanged>;
 using Actions = std::vector<Action>;
 
 class Coordination {
@@ -70,6 +71,8 @@ class Coordination {
   struct Options {
     SessionOwner::Options session{};
     std::vector<std::string> apps{};  ///< whose leases are followed
+    /// In [0, 1): for those who are in each other's way.
+    std::function<double()> random = [] { return 0.5; };
   };
 
   explicit Coordination(Options options);
@@ -99,6 +102,21 @@ class Coordination {
   /// Gives up a lease that is held.
   void release(const std::string& app, const std::string& target, Time now, Actions& actions);
 
+  void claim_lock(LockClaim claim, Time now, Actions& actions);
+  /// Gives a claim up, see Lock::release().
+  void release_lock(std::uint64_t claim, bool open, Time now, Actions& actions);
+  void on_lock_read(const std::string& key, Revision rev, const std::optional<LockRecord>& record,
+                    Time now, Actions& actions);
+  void on_lock_notice(const LockNotice& notice, Time now, Actions& actions);
+  void on_lock_write(const std::string& key, std::uint64_t number, WriteOutcome outcome,
+                     Revision stored, Time now, Actions& actions);
+  /// What others have told of locks may have been missed: asks again.
+  void doubt_locks(Time now, Actions& actions);
+  /// The claim holds its lock at `now`.
+  bool holds_lock(std::uint64_t claim, Time now) const {
+    return locks_.holds(claim) && owner_.in_force(now);
+  }
+
   /// This node leads the app at `now`.
   bool leads(const std::string& app, Time now) const;
   bool holds(const std::string& app) const;
@@ -115,9 +133,11 @@ class Coordination {
  private:
   void take(SessionOwner::Output& out, Actions& actions);
   void take(const std::string& app, Lease::Output& out, Actions& actions);
+  void take(Locks::Output& out, Actions& actions);
+  Lock::Context lock_context() const { return {owner_, view_, timing_, random_}; }
   void step(Time now, Actions& actions);
   void end_sessions(Time now, Actions& actions);
-  void tick_leases(Time now, Actions& actions);
+  void tick_leases_and_locks(Time now, Actions& actions);
   Lease::Context context() const;
   Lease& find(const std::string& app);
 
@@ -127,7 +147,9 @@ class Coordination {
   SessionView view_;
   SessionVoter voter_;
   std::map<std::string, Lease> leases_;
+  Locks locks_;
   std::function<int(const std::string&)> rank_;
+  std::function<double()> random_;
   bool members_known_ = false;
   bool leases_known_ = false;
   bool leases_dirty_ = true;  // something that leases depend on has changed

@@ -23,6 +23,14 @@ enum class Mutation {
   expire_without_revision,    ///< a session is ended whatever its revision
   act_before_settled,         ///< an unknown acquisition counts as successful
   keep_epoch,                 ///< an acquisition does not raise the epoch
+  lock_act_before_settled,    ///< an unknown write of a lock counts as successful
+  lock_settle_by_read,        ///< a (stale) read that shows the old revision ends a lock's write
+  lock_keep_token,            ///< a holder's token is that of the holder before
+  lock_outlives_session,      ///< a held lock is not lost with the session
+  lock_keep_dead_waiters,     ///< waiters whose session has ended stay in the queue
+  lock_release_without_revision,  ///< a lock is released whatever its revision
+  lock_believe_old_news,          ///< a notice of an older revision counts
+  lock_forget_the_forgotten,      ///< what a session holds by a claim that nobody knows stays there
 };
 
 #ifdef CLUSTER_SIM_MUTANTS

@@ -58,4 +58,28 @@ struct LeaseRecord {
   bool operator==(const LeaseRecord&) const = default;
 };
 
+enum class LockKind { lock, semaphore, barrier };
+
+/// One that holds a lock or waits for it: a claim of a session.
+struct LockParty {
+  SessionId session{};
+  Revision session_rev = 0;
+  std::uint64_t claim = 0;    ///< unique within the session
+  Revision token = 0;         ///< of a holder: the revision of acquisition; 0: of this very record
+  std::int64_t asked_ms = 0;  ///< wall time since 1970, for people
+  std::string note{};         ///< for people
+  bool operator==(const LockParty&) const = default;
+};
+
+/// `<p>_locks`/`<app>.<name>`.
+struct LockRecord {
+  std::string key{};
+  LockKind kind = LockKind::lock;
+  int limit = 1;      ///< holders at a time
+  bool open = false;  ///< of a barrier: nobody waits any more
+  std::vector<LockParty> holders{};
+  std::vector<LockParty> waiters{};  ///< in order of arrival
+  bool operator==(const LockRecord&) const = default;
+};
+
 }  // namespace cluster::coord

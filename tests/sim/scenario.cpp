@@ -186,7 +186,89 @@ class Chaos {
   std::vector<int> favourites_;
 };
 
+/// Clients on all nodes that claim, hold and give up locks at random.
+class Claims {
+ public:
+  Claims(World& world, Nanos end) : world_(world), random_(world.random()), end_(end) {
+    mean_gap_ = random_.between(5 * kMillisecond, 500 * kMillisecond);
+    mean_hold_ = random_.between(kMillisecond, kSecond);
+  }
+
+  void begin() { next(); }
+
+ private:
+  void next() {
+    Nanos when = world_.now() + random_.between(0, 2 * mean_gap_);
+    if (when >= end_) return;
+    world_.at(when, [this] {
+      const auto nodes = static_cast<std::uint64_t>(world_.options().nodes);
+      const auto locks = static_cast<std::uint64_t>(world_.options().locks);
+      const int node = static_cast<int>(random_.below(nodes));
+      const int lock = static_cast<int>(random_.below(locks));
+      if (random_.chance(0.1))
+        world_.withdraw_claim(node);
+      else if (random_.chance(0.05))
+        world_.sweep_lock(lock);
+      else if (world_.claims() < 20)
+        world_.claim_lock(node, lock, random_.chance(0.8), random_.between(0, 2 * mean_hold_));
+      next();
+    });
+  }
+
+  World& world_;
+  Random& random_;
+  Nanos end_;
+  Nanos mean_gap_ = kSecond;
+  Nanos mean_hold_ = kSecond;
+};
+
 }  // namespace
+
+Outcome lock_chaos(std::uint64_t seed, bool keep_trace) {
+  Random draw(seed * 2 + 1);
+  Options options;
+  options.seed = seed;
+  options.nodes = 2 + static_cast<int>(draw.below(5));
+  options.apps = 1;
+  options.locks = 1 + static_cast<int>(draw.below(3));
+  options.worst_clocks = draw.chance(0.7);
+  options.guardians = draw.chance(0.7);
+  options.timing.lease_ttl =
+      std::chrono::milliseconds(draw.chance(0.6) ? draw.between(1'000, 5'000) : 15'000);
+  options.timing.stop_margin = std::chrono::milliseconds(draw.chance(0.6) ? 0 : 100);
+
+  World world(options);
+  world.keep_trace(keep_trace);
+  start_all(world);
+  Nanos end = draw.between(10 * kSecond, 30 * kSecond);
+  Chaos faults(world, end);
+  if (draw.chance(0.8)) faults.begin();
+  Claims claims(world, end);
+  claims.begin();
+  world.run_until(end);
+  if (world.violation().empty()) {
+    world.heal();
+    world.run_until(end + 10 * kSecond);
+    world.heal();
+    start_all(world);
+    // Each claim that is left gets its lock, holds it for at most two seconds, and is done.
+    Nanos bound = world.now() + 2 * options.timing.lease_ttl.count() + 80 * kSecond;
+    const auto done = [&] { return world.claims() == 0; };
+    if (!done() && !world.run_until(done, bound) && world.violation().empty())
+      world.violate("all has healed, but " + std::to_string(world.claims()) +
+                    " claims wait for locks still");
+    // And whoever asks for one now gets it soon.
+    if (world.violation().empty()) {
+      world.run_until([&] { return settled(world); }, bound);
+      for (int lock = 0; lock < options.locks; ++lock) world.claim_lock(0, lock, true, 0);
+      if (!world.run_until(done, world.now() + 10 * kSecond) && world.violation().empty())
+        world.violate("all has healed, but a free lock can't be had");
+    }
+  }
+  auto outcome = finish(world, keep_trace);
+  outcome.grants = world.grants();
+  return outcome;
+}
 
 Outcome chaos(std::uint64_t seed, bool keep_trace) {
   Random draw(seed * 2 + 1);

@@ -15,12 +15,17 @@ struct Outcome {
   std::uint64_t digest = 0;
   double virtual_seconds = 0;
   std::string trace;
+  std::uint64_t grants = 0;  ///< of locks
 };
 
 /// Anything goes: partitions one-way and whole, loss, pauses, crashes, clocks at their worst, a
 /// store that stalls, forgets answers and lands writes late. Afterwards all heals, and each app
 /// must have one leader again, each node its session.
 Outcome chaos(std::uint64_t seed, bool keep_trace = false);
+
+/// The same with clients that claim locks, semaphores and barriers, hold them for a while and give
+/// up; afterwards everybody who waits gets what it waits for.
+Outcome lock_chaos(std::uint64_t seed, bool keep_trace = false);
 
 /// JetStream without a leader for 9 s, the network intact, of three nodes or more one may die with
 /// it: no other node's session ends.

@@ -52,6 +52,8 @@ int main(int argc, char** argv) {
   }
   auto run = [](std::uint64_t seed, bool trace) {
     switch (seed % 8) {
+      case 3:
+      case 4: return sim::lock_chaos(seed, trace);
       case 5: return stream(seed, trace);
       case 6: return sim::store_outage(seed, trace);
       case 7: return sim::machine_loss(seed, trace).outcome;

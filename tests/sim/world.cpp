@@ -109,6 +109,8 @@ void World::step(Event event) {
     guardian_step(event.node, *guardian);
     return;
   }
+  if (auto* lock = std::get_if<LockWrite>(&event.what)) return apply_lock(event.node, *lock);
+  if (auto* read = std::get_if<LockRead>(&event.what)) return answer_read(event.node, *read);
   auto& node = nodes_[static_cast<std::size_t>(event.node)];
   if (!node.process || event.incarnation != node.incarnation) return;
   if (node.paused) {
@@ -135,6 +137,8 @@ void World::handle(int index, What& what) {
     pump(index, delivery->bucket, delivery->upto, actions);
   } else if (auto* outcome = std::get_if<Outcome>(&what)) {
     node.process->on_write(outcome->id, outcome->outcome, outcome->stored, now, actions);
+  } else {
+    handle_lock(index, what, actions);
   }
   perform(index, actions);
   check_after(index);
@@ -345,6 +349,8 @@ void World::perform(int index, Actions& actions) {
                 std::to_string(acquired->epoch) + ", but " + std::to_string(last) +
                 " was there before");
       last = acquired->epoch;
+    } else {
+      perform_lock(index, action);
     }
   }
   actions.clear();
@@ -383,6 +389,7 @@ void World::check_after(int index) {
         violate(app_name(app) + ": both " + node_name(index) + " and " + node_name(other) +
                 " lead");
   }
+  check_locks(index);
 }
 
 bool World::in_force(int index) const {
@@ -444,6 +451,8 @@ void World::start_node(int index) {
   options.session.new_id = [this] { return "s" + std::to_string(++next_id_); };
   options.session.facts = [facts] { return facts; };
   for (int app = 0; app < options_.apps; ++app) options.apps.push_back(app_name(app));
+  options.random = [this] { return random_.unit(); };
+  node.clients.clear();
   node.process = std::make_unique<Coordination>(std::move(options));
   if (keep_trace_) note(node_name(index) + " starts");
   Actions actions;

@@ -63,6 +63,7 @@ struct Options {
   std::uint64_t seed = 1;
   int nodes = 3;
   int apps = 2;
+  int locks = 0;  ///< names in use: by turns a lock, a semaphore of 2, a barrier
   coord::SessionTiming timing{};
   bool worst_clocks = false;  ///< some as slow, some as fast as drift allows; else anything between
   bool guardians = true;
@@ -105,6 +106,15 @@ class World {
   void step_down(int node, int app, const std::string& target);
   void leave(int node);
   void forget_withdrawals(int node);
+  /// A client on that node claims the lock; once granted it holds it for a while.
+  void claim_lock(int node, int lock, bool wait, Nanos hold);
+  /// A client gives up waiting, or holding, if there is one.
+  void withdraw_claim(int node);
+  /// Removes the record of a lock that nobody wants, as the coordinator does.
+  void sweep_lock(int lock);
+  /// Of all clients.
+  std::size_t claims() const;
+  std::uint64_t grants() const { return grants_; }
 
   bool alive(int node) const { return nodes_[static_cast<std::size_t>(node)].process != nullptr; }
   bool paused(int node) const { return nodes_[static_cast<std::size_t>(node)].paused; }
@@ -152,13 +162,45 @@ class World {
     coord::WriteOutcome outcome;
     Revision stored;
   };
+  struct LockWrite {
+    coord::WriteLock write{};
+    std::uint64_t incarnation = 0;
+    bool late_already = false;
+  };
+  struct LockOutcome {
+    std::string key{};
+    std::uint64_t number = 0;
+    coord::WriteOutcome outcome{};
+    Revision stored = 0;
+  };
+  struct LockRead {
+    std::string key{};
+    std::uint64_t incarnation = 0;
+  };
+  struct LockAnswer {
+    std::string key{};
+    Revision rev = 0;
+    std::shared_ptr<const coord::LockRecord> record{};
+  };
+  struct LockVersion {
+    Revision rev = 0;
+    std::shared_ptr<const coord::LockRecord> record{};  // none: removed
+    Nanos at = 0;
+  };
+  /// What a client of a node has claimed.
+  struct Client {
+    int lock = 0;
+    Nanos hold = 0;
+    bool granted = false;
+  };
   struct GuardianStep {
     std::string session{};
     std::string boot{};
     bool first = true;
   };
   using What = std::variant<Tick, coord::Heartbeat, coord::HeartbeatAck, coord::Withdrawal, Pump,
-                            StoreWrite, Outcome, GuardianStep, std::function<void()>>;
+                            StoreWrite, Outcome, GuardianStep, std::function<void()>, LockWrite,
+                            LockOutcome, LockRead, LockAnswer, coord::LockNotice>;
   struct Event {
     int node = kStore;
     std::uint64_t incarnation = 0;
@@ -186,6 +228,7 @@ class World {
     bool locked = false;  // the folder, by a guardian that still ends what the process had started
     Revision delivered[2] = {0, 0};
     bool known[2] = {false, false};
+    std::map<std::uint64_t, Client> clients;  // by claim
   };
 
   Time local(const Node& node) const;
@@ -202,6 +245,21 @@ class World {
   void pump(int index, Bucket bucket, Revision upto, coord::Actions& actions);
   void guardian_step(int index, GuardianStep step);
   void begin_watch(int index, Bucket bucket);
+  void apply_lock(int from, LockWrite& write);
+  void answer_read(int from, const LockRead& read);
+  void lock_news(int index, const coord::LockNews& news);
+  void release_claim(int index, std::uint64_t claim);
+  void release_later(int index, std::uint64_t claim, Nanos delay);
+  void check_locks(int index);
+  void perform_lock(int index, coord::Action& action);
+  bool handle_lock(int index, What& what, coord::Actions& actions);
+  static std::string lock_key(int lock) { return "app0.l" + std::to_string(lock); }
+  static coord::LockKind lock_kind(int lock) {
+    return lock % 3 == 0   ? coord::LockKind::lock
+           : lock % 3 == 1 ? coord::LockKind::semaphore
+                           : coord::LockKind::barrier;
+  }
+  static int lock_limit(int lock) { return lock % 3 == 1 ? 2 : 1; }
   bool is_cut(int from, int to) const;
   Nanos delay();
   BucketState& bucket(Bucket b) { return buckets_[b == Bucket::members ? 0 : 1]; }
@@ -224,7 +282,12 @@ class World {
   BucketState buckets_[2];
   Nanos store_down_until_ = 0;
   std::map<std::pair<int, int>, bool> cuts_;
-  std::map<std::string, std::uint64_t> last_epoch_;  // newest epoch that anybody led with
+  std::map<std::string, std::uint64_t> last_epoch_;        // newest epoch that anybody led with
+  std::map<std::string, std::vector<LockVersion>> locks_;  // oldest first; some are forgotten
+  Revision last_lock_rev_ = 0;
+  std::map<int, Revision> last_token_;
+  std::uint64_t last_claim_ = 0;
+  std::uint64_t grants_ = 0;
   std::set<std::string> ended_sessions_;
   std::uint64_t next_id_ = 0;
   std::uint64_t sessions_ended_ = 0;
