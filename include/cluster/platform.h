@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cluster/app.h"
+#include "cluster/lock.h"
 #include "cluster/member.h"
 #include "cluster/options.h"
 
@@ -43,6 +44,11 @@ class Platform {
   /// run().
   void on_member_join(std::function<void(const Member&)> fn);
   void on_member_leave(std::function<void(const Member&)> fn);
+
+  /// As App's, of the whole platform.
+  Lock lock(const std::string& name);
+  Semaphore semaphore(const std::string& name, int limit);
+  Barrier barrier(const std::string& name);
 
   /// The nodes that are live, as far as this node has seen. Any thread.
   std::vector<Member> members() const;

@@ -22,6 +22,8 @@ Driver::Driver(Loop& loop, nats::JetStream& jetstream, Options options, DriverEv
       members_(jetstream, options_.platform + "_members"),
       leases_(jetstream, options_.platform + "_leases"),
       coordination_(std::make_unique<Coordination>(options_.coordination)),
+      locks_(jetstream, options_.platform, options_.coordination.session.node, options_.replicas,
+             lock_events()),
       told_(kTellAgain),
       alive_(std::make_shared<bool>(true)) {}
 
@@ -71,6 +73,50 @@ void Driver::release(const std::string& app, const std::string& target) {
   run([&](Coordination& c, Actions& actions) {
     if (c.holds(app)) c.release(app, target, BootClock::now(), actions);
   });
+}
+
+void Driver::claim_lock(LockClaim claim) {
+  claims_.emplace(claim.id, claim);
+  run([&](Coordination& c, Actions& actions) {
+    c.claim_lock(std::move(claim), BootClock::now(), actions);
+  });
+}
+
+void Driver::release_lock(std::uint64_t claim, bool open) {
+  run([&](Coordination& c, Actions& actions) {
+    c.release_lock(claim, open, BootClock::now(), actions);
+  });
+}
+
+void Driver::lock_news(const LockNews& news) {
+  if (news.what != LockNews::What::granted) claims_.erase(news.claim);
+  if (events_.lock_news) events_.lock_news(news);
+}
+
+LockStore::Events Driver::lock_events() {
+  LockStore::Events events;
+  events.read = [this](const std::string& key, Revision rev,
+                       const std::optional<LockRecord>& record) {
+    run([&](Coordination& c, Actions& actions) {
+      c.on_lock_read(key, rev, record, BootClock::now(), actions);
+    });
+  };
+  events.written = [this](const std::string& key, std::uint64_t number, WriteOutcome outcome,
+                          Revision stored) {
+    run([&](Coordination& c, Actions& actions) {
+      c.on_lock_write(key, number, outcome, stored, BootClock::now(), actions);
+    });
+  };
+  events.told = [this](const LockNotice& notice) {
+    run([&](Coordination& c, Actions& actions) {
+      c.on_lock_notice(notice, BootClock::now(), actions);
+    });
+  };
+  events.doubt = [this] {
+    run([](Coordination& c, Actions& actions) { c.doubt_locks(BootClock::now(), actions); });
+  };
+  events.trouble = [this](const Error& error) { trouble(error); };
+  return events;
 }
 
 void Driver::run(const std::function<void(Coordination&, Actions&)>& event) {
@@ -165,6 +211,14 @@ void Driver::carry_out(Action action) {
     write(members_, member->id, record.node, to_json(record), member->expected);
   } else if (auto* lease = std::get_if<WriteLease>(&action)) {
     write(leases_, lease->id, lease->record.app, to_json(lease->record), lease->expected);
+  } else if (auto* read = std::get_if<ReadLock>(&action)) {
+    locks_.read(*read);
+  } else if (auto* lock = std::get_if<WriteLock>(&action)) {
+    locks_.write(*lock);
+  } else if (auto* notice = std::get_if<LockNotice>(&action)) {
+    locks_.tell(*notice);
+  } else if (auto* news = std::get_if<LockNews>(&action)) {
+    lock_news(*news);
   } else if (auto* began = std::get_if<SessionBegan>(&action)) {
     if (events_.session_began) events_.session_began(began->id, began->rev);
   } else if (auto* ended = std::get_if<SessionEnded>(&action)) {
@@ -276,6 +330,10 @@ void Driver::rewound(const char* bucket) {
     members_watch_.reset();
     leases_watch_.reset();
     coordination_ = std::make_unique<Coordination>(options_.coordination);
+    for (const auto& [id, claim] : std::map(claims_))
+      run([&](Coordination& c, Actions& actions) {
+        c.claim_lock(claim, BootClock::now(), actions);
+      });
     for (const auto& [app, not_before] : candidates_)
       run([&](Coordination& c, Actions& a) {
         c.set_candidate(app, true, not_before, BootClock::now(), a);

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "coord/coordination.h"
+#include "coord/lock_store.h"
 #include "core/loop.h"
 #include "core/repeat_limit.h"
 #include "nats/key_value.h"
@@ -24,6 +26,7 @@ struct DriverEvents {
   std::function<void(const std::string& app)> released{};
   std::function<void(const std::string& app)> lease_changed{};
   std::function<void(const std::string& node)> member_changed{};
+  std::function<void(const LockNews& news)> lock_news{};
   /// Until when the session's rules hold, as far as is known now; Time{} without a session. Called
   /// when it has changed, before any other event that comes with that change.
   std::function<void(Time limit)> limit_changed{};
@@ -57,11 +60,16 @@ class Driver {
   void set_candidate(const std::string& app, bool candidate, Time not_before = {});
   void release(const std::string& app, const std::string& target = {});
 
+  void claim_lock(LockClaim claim);
+  void release_lock(std::uint64_t claim, bool open = false);
+
   const Coordination& coordination() const { return *coordination_; }
 
  private:
   void run(const std::function<void(Coordination&, Actions&)>& event);
   void carry_out(Action action);
+  LockStore::Events lock_events();
+  void lock_news(const LockNews& news);
   void write(nats::KeyValue& bucket, WriteId id, const std::string& key, std::string value,
              Revision expected);
   void subscribe();
@@ -79,6 +87,9 @@ class Driver {
   nats::KeyValue members_;
   nats::KeyValue leases_;
   std::unique_ptr<Coordination> coordination_;
+  LockStore locks_;
+  std::map<std::uint64_t, LockClaim>
+      claims_;  // that have not ended: asked for, also after a rewind
   std::vector<nats::Subscription> subscriptions_;
   std::unique_ptr<nats::KvWatch> members_watch_;
   std::unique_ptr<nats::KvWatch> leases_watch_;

@@ -20,6 +20,8 @@ bool has(const std::vector<LockParty>& parties, const LockParty& party) {
   });
 }
 
+bool wants(const LockParty& waiter) { return !waiter.watches; }
+
 std::string describe(const LockRecord& record) {
   switch (record.kind) {
     case LockKind::lock: return "a lock";
@@ -81,15 +83,20 @@ void Lock::release(std::uint64_t claim, bool open, Output& out) {
 bool Lock::gone(const LockParty& party, const Context& context) const {
   if (party.session == context.session.id()) {
     const auto* m = find(party.claim);
-    if (!m && mutant(Mutation::lock_forget_the_forgotten)) return false;
     return !m || m->leaving;
   }
   return context.view.ended(party.session, party.session_rev);
 }
 
 LockParty Lock::party_of(const LockClaim& claim, const Context& context) const {
-  return {
-      context.session.id(), context.session.session_rev(), claim.id, 0, claim.asked_ms, claim.note};
+  LockParty party;
+  party.session = context.session.id();
+  party.session_rev = context.session.session_rev();
+  party.claim = claim.id;
+  party.watches = claim.watches;
+  party.asked_ms = claim.asked_ms;
+  party.note = claim.note;
+  return party;
 }
 
 // New claims go behind those who wait.
@@ -102,8 +109,9 @@ void Lock::join(LockRecord& next, const Context& context) const {
       next.limit = m.claim.limit;
     }
     if (next.kind != m.claim.kind || next.limit != m.claim.limit) continue;
-    const bool room =
-        next.holders.size() + next.waiters.size() < static_cast<std::size_t>(next.limit);
+    const auto wanting = std::count_if(next.waiters.begin(), next.waiters.end(), wants);
+    const bool room = next.holders.size() + static_cast<std::size_t>(wanting) <
+                      static_cast<std::size_t>(next.limit);
     if (room || (m.claim.wait && next.waiters.size() < kMostWaiters)) next.waiters.push_back(party);
   }
 }
@@ -118,9 +126,11 @@ LockRecord Lock::evolved(const Context& context) const {
   if (!mutant(Mutation::lock_keep_dead_waiters)) std::erase_if(next.waiters, over);
   if (next.open) next.waiters.clear();
   join(next, context);
-  while (!next.waiters.empty() && next.holders.size() < static_cast<std::size_t>(next.limit)) {
-    next.holders.push_back(std::move(next.waiters.front()));
-    next.waiters.erase(next.waiters.begin());
+  while (next.holders.size() < static_cast<std::size_t>(next.limit)) {
+    const auto first = std::find_if(next.waiters.begin(), next.waiters.end(), wants);
+    if (first == next.waiters.end()) break;
+    next.holders.push_back(std::move(*first));
+    next.waiters.erase(first);
   }
   if (next == record_) return next;
   // Who acquired it with the record that stands there now keeps that revision as the token.
@@ -187,16 +197,16 @@ void Lock::adopt(Revision rev, const LockRecord& record, const Context& context,
   });
 }
 
-// One that nobody holds may be removed; that shows in a refusal of what we know of it. Of one that
-// is held the answer is an old one, unless it stays so: then somebody has removed it past the
-// protocol.
-bool Lock::believe_removal(const Context& context, Time now) {
+// One that nobody holds may be removed; that shows in a refusal of what we know of it. Anything
+// else that is older than what is known is an old answer, unless it stays so: then somebody has
+// removed a lock that is held, or the store has lost its end.
+bool Lock::believe_less(bool removed, const Context& context, Time now) {
   if (!in_flight_ || !in_flight_->refused) return false;
   const bool held =
       std::any_of(claims_.begin(), claims_.end(), [](const Mine& m) { return m.held; });
-  if (!held) return true;
-  if (!missing_since_) missing_since_ = now;
-  return now >= *missing_since_ + context.timing.lease_ttl;
+  if (removed && !held) return true;
+  if (!less_since_) less_since_ = now;
+  return now >= *less_since_ + context.timing.lease_ttl;
 }
 
 void Lock::on_read(Revision rev, const std::optional<LockRecord>& record, const Context& context,
@@ -207,10 +217,10 @@ void Lock::on_read(Revision rev, const std::optional<LockRecord>& record, const 
   for (auto& m : claims_) m.checked = true;
   LockRecord none;
   none.key = record_.key;
-  const bool removed = !record && rev < rev_ && believe_removal(context, now);
-  if (removed) in_flight_.reset();
-  if (record || rev >= rev_) missing_since_.reset();
-  if (!known_ || removed || rev > rev_) {
+  const bool less = rev < rev_ && believe_less(!record, context, now);
+  if (less) in_flight_.reset();
+  if (less || rev >= rev_) less_since_.reset();
+  if (!known_ || less || rev > rev_) {
     adopt(rev, record ? *record : none, context, now, out);
   } else if (in_flight_ && rev == in_flight_->expected) {
     // Stale, or the write has yet to land: it is repeated as it is.

@@ -23,7 +23,8 @@ struct LockClaim {
   std::string key{};
   LockKind kind = LockKind::lock;
   int limit = 1;
-  bool wait = true;  ///< else it is answered at once: granted or held
+  bool wait = true;      ///< else it is answered at once: granted or held
+  bool watches = false;  ///< see LockParty
   std::int64_t asked_ms = 0;
   std::string note{};
 };
@@ -117,7 +118,7 @@ class Lock {
     return party.session == session && party.claim == claim;
   }
   bool gone(const LockParty& party, const Context& context) const;
-  bool believe_removal(const Context& context, Time now);
+  bool believe_less(bool removed, const Context& context, Time now);
   LockParty party_of(const LockClaim& claim, const Context& context) const;
   LockRecord evolved(const Context& context) const;
   void join(LockRecord& next, const Context& context) const;
@@ -139,7 +140,7 @@ class Lock {
   std::uint64_t last_write_id_ = 0;
   std::optional<Time> read_sent_;
   std::optional<Time> wanted_since_;  // a change that is somebody else's to make first
-  std::optional<Time> missing_since_;
+  std::optional<Time> less_since_;
   int conflicts_ = 0;
   Time not_before_{};
   Time news_at_{};  // of the last record, read or told

@@ -30,7 +30,6 @@ enum class Mutation {
   lock_keep_dead_waiters,     ///< waiters whose session has ended stay in the queue
   lock_release_without_revision,  ///< a lock is released whatever its revision
   lock_believe_old_news,          ///< a notice of an older revision counts
-  lock_forget_the_forgotten,      ///< what a session holds by a claim that nobody knows stays there
 };
 
 #ifdef CLUSTER_SIM_MUTANTS

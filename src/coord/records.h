@@ -66,6 +66,7 @@ struct LockParty {
   Revision session_rev = 0;
   std::uint64_t claim = 0;    ///< unique within the session
   Revision token = 0;         ///< of a holder: the revision of acquisition; 0: of this very record
+  bool watches = false;       ///< waits until a barrier is open, and never holds it
   std::int64_t asked_ms = 0;  ///< wall time since 1970, for people
   std::string note{};         ///< for people
   bool operator==(const LockParty&) const = default;

@@ -141,6 +141,110 @@ Result<LeaseRecord> lease_record_from(const std::string& key, const std::string&
       });
 }
 
+const char* to_text(LockKind kind) {
+  switch (kind) {
+    case LockKind::lock: return "lock";
+    case LockKind::semaphore: return "semaphore";
+    case LockKind::barrier: return "barrier";
+  }
+  return "unknown";
+}
+
+namespace {
+
+LockKind lock_kind_from(const std::string& text) {
+  for (const auto kind : {LockKind::lock, LockKind::semaphore, LockKind::barrier})
+    if (text == to_text(kind)) return kind;
+  throw Error(Errc::corrupt, "\"" + text + "\" is no kind of lock");
+}
+
+Json json_of(const std::vector<LockParty>& parties) {
+  Json all = Json::array();
+  for (const auto& party : parties) {
+    Json one{{"session", party.session.text()},
+             {"session_rev", party.session_rev},
+             {"claim", party.claim},
+             {"asked_ms", party.asked_ms}};
+    if (party.token != 0) one["token"] = party.token;
+    if (party.watches) one["watches"] = true;
+    if (!party.note.empty()) one["note"] = party.note;
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
+std::vector<LockParty> parties_from(const Json& json) {
+  if (!json.is_array()) throw Error(Errc::corrupt, json.dump() + " is no list of sessions");
+  std::vector<LockParty> all;
+  for (const auto& one : json) {
+    LockParty party;
+    party.session = voter_from(one.at("session").get<std::string>());
+    party.session_rev = whole<Revision>(one.at("session_rev"));
+    party.claim = whole<std::uint64_t>(one.at("claim"));
+    if (one.contains("token")) party.token = whole<Revision>(one.at("token"));
+    party.watches = one.value("watches", false);
+    party.asked_ms = whole<std::int64_t>(one.at("asked_ms"));
+    party.note = one.value("note", std::string());
+    all.push_back(std::move(party));
+  }
+  return all;
+}
+
+Json json_of(const LockRecord& record) {
+  Json json{{"v", kVersion},
+            {"key", record.key},
+            {"kind", to_text(record.kind)},
+            {"limit", record.limit},
+            {"holders", json_of(record.holders)},
+            {"waiters", json_of(record.waiters)}};
+  if (record.open) json["open"] = true;
+  return json;
+}
+
+LockRecord lock_record_from(const Json& json) {
+  LockRecord record;
+  record.key = json.at("key").get<std::string>();
+  record.kind = lock_kind_from(json.at("kind").get<std::string>());
+  record.limit = whole<int>(json.at("limit"));
+  if (record.limit < 1)
+    throw Error(Errc::corrupt, std::to_string(record.limit) + " is no limit of holders");
+  record.open = json.value("open", false);
+  record.holders = parties_from(json.at("holders"));
+  record.waiters = parties_from(json.at("waiters"));
+  return record;
+}
+
+std::string text_of(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string to_json(const LockRecord& record) { return text_of(json_of(record)); }
+
+Result<LockRecord> lock_record_from(const std::string& key, const std::string& text) {
+  return parsed<LockRecord>("lock \"" + key + "\"", text,
+                            [&](const Json& json) -> Result<LockRecord> {
+                              auto record = lock_record_from(json);
+                              if (record.key != key)
+                                throw Error(Errc::corrupt, "it names lock \"" + record.key + "\"");
+                              return record;
+                            });
+}
+
+std::string to_json(const LockNotice& notice) {
+  return text_of(Json{{"v", kVersion}, {"rev", notice.rev}, {"record", json_of(*notice.record)}});
+}
+
+Result<LockNotice> lock_notice_from(const std::string& text) {
+  return parsed<LockNotice>("lock notice", text, [](const Json& json) -> Result<LockNotice> {
+    LockNotice notice;
+    notice.rev = whole<Revision>(json.at("rev"));
+    notice.record = std::make_shared<const LockRecord>(lock_record_from(json.at("record")));
+    return notice;
+  });
+}
+
 std::string to_json(const Heartbeat& heartbeat) {
   return Json{{"v", kVersion},
               {"to", heartbeat.to},

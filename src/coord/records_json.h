@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "coord/locks.h"
 #include "coord/records.h"
 #include "coord/session_messages.h"
 #include "core/result.h"
@@ -18,6 +19,11 @@ Result<SessionRecord> session_record_from(const std::string& key, const std::str
 std::string to_json(const LeaseRecord& record);
 Result<LeaseRecord> lease_record_from(const std::string& key, const std::string& json);
 
+std::string to_json(const LockRecord& record);
+Result<LockRecord> lock_record_from(const std::string& key, const std::string& json);
+std::string to_json(const LockNotice& notice);
+Result<LockNotice> lock_notice_from(const std::string& json);
+
 std::string to_json(const Heartbeat& heartbeat);
 std::string to_json(const HeartbeatAck& ack);
 std::string to_json(const Withdrawal& withdrawal);
@@ -26,5 +32,6 @@ Result<HeartbeatAck> heartbeat_ack_from(const std::string& json);
 Result<Withdrawal> withdrawal_from(const std::string& json);
 
 const char* to_text(SessionState state);
+const char* to_text(LockKind kind);
 
 }  // namespace cluster::coord

@@ -46,6 +46,17 @@ Snapshots& App::snapshots() {
   return *core_->snapshots;
 }
 
+Lock App::lock(const std::string& lock) {
+  return {core_->host.locks(), lock_key(name(), lock), lock};
+}
+Semaphore App::semaphore(const std::string& semaphore, int limit) {
+  return {core_->host.locks(), lock_key(name(), semaphore), semaphore,
+          checked_limit(semaphore, limit)};
+}
+Barrier App::barrier(const std::string& barrier) {
+  return {core_->host.locks(), lock_key(name(), barrier), barrier};
+}
+
 bool Election::is_leader() const { return core_.app.is_leader(); }
 std::optional<Leader> Election::leader() const { return core_.app.leader(); }
 std::uint64_t Election::epoch() const { return core_.app.epoch.load(); }

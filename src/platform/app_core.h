@@ -23,6 +23,7 @@
 #include "nats/exchange.h"
 #include "nats/jetstream.h"
 #include "ops/process_backend.h"
+#include "platform/lock_service.h"
 #include "platform/step_times.h"
 #include "platform/transition.h"
 #include "sqlite/replicated_database.h"
@@ -52,6 +53,7 @@ class AppHost {
   virtual const std::shared_ptr<nats::Exchange>& exchange() const noexcept = 0;
   /// Throws invalid_argument on the loop's thread, where a call that blocks would wait for itself.
   virtual void forbid_on_loop(const std::string& what) const = 0;
+  virtual const std::shared_ptr<LockService>& locks() const noexcept = 0;
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;

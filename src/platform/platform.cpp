@@ -116,6 +116,7 @@ struct Platform::Core final : AppHost {
   nats::JetStream& jetstream() override { return *jetstream_; }
   const std::shared_ptr<nats::Exchange>& exchange() const noexcept override { return exchange_; }
   void forbid_on_loop(const std::string& what) const override;
+  const std::shared_ptr<LockService>& locks() const noexcept override { return locks_; }
   int stream_replicas() const override { return stream_replicas_; }
   void audit(AuditEntry entry) override {
     if (audit_) audit_->add(std::move(entry));
@@ -176,6 +177,8 @@ struct Platform::Core final : AppHost {
   Time started_at_{};
   std::unique_ptr<nats::EmbeddedServer> embedded_;
   const std::shared_ptr<nats::Exchange> exchange_ = std::make_shared<nats::Exchange>();
+  const std::shared_ptr<LockService> locks_ = std::make_shared<LockService>(
+      loop_, exchange_, options.name, [this](const std::string& what) { forbid_on_loop(what); });
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
@@ -296,6 +299,7 @@ void Platform::Core::live() {
   server_timer_.reset();
   if (http_) http_->stop();
   control_.reset();
+  locks_->close();
   driver_.reset();
   audit_.reset();
   exchange_->close();
@@ -483,6 +487,9 @@ void Platform::Core::start_coordination(int replicas) {
   for (const auto& [name, app] : cores_)
     if (app->singleton()) coordination.apps.push_back(name);
   coordination.apps.push_back(kCoordinatorApp);
+  coordination.random = [random = std::minstd_rand(std::random_device{}())]() mutable {
+    return std::uniform_real_distribution<>()(random);
+  };
 
   if (options.load) ask_for_load();  // so that the first record has it already, if it is quick
 
@@ -505,6 +512,7 @@ void Platform::Core::start_coordination(int replicas) {
     if (failure) {
       start_failed(*failure);
       start_timer_ = loop_.after(kStartRetry, [this] {
+        locks_->use(nullptr);
         driver_.reset();
         try_to_start();
       });
@@ -515,6 +523,7 @@ void Platform::Core::start_coordination(int replicas) {
         "under its name";
     driver_->start();
     driver_->set_candidate(kCoordinatorApp, true);
+    locks_->use(driver_.get());
   });
 }
 
@@ -539,10 +548,12 @@ coord::DriverEvents Platform::Core::events() {
     if (auto* core = find_app(app)) core->lease_gone();
     lease_changed(app);
   };
+  events.lock_news = [this](const coord::LockNews& news) { locks_->news(news); };
   events.lease_changed = [this](const std::string& app) { lease_changed(app); };
   events.member_changed = [this](const std::string& node) { member_changed(node); };
   events.limit_changed = [this](Time limit) {
     limit_ns_.store(limit.time_since_epoch().count());
+    locks_->set_limit(limit);
     if (guardian_) guardian_->set_limit(limit, options.timing.stop_margin);
   };
   events.blocked = [this](const coord::SessionRecord& other) { blocked_by(other); };
@@ -913,6 +924,14 @@ App& Platform::add_app(AppOptions options) {
   core_->cores_[options.name] = core.get();
   core_->apps_.push_back(std::unique_ptr<App>(new App(std::move(core))));
   return *core_->apps_.back();
+}
+
+Lock Platform::lock(const std::string& name) { return {core_->locks_, lock_key("_", name), name}; }
+Semaphore Platform::semaphore(const std::string& name, int limit) {
+  return {core_->locks_, lock_key("_", name), name, checked_limit(name, limit)};
+}
+Barrier Platform::barrier(const std::string& name) {
+  return {core_->locks_, lock_key("_", name), name};
 }
 
 void Platform::run() { core_->run(); }

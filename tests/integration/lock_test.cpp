@@ -1,0 +1,264 @@
+// Locks, semaphores and barriers of nodes, against a real server.
+#include "cluster/lock.h"
+
+#include <atomic>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "coord/records_json.h"
+#include "integration/platform_fixture.h"
+
+namespace cluster {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::eventually;
+using testing::kSoon;
+
+class LockTest : public ::testing::Test {
+ protected:
+  testing::Node& node(const std::string& name) {
+    nodes.push_back(std::make_unique<testing::Node>(servers, folder.path(), name));
+    nodes.back()->platform->add_app({.name = "app", .mode = Spread{}});
+    nodes.back()->run();
+    return *nodes.back();
+  }
+  template <typename Work>
+  Errc errc_of(Work work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      last_text = error.what();
+      return error.errc();
+    }
+    return Errc{};
+  }
+  template <typename Work>
+  auto on_thread(Work work) {
+    return std::async(std::launch::async, std::move(work));
+  }
+  std::size_t waiters(const std::string& key) {
+    Loop loop;
+    nats::Connection connection(loop, servers.options());
+    EXPECT_TRUE(testing::connect(connection));
+    nats::JetStream js(connection);
+    auto message = nats::await<nats::StoredMessage>(loop, kSoon, [&](auto done) {
+      js.last_message("KV_test_locks", "$KV.test_locks." + key, done);
+    });
+    if (!message) return 0;
+    const auto record = coord::lock_record_from(key, message.value().data);
+    EXPECT_TRUE(record);
+    return record ? record.value().waiters.size() : 0;
+  }
+
+  testing::NatsServers servers;
+  testing::TemporaryFolder folder;
+  std::vector<std::unique_ptr<testing::Node>> nodes;
+  std::string last_text;
+};
+
+TEST_F(LockTest, OneHoldsItAtATime) {
+  auto& a = *node("a").platform;
+  auto& b = *node("b").platform;
+  LockGuard first = a.lock("l").acquire();
+  EXPECT_TRUE(first.held());
+  EXPECT_GT(first.token(), 0u);
+  EXPECT_EQ(first.name(), "l");
+  EXPECT_FALSE(b.lock("l").try_acquire());
+  EXPECT_FALSE(a.lock("l").try_acquire()) << "not by another thread of the same node either";
+  EXPECT_EQ(errc_of([&] { b.lock("l").acquire(milliseconds(50)); }), Errc::timeout);
+  EXPECT_NE(last_text.find("node \"a\" holds it"), std::string::npos) << last_text;
+  auto holder = b.lock("l").holder();
+  ASSERT_TRUE(holder);
+  EXPECT_EQ(holder->node, "a");
+  EXPECT_EQ(holder->token, first.token());
+  first.release();
+  EXPECT_FALSE(first.held());
+  auto second = b.lock("l").try_acquire();
+  ASSERT_TRUE(second);
+  EXPECT_GT(second->token(), first.token());
+  second.reset();
+  EXPECT_TRUE(eventually([&] { return !a.lock("l").holder(); }));
+}
+
+TEST_F(LockTest, AReleaseHandsItToWhoeverHasWaitedLongest) {
+  auto& a = *node("a").platform;
+  auto& b = *node("b").platform;
+  auto& c = *node("c").platform;
+  LockGuard held = a.lock("l").acquire();
+  std::mutex mutex;
+  std::vector<std::string> order;
+  auto take = [&](Platform& platform, const std::string& name) {
+    return on_thread([&platform, name, &mutex, &order] {
+      platform.lock("l").run([&](LockGuard& guard) {
+        EXPECT_TRUE(guard.held());
+        const std::lock_guard lock(mutex);
+        order.push_back(name);
+      });
+    });
+  };
+  std::vector<std::future<void>> all;
+  int n = 0;
+  for (auto* platform : {&b, &c, &a, &b}) {
+    all.push_back(take(*platform, std::to_string(++n)));
+    ASSERT_TRUE(eventually([&] { return waiters("_.l") == static_cast<std::size_t>(n); }));
+  }
+  held.release();
+  for (auto& one : all) one.get();
+  EXPECT_EQ(order, (std::vector<std::string>{"1", "2", "3", "4"}));
+}
+
+TEST_F(LockTest, OfManyThreadsOnSeveralNodesOneIsInsideAtATime) {
+  for (const char* name : {"a", "b", "c"}) node(name);
+  std::atomic<int> inside{0}, most{0}, entries{0};
+  std::atomic<std::uint64_t> last_token{0};
+  std::atomic<bool> grew{true};
+  std::vector<std::future<void>> threads;
+  for (auto& n : nodes)
+    for (int t = 0; t < 4; ++t)
+      threads.push_back(on_thread([&, platform = n->platform.get()] {
+        for (int i = 0; i < 10; ++i)
+          platform->lock("l").run([&](LockGuard& guard) {
+            most = std::max(most.load(), ++inside);
+            if (guard.token() <= last_token.exchange(guard.token())) grew = false;
+            ++entries;
+            --inside;
+          });
+      }));
+  for (auto& thread : threads) thread.get();
+  EXPECT_EQ(entries, 120);
+  EXPECT_EQ(most, 1);
+  EXPECT_TRUE(grew);
+}
+
+TEST_F(LockTest, AStoppedNodeLeavesItToTheNext) {
+  auto& a = node("a");
+  auto& b = *node("b").platform;
+  LockGuard guard = a.platform->lock("l").acquire();
+  auto next = on_thread([&] { return b.lock("l").acquire(kSoon); });
+  ASSERT_TRUE(eventually([&] { return waiters("_.l") == 1; }));
+  a.stop();
+  EXPECT_FALSE(guard.held());
+  EXPECT_TRUE(guard.lost().stop_requested());
+  LockGuard second = next.get();
+  EXPECT_TRUE(second.held());
+  EXPECT_GT(second.token(), guard.token());
+  EXPECT_EQ(errc_of([&] { a.platform->lock("l").acquire(); }), Errc::shutting_down);
+}
+
+TEST_F(LockTest, ASessionThatEndsLosesIt) {
+  auto& a = *node("a").platform;
+  auto& b = *node("b").platform;
+  LockGuard guard = a.lock("l").acquire();
+  auto next = on_thread([&] { return b.lock("l").acquire(kSoon); });
+  ASSERT_TRUE(eventually([&] { return waiters("_.l") == 1; }));
+  // By hand, past the protocol: that the holder hears of it first is for the simulator to show.
+  Loop loop;
+  nats::Connection connection(loop, servers.options());
+  ASSERT_TRUE(testing::connect(connection));
+  nats::JetStream js(connection);
+  nats::KeyValue members(js, "test_members");
+  while (true) {
+    auto entry =
+        nats::await<nats::KvEntry>(loop, kSoon, [&](auto done) { members.get("a", done); });
+    ASSERT_TRUE(entry);
+    auto record = coord::session_record_from("a", entry.value().value).value();
+    record.state = coord::SessionState::expired;
+    record.ended_by = "the test";
+    if (nats::await<std::uint64_t>(loop, kSoon, [&](auto done) {
+          members.update("a", to_json(record), entry.value().revision, done);
+        }))
+      break;
+  }
+  LockGuard second = next.get();
+  EXPECT_TRUE(eventually([&] { return guard.lost().stop_requested(); }));
+  EXPECT_FALSE(guard.held());
+  EXPECT_TRUE(second.held());
+  EXPECT_GT(second.token(), guard.token());
+}
+
+TEST_F(LockTest, AServerThatIsKilledAndComesBackTakesNoLockAway) {
+  auto& a = *node("a").platform;
+  LockGuard guard = a.lock("l").acquire();
+  auto next = on_thread([&] { return a.lock("l").acquire(2 * kSoon); });
+  ASSERT_TRUE(eventually([&] { return waiters("_.l") == 1; }));
+  servers[0].kill_hard();
+  servers[0].start_again();
+  servers[0].wait_ready(kSoon);
+  // A node alone keeps its session by JetStream, for lease_ttl.
+  EXPECT_TRUE(guard.held());
+  guard.release(kSoon);
+  EXPECT_TRUE(next.get().held());
+}
+
+TEST_F(LockTest, ASemaphoreHasSoManyHolders) {
+  auto& a = *node("a").platform;
+  auto& b = *node("b").platform;
+  auto first = a.semaphore("s", 2).acquire();
+  auto second = b.semaphore("s", 2).try_acquire();
+  ASSERT_TRUE(second);
+  EXPECT_FALSE(a.semaphore("s", 2).try_acquire());
+  EXPECT_EQ(b.semaphore("s", 2).holders().size(), 2u);
+  EXPECT_EQ(errc_of([&] { a.semaphore("s", 3).acquire(); }), Errc::invalid_argument);
+  EXPECT_NE(last_text.find("a semaphore of 2"), std::string::npos) << last_text;
+  EXPECT_EQ(errc_of([&] { b.lock("s").acquire(); }), Errc::invalid_argument);
+  second.reset();
+  EXPECT_TRUE(a.semaphore("s", 2).acquire().held());
+  first.release();
+}
+
+TEST_F(LockTest, WhatIsToBeDoneOnceIsDoneOnce) {
+  for (const char* name : {"a", "b", "c"}) node(name);
+  std::atomic<int> runs{0}, here{0};
+  std::vector<std::future<void>> threads;
+  for (auto& n : nodes)
+    threads.push_back(on_thread([&, platform = n->platform.get()] {
+      if (platform->barrier("migration").once([&](LockGuard&) { ++runs; })) ++here;
+    }));
+  auto waits_only = on_thread([&] { nodes[1]->platform->barrier("migration").wait(); });
+  for (auto& thread : threads) thread.get();
+  waits_only.get();
+  EXPECT_EQ(runs, 1);
+  EXPECT_EQ(here, 1);
+  EXPECT_TRUE(nodes[2]->platform->barrier("migration").is_open());
+  EXPECT_FALSE(nodes[0]->platform->barrier("migration").once([&](LockGuard&) { ++runs; }));
+  EXPECT_EQ(runs, 1);
+}
+
+TEST_F(LockTest, WhatFailsOnOneNodeIsTriedOnTheNext) {
+  auto& a = *node("a").platform;
+  auto& b = *node("b").platform;
+  EXPECT_THROW(a.barrier("m").once([](LockGuard&) { throw std::runtime_error("disk full"); }),
+               std::runtime_error);
+  EXPECT_FALSE(b.barrier("m").is_open());
+  EXPECT_EQ(errc_of([&] { b.barrier("m").wait(milliseconds(50)); }), Errc::timeout);
+  EXPECT_TRUE(b.barrier("m").once([](LockGuard&) {}));
+  a.barrier("m").wait();
+}
+
+TEST_F(LockTest, NamesMayBeAnyText) {
+  auto& platform = *node("a").platform;
+  const std::set<std::string> names{"a.b", "a b", "ä/ö", ".", "=3D", "_", "*", ">"};
+  std::vector<LockGuard> guards;
+  for (const auto& name : names) guards.push_back(platform.lock(name).acquire());
+  for (const auto& guard : guards) EXPECT_TRUE(guard.held());
+  EXPECT_EQ(errc_of([&] { platform.lock(""); }), Errc::invalid_argument);
+  EXPECT_EQ(errc_of([&] { platform.lock("\xff"); }), Errc::invalid_argument);
+  EXPECT_EQ(errc_of([&] { platform.semaphore("s", 0); }), Errc::invalid_argument);
+}
+
+TEST_F(LockTest, AnAppsLockIsItsOwn) {
+  testing::Node n(servers, folder.path(), "a");
+  App& app = n.platform->add_app({.name = "app", .mode = Spread{}});
+  EXPECT_EQ(errc_of([&] { app.lock("l").acquire(milliseconds(10)); }), Errc::timeout)
+      << "nothing runs yet";
+  n.run();
+  LockGuard of_platform = n.platform->lock("l").acquire();
+  LockGuard of_app = app.lock("l").acquire();
+  EXPECT_TRUE(of_platform.held() && of_app.held());
+}
+
+}  // namespace
+}  // namespace cluster
