@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cluster/backend.h"
+#include "cluster/kv.h"
 #include "cluster/sqlite.h"
 
 namespace cluster {
@@ -109,6 +110,7 @@ struct AppOptions {
   Sqlite sqlite{};    ///< replicated; of singletons only. The primary's before the backend starts
   Backend backend{};  ///< started after promotion, before on_active; stopped after on_passive
   std::chrono::milliseconds hook_timeout{0};  ///< 0: the platform's
+  KvOptions kv{};                             ///< of the app's bucket, see App::kv()
 };
 
 }  // namespace cluster

@@ -77,10 +77,12 @@ std::string key_text_fault(std::string_view text) {
 
 std::string escaped_key(std::string_view text) { return escape(text, true); }
 
-std::string escaped_prefix(std::string_view text) {
+std::string keys_filter(std::string_view prefix) {
   // Whether a dot at its end stands for itself depends on what follows.
-  while (!text.empty() && text.back() == '.') text.remove_suffix(1);
-  return escape(text, false);
+  while (!prefix.empty() && prefix.back() == '.') prefix.remove_suffix(1);
+  const std::string key = escape(prefix, false);
+  const auto dot = key.rfind('.');
+  return dot == std::string::npos ? ">" : key.substr(0, dot) + ".>";
 }
 
 std::string unescaped_key(std::string_view key) {

@@ -15,8 +15,9 @@ inline constexpr std::size_t kLongestKey = 512;
 std::string key_text_fault(std::string_view text);
 /// As it stands in the bucket.
 std::string escaped_key(std::string_view text);
-/// Of a text that more is to follow: every key that begins with `text` begins with this.
-std::string escaped_prefix(std::string_view text);
+/// A pattern of subjects within the bucket that fits every key that begins with `prefix`, and as
+/// few others as can be.
+std::string keys_filter(std::string_view prefix);
 /// Back again. What is no escape of ours, other programs' keys, is left as it is.
 std::string unescaped_key(std::string_view key);
 

@@ -26,6 +26,10 @@ std::string platform_name_fault(std::string_view name) { return label_fault(name
 
 std::string app_name_fault(std::string_view name) {
   if (!name.empty() && name[0] == '_') return "names that begin with '_' are the platform's own";
+  // An app's bucket is `<platform>_<app>`.
+  for (const char* own :
+       {"audit", "events", "leases", "locks", "members", "placement", "ring", "services"})
+    if (name == own) return "it is the name of a bucket of the platform's own";
   return label_fault(name);
 }
 

@@ -497,15 +497,19 @@ std::vector<std::unique_ptr<EmbeddedServer>> start_local_servers(int count,
         o.sync_always = sync_always;
         servers.push_back(std::make_unique<EmbeddedServer>(std::move(o)));
       }
-      for (auto& server : servers) server->wait_ready(seconds(60));
+      for (auto& server : servers) server->wait_ready(seconds(tries > 1 ? 30 : 60));
       wait_whole(servers);
       return servers;
     } catch (const Error& error) {
       servers.clear();
       // A port that was free when it was chosen can be taken by somebody else meanwhile.
-      if (tries <= 1 || error.errc() != Errc::backend_failed ||
-          std::string(error.what()).find("address already in use") == std::string::npos)
-        throw;
+      const bool taken = error.errc() == Errc::backend_failed &&
+                         std::string(error.what()).find("address already in use") !=
+                             std::string::npos;
+      // On a busy machine new servers of a cluster now and then find no leader for minutes, though
+      // all are connected (nats-server 2.10.27); begun anew, they do.
+      const bool leaderless = count > 1 && error.errc() == Errc::timeout;
+      if (tries <= 1 || !(taken || leaderless)) throw;
     }
   }
 }

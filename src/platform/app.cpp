@@ -46,6 +46,8 @@ Snapshots& App::snapshots() {
   return *core_->snapshots;
 }
 
+Kv App::kv() { return Kv(core_->kv); }
+
 Lock App::lock(const std::string& lock) {
   return {core_->host.locks(), lock_key(name(), lock), lock};
 }

@@ -33,6 +33,10 @@ std::int64_t in_ms(Duration duration) {
 App::Core::Core(AppHost& h, AppOptions o)
     : host(h),
       options(std::move(o)),
+      kv(std::make_shared<KvBucket>(
+          h.loop(), h.strands(), h.exchange(),
+          KvBucket::Options{h.platform_name() + "_" + options.name, options.kv},
+          [&h](const std::string& what) { h.forbid_on_loop(what); })),
       audit_([this](AuditEntry entry) { host.audit(std::move(entry)); }),
       leases_("lease", options.name, h.node_name(), audit_),
       transitions_("transition", options.name, h.node_name(), audit_),
@@ -437,6 +441,7 @@ void App::Core::offer() {
 void App::Core::session_began() {
   make_backend();
   make_database();
+  kv->open(host.jetstream(), host.stream_replicas());
   in_force_ = true;
   if (start_hooks_done_) return offer();
   if (start_hooks_begun_) return;
@@ -605,6 +610,7 @@ void App::Core::over() {
   leads.store(false);
   database_.reset();
   snapshots_core->close();
+  kv->close();
   for (auto& [id, waiter] : std::exchange(position_waiters_, {}))
     waiter.done(
         Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped"));

@@ -20,6 +20,7 @@
 #include "core/loop.h"
 #include "core/result.h"
 #include "core/strand.h"
+#include "data/kv_bucket.h"
 #include "nats/exchange.h"
 #include "nats/jetstream.h"
 #include "ops/process_backend.h"
@@ -120,6 +121,7 @@ struct App::Core {
   std::unique_ptr<Database> database;
   std::unique_ptr<Snapshots::Core> snapshots_core;
   std::unique_ptr<Snapshots> snapshots;
+  const std::shared_ptr<KvBucket> kv;
   std::atomic<std::uint64_t> epoch{0};         // of this node's lead, or its last one
   std::atomic<std::uint64_t> newest_epoch{0};  // of anybody's
   std::atomic<Role> role{Role::standby};

@@ -235,6 +235,14 @@ void check_process(const Process& process, Faults& faults) {
   faults.at_least(at + "restart_window", process.restart_window, milliseconds(1));
 }
 
+void check_kv(const KvOptions& kv, Faults& faults) {
+  if (kv.history < 1 || kv.history > 64)
+    faults.add("kv.history", std::to_string(kv.history) + " is not between 1 and 64");
+  if (kv.max_bytes < 0) faults.add("kv.max_bytes", "it can't be negative; 0 is no limit");
+  if (kv.max_value_size < 0)
+    faults.add("kv.max_value_size", "it can't be negative; 0 is what NATS takes");
+}
+
 void check_sqlite(const AppOptions& options, Faults& faults) {
   const Sqlite& sqlite = options.sqlite;
   if (sqlite.path.empty()) {
@@ -307,6 +315,7 @@ std::vector<std::string> faults_of(const AppOptions& options) {
     faults.add("name", options.name.empty() ? why : quoted(options.name) + ": " + why);
   faults.at_least("hook_timeout", options.hook_timeout, milliseconds(0));
   check_sqlite(options, faults);
+  check_kv(options.kv, faults);
   if (const auto* process = std::get_if<Process>(&options.backend)) check_process(*process, faults);
   return faults.take();
 }

@@ -20,6 +20,7 @@
 
 #include "core/loop.h"
 #include "core/result.h"
+#include "long_waits.h"
 #include "nats/connection.h"
 #include "nats/embedded_server.h"
 #include "nats/jetstream.h"
@@ -34,15 +35,6 @@ using std::chrono::seconds;
 /// What this machine and build need more time than a free, fast one: CLUSTER_TEST_SLOW, or 3 in
 /// builds with sanitizers, or 1. All timeouts are longer by it.
 int slowness();
-
-/// For tests that wait for elections of NATS servers for a minute and more: what they show of the
-/// code, shorter ones show with sanitizers too.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CLUSTER_SKIP_LONG_WAITS() \
-  GTEST_SKIP() << "optional: waits for NATS' elections for minutes with sanitizers"
-#else
-#define CLUSTER_SKIP_LONG_WAITS() static_cast<void>(0)
-#endif
 
 /// One line of the journal.
 struct Event {

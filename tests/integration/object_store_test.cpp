@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "integration/nats_fixture.h"
+#include "long_waits.h"
 #include "nats/object_bridge.h"
 
 namespace cluster::nats {
@@ -759,6 +760,7 @@ TEST_F(ObjectStoreClusterTest, APutGoesOnWhileTheLeaderChanges) {
 }
 
 TEST_F(ObjectStoreClusterTest, GetsGoOnWhileServersAreKilled) {
+  CLUSTER_SKIP_LONG_WAITS();
   const auto content = bytes_of(6'000'000);
   must_put("o", content, 20'000);
   for (std::size_t victim = 0; victim < 3; ++victim) {
@@ -773,20 +775,19 @@ TEST_F(ObjectStoreClusterTest, GetsGoOnWhileServersAreKilled) {
     ASSERT_TRUE(complete(*get, seconds(90)));
     ASSERT_FALSE(*get->ended) << (*get->ended)->what();
     EXPECT_TRUE(get->content == content);
-    servers[victim].start_again();
-    servers[victim].wait_ready(kSoon);
+    ASSERT_TRUE(testing::bring_back(servers, victim, js, "OBJ_b"));
   }
 }
 
 TEST_F(ObjectStoreClusterTest, PutsGoOnWhileServersAreKilled) {
+  CLUSTER_SKIP_LONG_WAITS();
   for (std::size_t victim = 0; victim < 3; ++victim) {
     auto put = begin_put({.name = "o", .chunk_size = 20'000}, bytes_of(3'000'000, victim));
     ASSERT_TRUE(loop.run_until([&] { return put->given(1'000'000); }, kSoon));
     servers[victim].kill_hard();
     auto made = complete(*put, seconds(90));
     ASSERT_TRUE(made) << made.error().what();
-    servers[victim].start_again();
-    servers[victim].wait_ready(kSoon);
+    ASSERT_TRUE(testing::bring_back(servers, victim, js, "OBJ_b"));
     auto got = get("o");
     ASSERT_TRUE(got) << got.error().what();
     EXPECT_TRUE(got.value() == put->content);

@@ -2,6 +2,7 @@
 
 #include "integration/nats_fixture.h"
 #include "integration/sqlite_fixture.h"
+#include "long_waits.h"
 #include "sqlite/capture.h"
 #include "sqlite/restore.h"
 #include "sqlite/snapshot_store.h"
@@ -273,26 +274,6 @@ class WalStreamClusterTest : public WalStreamTest {
     return text ? text.value() : text.error().what();
   }
 
-  // Both followers have all that the stream's leader has, as JetStream says.
-  bool wait_until_current(Duration patience) {
-    auto current = [&] {
-      const auto info = nats::await<std::string>(
-          loop, kSoon, [&](auto done) { js.api("STREAM.INFO.p_a_wal", "", done); });
-      const std::string text = info ? info.value() : "";
-      std::size_t count = 0;
-      for (auto at = text.find("\"current\":true"); at != std::string::npos;
-           at = text.find("\"current\":true", at + 1))
-        ++count;
-      return count == 2;
-    };
-    const auto limit = BootClock::now() + patience;
-    while (!current()) {
-      if (BootClock::now() > limit) return false;
-      loop.run_until([] { return false; }, std::chrono::milliseconds(50));
-    }
-    return true;
-  }
-
   // The stream itself shows that what was acknowledged has gone.
   void expect_end_before(std::uint64_t sequence) {
     Result<nats::StreamState> state = Error(Errc::unavailable, "not asked yet");
@@ -317,13 +298,7 @@ class WalStreamClusterTest : public WalStreamTest {
     Standby standby(*this, copy);
     standby.begin_with_first_file();
     for (std::size_t kill = 0; kill < servers.size(); ++kill) {
-      // On a busy machine a server that was killed now and then does not catch up for minutes,
-      // until it is started once more (nats-server 2.10).
-      for (int starts = 0; !wait_until_current(std::chrono::seconds(25)); ++starts) {
-        ASSERT_TRUE(kill > 0 && starts < 3) << "the stream's servers do not catch up";
-        servers[kill - 1].start_again();
-        servers[kill - 1].wait_ready(kSoon);
-      }
+      ASSERT_TRUE(testing::wait_until_current(js, "p_a_wal", std::chrono::seconds(60)));
       for (int i = 0; i < 40 && !lost; ++i) {
         db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
         if (i == 20) servers[kill].kill_hard();
@@ -336,8 +311,8 @@ class WalStreamClusterTest : public WalStreamTest {
         ASSERT_TRUE(loop.run_until([&] { return primary.stored == primary.capture->written(); },
                                    std::chrono::seconds(60)));
       }
-      servers[kill].start_again();
-      servers[kill].wait_ready(kSoon);
+      ASSERT_TRUE(testing::bring_back(servers, kill, js, "p_a_wal"))
+          << "the stream's servers do not catch up";
       if (lost) return expect_end_before(primary.acknowledged);
     }
     // A cluster that has just lost a server makes consumers late.
@@ -357,6 +332,7 @@ class WalStreamClusterTest : public WalStreamTest {
 // acknowledged when its servers fail one after the other (docs/replication.md): then the leader has
 // said so, and it is tried again.
 TEST_F(WalStreamClusterTest, GoesOnWhenServersDieOneByOne) {
+  CLUSTER_SKIP_LONG_WAITS();
   constexpr int kTries = 4;
   for (int i = 1; i <= kTries; ++i) {
     bool lost = false;

@@ -1,0 +1,314 @@
+#include "data/kv_bucket.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <thread>
+#include <utility>
+
+#include "core/key_text.h"
+#include "data/kv_watch.h"
+
+namespace cluster {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kRetry{20};
+/// Longer ones would overflow where they are added to a time.
+constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
+
+Time deadline_after(milliseconds timeout) {
+  return BootClock::now() + std::min(timeout, kLongestWait);
+}
+
+Duration left_until(Time deadline) {
+  return std::max<Duration>(deadline - BootClock::now(), milliseconds(1));
+}
+
+bool removes(const nats::StoredMessage& message) {
+  return !message.header("KV-Operation").empty() || !message.header("Nats-Marker-Reason").empty();
+}
+
+}  // namespace
+
+KvBucket::KvBucket(Loop& loop, StrandPool& strands, std::shared_ptr<nats::Exchange> exchange,
+                   Options options, std::function<void(const std::string&)> forbid_on_loop)
+    : gate_(std::make_shared<LoopGate>(loop)),
+      strands_(strands),
+      jetstream_(std::move(exchange)),
+      options_(std::move(options)),
+      forbid_on_loop_(std::move(forbid_on_loop)) {}
+
+KvBucket::~KvBucket() = default;
+
+// ---- the loop's side
+
+void KvBucket::open(nats::JetStream& jetstream, int replicas) {
+  on_loop_ = &jetstream;
+  replicas_.store(replicas);
+  for (const auto& [core, watch] : watches_) watch->begin();
+}
+
+void KvBucket::close() {
+  gate_->close();
+  on_loop_ = nullptr;
+  lists_.clear();
+  for (const auto& [core, watch] : watches_) watch->halt();
+  watches_.clear();
+}
+
+// ---- of other threads
+
+std::string KvBucket::checked(std::string_view key) const {
+  if (auto fault = key_text_fault(key); !fault.empty())
+    throw Error(Errc::invalid_argument, "\"" + std::string(key) + "\" can't be a key of bucket \"" +
+                                            options_.bucket + "\": " + fault);
+  forbid_on_loop_("bucket \"" + options_.bucket + "\"");
+  return escaped_key(key);
+}
+
+KvEntry KvBucket::entry_from(const nats::StoredMessage& message) const {
+  KvEntry entry;
+  entry.key = unescaped_key(std::string_view(message.subject)
+                                .substr(std::min(message.subject.size(), subject("").size())));
+  entry.value = message.data;
+  entry.revision = message.sequence;
+  entry.removed = removes(message);
+  entry.time = std::chrono::system_clock::time_point(
+      std::chrono::duration_cast<std::chrono::system_clock::duration>(
+          std::chrono::nanoseconds(message.time_ns)));
+  return entry;
+}
+
+void KvBucket::pause_or_throw(const Error& error, Time deadline) const {
+  if (BootClock::now() + kRetry >= deadline) throw error;
+  std::this_thread::sleep_for(kRetry);
+}
+
+// The bucket is there, at the latest now.
+void KvBucket::make(Time deadline) {
+  while (!made_.load()) {
+    nats::StreamConfig config;
+    config.name = stream();
+    config.description = "cpp-cluster: keys of an app";
+    config.subjects = {subject(">")};
+    config.replicas = std::max(1, replicas_.load());
+    config.max_msgs_per_subject = options_.kv.history;
+    config.max_bytes = options_.kv.max_bytes == 0 ? -1 : options_.kv.max_bytes;
+    config.max_msg_size = options_.kv.max_value_size == 0 ? -1 : options_.kv.max_value_size;
+    config.duplicate_window = std::chrono::minutes(2);
+    config.allow_rollup = true;
+    config.allow_direct = true;
+    config.deny_delete = true;
+    config.discard_new = true;
+    // Before the first session it is not known how many replicas it should have.
+    auto there = replicas_.load() == 0 ? jetstream_.stream(config.name, left_until(deadline))
+                                       : jetstream_.ensure_stream(config, left_until(deadline));
+    if (there) {
+      reads_.store(there.value().config.replicas == 1 && there.value().config.allow_direct
+                       ? Reads::direct
+                       : Reads::of_leader);
+      made_.store(true);
+      return;
+    }
+    Error error = there.error();
+    if (error.errc() == Errc::not_found)
+      error =
+          Error(Errc::unavailable, "bucket \"" + options_.bucket +
+                                       "\" is not there yet, and made once this node has joined "
+                                       "its platform");
+    if (error.errc() == Errc::unknown_outcome || error.errc() == Errc::timeout)
+      error = Error(Errc::unavailable, error.what());  // nothing of the user's was sent
+    if (error.errc() != Errc::unavailable) throw error;
+    pause_or_throw(error, deadline);
+  }
+}
+
+// Whether there is a bucket; and then how it is read: of one replica directly, which is faster.
+bool KvBucket::know_reads(Time deadline) {
+  while (reads_.load() == Reads::unknown) {
+    auto there = jetstream_.stream(stream(), left_until(deadline));
+    if (there) {
+      reads_.store(there.value().config.replicas == 1 && there.value().config.allow_direct
+                       ? Reads::direct
+                       : Reads::of_leader);
+      break;
+    }
+    if (there.error().errc() == Errc::not_found) return false;
+    if (there.error().errc() != Errc::unavailable && there.error().errc() != Errc::timeout &&
+        there.error().errc() != Errc::unknown_outcome)
+      throw there.error();
+    pause_or_throw(Error(Errc::unavailable, there.error().what()), deadline);
+  }
+  return true;
+}
+
+std::optional<nats::StoredMessage> KvBucket::last(const std::string& key, Time deadline) {
+  if (!know_reads(deadline)) return std::nullopt;
+  while (true) {
+    auto message =
+        reads_.load() == Reads::direct
+            ? jetstream_.last_message_direct(stream(), subject(key), left_until(deadline))
+            : jetstream_.last_message(stream(), subject(key), left_until(deadline));
+    if (message) return std::move(message.value());
+    const Error& error = message.error();
+    if (error.errc() == Errc::not_found) return std::nullopt;
+    if (error.errc() != Errc::unavailable && error.errc() != Errc::unknown_outcome &&
+        error.errc() != Errc::timeout)
+      throw error;
+    // Reading again does no harm.
+    pause_or_throw(Error(Errc::unavailable, error.what()), deadline);
+  }
+}
+
+std::optional<KvEntry> KvBucket::get(std::string_view key, Milliseconds timeout) {
+  auto message = last(checked(key), deadline_after(timeout));
+  if (!message || removes(*message)) return std::nullopt;
+  return entry_from(*message);
+}
+
+std::uint64_t KvBucket::write(std::string_view key, nats::Message message,
+                              const nats::Expect& expect, Milliseconds timeout) {
+  const Time deadline = deadline_after(timeout);
+  message.subject = subject(checked(key));
+  const std::string what = "write of key \"" + std::string(key) + "\"";
+  make(deadline);
+  while (true) {
+    auto ack = jetstream_.publish(message, expect, left_until(deadline));
+    if (ack) return ack.value().sequence;
+    const Error& error = ack.error();
+    if (error.errc() == Errc::timeout || error.errc() == Errc::unknown_outcome)
+      throw Error(Errc::unknown_outcome,
+                  what + ": " + error.what() + "; read the key to see whether it was stored");
+    if (error.errc() != Errc::unavailable) throw Error(error.errc(), what + ": " + error.what());
+    // It was not stored: no harm in trying again.
+    pause_or_throw(Error(Errc::unavailable, what + ": " + error.what()), deadline);
+  }
+}
+
+std::uint64_t KvBucket::create(std::string_view key, std::string_view value, Milliseconds timeout) {
+  const Time deadline = deadline_after(timeout);
+  nats::Expect expect;
+  expect.last_subject_sequence = 0;
+  while (true) {
+    try {
+      return write(key, {.data = std::string(value)}, expect,
+                   std::chrono::ceil<Milliseconds>(left_until(deadline)));
+    } catch (const Error& error) {
+      if (error.errc() != Errc::wrong_revision) throw;
+      // A key that was removed leaves a marker, which has a revision.
+      const auto there = last(checked(key), deadline);
+      if (there && !removes(*there))
+        throw Error(Errc::wrong_revision, "key \"" + std::string(key) +
+                                              "\" is there already, with "
+                                              "revision " +
+                                              std::to_string(there->sequence));
+      expect.last_subject_sequence = there ? there->sequence : 0;
+      if (BootClock::now() >= deadline)
+        throw Error(Errc::unavailable, "key \"" + std::string(key) +
+                                           "\" is written and removed by others all the time");
+    }
+  }
+}
+
+// A list under way: the loop fills it, the caller waits.
+struct KvBucket::Listing {
+  std::mutex mutex{};
+  std::condition_variable changed{};
+  std::vector<KvEntry> entries{};
+  bool complete = false;
+  bool too_many = false;
+  Failure trouble{};  // that came last
+
+  void add(KvEntry entry, std::size_t limit) {
+    const std::lock_guard lock(mutex);
+    if (complete) return;
+    too_many = limit != 0 && entries.size() >= limit;
+    if (!too_many) return entries.push_back(std::move(entry));
+    complete = true;
+    changed.notify_all();
+  }
+  void end() {
+    const std::lock_guard lock(mutex);
+    complete = true;
+    changed.notify_all();
+  }
+  void fail(const Error& error) {
+    const std::lock_guard lock(mutex);
+    trouble = error;
+    // Where nobody has written anything there is no bucket.
+    if (error.errc() != Errc::not_found) return;
+    complete = true;
+    changed.notify_all();
+  }
+};
+
+void KvBucket::begin_list(std::uint64_t id, const Wanted& wanted,
+                          const std::shared_ptr<Listing>& listing) {
+  if (!on_loop_)
+    return listing->fail(Error(Errc::unavailable, "this node has not joined its platform yet"));
+  nats::OrderedConsumer::Handlers handlers;
+  handlers.message = [this, listing, wanted](const nats::StoredMessage& message) {
+    KvEntry entry = entry_from(message);
+    if (!entry.key.starts_with(wanted.prefix) || (entry.removed && !wanted.all)) return;
+    listing->add(std::move(entry), wanted.limit);
+  };
+  handlers.caught_up = [listing] { listing->end(); };
+  handlers.trouble = [listing](const Error& error) { listing->fail(error); };
+  const std::string filter = wanted.key ? escaped_key(*wanted.key) : keys_filter(wanted.prefix);
+  const nats::StartAt start{
+      wanted.all ? nats::StartAt::Kind::all : nats::StartAt::Kind::last_per_subject, 0,
+      !wanted.values};
+  lists_[id] = std::make_unique<nats::OrderedConsumer>(
+      *on_loop_, stream(), std::vector{subject(filter)}, start, std::move(handlers));
+}
+
+std::vector<KvEntry> KvBucket::list(const Wanted& wanted, Milliseconds timeout) {
+  forbid_on_loop_("bucket \"" + options_.bucket + "\"");
+  const std::string what = "list of bucket \"" + options_.bucket + "\"";
+  const auto listing = std::make_shared<Listing>();
+  const auto id = ++last_list_;
+  if (!gate_->post([self = shared_from_this(), id, wanted, listing] {
+        self->begin_list(id, wanted, listing);
+      }))
+    throw Error(Errc::shutting_down, what + ": the platform has stopped");
+  {
+    std::unique_lock lock(listing->mutex);
+    listing->changed.wait_for(lock, std::min(timeout, kLongestWait),
+                              [&] { return listing->complete; });
+  }
+  gate_->post([self = shared_from_this(), id] { self->lists_.erase(id); });
+  const std::lock_guard lock(listing->mutex);
+  if (listing->too_many)
+    throw Error(Errc::overloaded, what + ": more than " + std::to_string(wanted.limit) +
+                                      " keys begin with \"" + wanted.prefix +
+                                      "\"; name a longer prefix or a higher limit");
+  if (!std::exchange(listing->complete, true))
+    throw Error(Errc::unavailable,
+                what + ": not complete within " + std::to_string(timeout.count()) + " ms" +
+                    (listing->trouble ? std::string(": ") + listing->trouble->what() : ""));
+  return std::move(listing->entries);
+}
+
+std::shared_ptr<KvWatch::Core> KvBucket::watch(std::string_view prefix,
+                                               std::function<void(const KvEntry&)> handler,
+                                               KvWatchOptions options) {
+  auto core = std::make_shared<KvWatch::Core>();
+  core->bucket = shared_from_this();
+  core->prefix = prefix;
+  core->filter = subject(keys_filter(prefix));
+  core->handler = std::move(handler);
+  core->resume_at = options.from_revision ? std::max<std::uint64_t>(1, *options.from_revision) : 0;
+  core->options = std::move(options);
+  core->strand = strands_.strand();
+  const bool posted = gate_->post([this, core] {
+    watches_.emplace(core.get(), core);
+    core->begin();
+  });
+  if (!posted)
+    throw Error(Errc::shutting_down,
+                "watch of bucket \"" + options_.bucket + "\": the platform has stopped");
+  return core;
+}
+
+}  // namespace cluster

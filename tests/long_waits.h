@@ -1,0 +1,13 @@
+// For tests that wait for elections of NATS servers, which take up to a minute and more on a busy
+// machine.
+#pragma once
+
+#include <gtest/gtest.h>
+
+/// What such a test shows of the code, shorter ones show with sanitizers too.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CLUSTER_SKIP_LONG_WAITS() \
+  GTEST_SKIP() << "optional: waits for NATS' elections for minutes with sanitizers"
+#else
+#define CLUSTER_SKIP_LONG_WAITS() static_cast<void>(0)
+#endif
