@@ -254,12 +254,12 @@ void Client::pause(milliseconds time) {
   loop_.run_until([] { return false; }, time);
 }
 
-void Client::audit(const std::string& app, const std::string& action,
+void Client::audit(const std::string& category, const std::string& app, const std::string& action,
                    std::vector<std::pair<std::string, std::string>> fields) {
   const char* user = std::getenv("USER");
   fields.emplace_back("by", (user != nullptr ? std::string(user) : std::to_string(::getuid())) +
                                 "@" + short_host_name());
-  AuditEntry entry{"database", action, app, "warn", std::move(fields)};
+  AuditEntry entry{category, action, app, "warn", std::move(fields)};
   const auto stored = nats::await<nats::PubAck>(
       loop_, limit_ + milliseconds(500), [&](Callback<nats::PubAck> done) {
         jetstream_->publish(audit_message(platform(), {}, std::move(entry)), {}, std::move(done));

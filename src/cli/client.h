@@ -47,10 +47,13 @@ class Client {
   /// SIGINT and SIGTERM request the stop of `stop`, and it ends with what the task makes of that.
   void work(const std::function<void()>& task, std::stop_source& stop);
   nats::JetStream& jetstream() noexcept { return *jetstream_; }
+  Loop& loop() noexcept { return loop_; }
+  /// Of streams that a command makes.
+  int replicas() const { return connection_->server().cluster.empty() ? 1 : 3; }
   /// Waits, and keeps the connection going.
   void pause(std::chrono::milliseconds time);
   /// Puts an entry into the platform's audit log, with who did it; complains when that fails.
-  void audit(const std::string& app, const std::string& action,
+  void audit(const std::string& category, const std::string& app, const std::string& action,
              std::vector<std::pair<std::string, std::string>> fields);
   /// The apps of the platform that have a WAL stream or a snapshot bucket.
   std::vector<std::string> apps_with_databases();
@@ -58,10 +61,11 @@ class Client {
   /// Runs `look` now, and with --watch again and again; trouble then is shown, and does not end it.
   Exit show(const OutputFlags& output, const std::function<std::string()>& look);
 
- private:
   using Entries = std::map<std::string, nats::KvEntry>;
   /// Nothing: there is no such bucket.
   std::optional<Entries> read_bucket(const std::string& bucket);
+
+ private:
   std::string subject(const std::string& node, const std::string& endpoint);
 
   Config config_;

@@ -54,6 +54,7 @@ Exit exit_for(const Error& error) {
     case Errc::no_leader:
     case Errc::not_leader: return Exit::unhealthy;
     case Errc::timeout:
+    case Errc::unknown_outcome:
     case Errc::no_responders: return Exit::timeout;
     case Errc::node_already_present: return Exit::name_taken;
     default: return Exit::failed;
@@ -194,6 +195,8 @@ std::unique_ptr<CLI::App> make_commands(Chosen& chosen) {
   add_stepdown(*app, chosen);
   add_snapshot(*app, chosen);
   add_db(*app, chosen);
+  add_kv(*app, chosen);
+  add_lock(*app, chosen);
   add_node(*app, chosen);
   add_config(*app, chosen);
   add_version(*app, chosen);

@@ -363,6 +363,10 @@ Settings app_settings(AppOptions& app) {
   all.push_back(
       duration(file("snapshot_merge_interval"), in(sqlite, &Sqlite::snapshot_merge_interval)));
   all.push_back(duration(file("stream_window"), in(sqlite, &Sqlite::stream_window)));
+  all.push_back(section<KvOptions>("kv", at(app.kv)));
+  all.push_back(number<int>("kv.history", at(app.kv.history)));
+  all.push_back(number<std::int64_t>("kv.max_bytes", at(app.kv.max_bytes)));
+  all.push_back(number<std::int32_t>("kv.max_value_size", at(app.kv.max_value_size)));
   const Place<Process> process = [&app](bool make) -> Process* {
     if (make && !std::holds_alternative<Process>(app.backend)) app.backend = Process{};
     return std::get_if<Process>(&app.backend);

@@ -182,7 +182,7 @@ Exit restore(const Options& options) {
   }
   const sqlite::Txid txid = restored.state.txid;
   if (replaces)
-    client.audit(options.app, "snapshot_restored_over",
+    client.audit("database", options.app, "snapshot_restored_over",
                  {{"path", std::filesystem::absolute(options.path).string()},
                   {"txid", std::to_string(txid)},
                   {"epoch", std::to_string(restored.epoch)}});
@@ -213,7 +213,7 @@ Exit remove(const Options& options) {
   store.work([&](sqlite::SnapshotStore& s, std::stop_token stop) {
     removed = sqlite::remove_snapshot(s, store.stream(), options.txid, options.force, stop);
   });
-  client.audit(options.app, "snapshot_deleted",
+  client.audit("database", options.app, "snapshot_deleted",
                {{"txid", std::to_string(removed.max)},
                 {"object", removed.name()},
                 {"forced", options.force ? "true" : "false"}});

@@ -18,6 +18,28 @@ int value_of(char digit) {
   return at == end ? -1 : static_cast<int>(at - kDigits);
 }
 
+std::string escape(std::string_view text, bool complete) {
+  std::string key;
+  key.reserve(text.size());
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool last = complete && i + 1 == text.size();
+    // A key must not begin or end with a dot, nor have two in a row.
+    const bool dot = c == '.' && i > 0 && !last && text[i - 1] != '.';
+    if (plain(c) || dot) {
+      key += c;
+      continue;
+    }
+    const auto byte = static_cast<unsigned char>(c);
+    key += '=';
+    key += kDigits[byte >> 4];
+    key += kDigits[byte & 15];
+  }
+  return key;
+}
+
+}  // namespace
+
 // RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF.
 bool is_utf8(std::string_view text) {
   const auto byte = [&](std::size_t i) {
@@ -42,28 +64,6 @@ bool is_utf8(std::string_view text) {
   }
   return true;
 }
-
-std::string escape(std::string_view text, bool complete) {
-  std::string key;
-  key.reserve(text.size());
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    const bool last = complete && i + 1 == text.size();
-    // A key must not begin or end with a dot, nor have two in a row.
-    const bool dot = c == '.' && i > 0 && !last && text[i - 1] != '.';
-    if (plain(c) || dot) {
-      key += c;
-      continue;
-    }
-    const auto byte = static_cast<unsigned char>(c);
-    key += '=';
-    key += kDigits[byte >> 4];
-    key += kDigits[byte & 15];
-  }
-  return key;
-}
-
-}  // namespace
 
 std::string key_text_fault(std::string_view text) {
   if (text.empty()) return "it is empty";

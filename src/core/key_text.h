@@ -11,6 +11,7 @@ namespace cluster {
 /// Longest key as it stands in the bucket, in bytes.
 inline constexpr std::size_t kLongestKey = 512;
 
+bool is_utf8(std::string_view text);
 /// Why `text` can't be a key: empty, no UTF-8, or too long; empty when it can.
 std::string key_text_fault(std::string_view text);
 /// As it stands in the bucket.

@@ -503,9 +503,9 @@ std::vector<std::unique_ptr<EmbeddedServer>> start_local_servers(int count,
     } catch (const Error& error) {
       servers.clear();
       // A port that was free when it was chosen can be taken by somebody else meanwhile.
-      const bool taken = error.errc() == Errc::backend_failed &&
-                         std::string(error.what()).find("address already in use") !=
-                             std::string::npos;
+      const bool taken =
+          error.errc() == Errc::backend_failed &&
+          std::string(error.what()).find("address already in use") != std::string::npos;
       // On a busy machine new servers of a cluster now and then find no leader for minutes, though
       // all are connected (nats-server 2.10.27); begun anew, they do.
       const bool leaderless = count > 1 && error.errc() == Errc::timeout;

@@ -1,0 +1,122 @@
+// cpp-cluster kv and lock as commands, against a node and a real server.
+#include <csignal>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include "cluster/cluster.h"
+#include "integration/platform_fixture.h"
+#include "integration/program.h"
+
+namespace cluster {
+namespace {
+
+using nlohmann::json;
+using testing::eventually;
+using testing::kSoon;
+using testing::Outcome;
+using testing::Program;
+
+class TalkCommands : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
+    app = &node.platform->add_app({.name = "shop", .mode = Spread{}, .kv = {.history = 5}});
+    node.run();
+    ASSERT_TRUE(eventually([&] { return node.platform->members().size() == 1; }));
+  }
+  std::vector<std::string> at_server(std::vector<std::string> arguments) {
+    for (const std::string& more :
+         {std::string("--nats"), servers[0].url(), std::string("--platform"), std::string("test")})
+      arguments.push_back(more);
+    return arguments;
+  }
+  Outcome run(std::vector<std::string> arguments) {
+    Program program(folder, at_server(std::move(arguments)));
+    EXPECT_TRUE(eventually([&] { return program.ended(); }));
+    return {program.status(), program.out(), program.err()};
+  }
+
+  testing::NatsServers servers;
+  testing::TemporaryFolder folder;
+  testing::Node node{servers, folder.path(), "node-1"};
+  App* app = nullptr;
+};
+
+TEST_F(TalkCommands, KeysAndValues) {
+  EXPECT_EQ(run({"kv", "get", "shop", "k"}).status, 4);
+  auto put = run({"kv", "put", "shop", "k", "v", "--output", "json"});
+  ASSERT_EQ(put.status, 0) << put.err;
+  const auto revision = json::parse(put.out)["revision"].get<std::uint64_t>();
+  EXPECT_EQ(app->kv().get("k")->value, "v");
+  EXPECT_EQ(run({"kv", "get", "shop", "k"}).out, "v\n");
+  EXPECT_EQ(run({"kv", "put", "shop", "k", "w", "--create"}).status, 1);
+  EXPECT_EQ(run({"kv", "put", "shop", "k", "w", "--revision", std::to_string(revision)}).status, 0);
+  auto stale = run({"kv", "put", "shop", "k", "x", "--revision", std::to_string(revision)});
+  EXPECT_EQ(stale.status, 1);
+  EXPECT_NE(stale.err.find("wrong last sequence"), std::string::npos) << stale.err;
+  app->kv().put("binary", "\xff");
+  const auto all = json::parse(run({"kv", "ls", "shop", "--output", "json"}).out)["entries"];
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0]["value_base64url"], "_w==");
+  EXPECT_EQ(all[1]["value"], "w");
+  EXPECT_EQ(run({"kv", "ls", "shop", "bin"}).out, "binary\n");
+  EXPECT_EQ(run({"kv", "del", "shop", "k"}).status, 0);
+  EXPECT_FALSE(app->kv().get("k"));
+  const auto history = run({"kv", "history", "shop", "k"});
+  EXPECT_NE(history.out.find("(removed)"), std::string::npos) << history.out;
+  EXPECT_EQ(run({"kv", "put", "shop", "", "v"}).status, 2);
+}
+
+TEST_F(TalkCommands, AWatchPrintsWritesUntilItIsInterrupted) {
+  app->kv().put("k", "first");
+  Program watch(folder, at_server({"kv", "watch", "shop"}));
+  ASSERT_TRUE(eventually([&] { return watch.out().find("first") != std::string::npos; }));
+  app->kv().put("k", "second");
+  ASSERT_TRUE(eventually([&] { return watch.out().find("k = second") != std::string::npos; }));
+  watch.send(SIGINT);
+  EXPECT_TRUE(eventually([&] { return watch.ended(); }));
+  EXPECT_EQ(watch.status(), 0) << watch.err();
+}
+
+TEST_F(TalkCommands, LocksAreListedAndTakenAway) {
+  EXPECT_EQ(run({"lock", "list"}).out, "no locks\n");
+  LockGuard guard = app->lock("in voices").note("monthly").acquire();
+  LockGuard other = node.platform->semaphore("s", 2).acquire();
+  const auto list = run({"lock", "list"});
+  for (const char* word : {"in voices", "shop", "node-1", "monthly", "semaphore of 2"})
+    EXPECT_NE(list.out.find(word), std::string::npos) << word << " in\n" << list.out << list.err;
+  const auto locks =
+      json::parse(run({"lock", "list", "--app", "shop", "--output", "json"}).out)["locks"];
+  ASSERT_EQ(locks.size(), 1u);
+  EXPECT_EQ(locks[0]["holders"][0]["token"], guard.token());
+  EXPECT_FALSE(locks[0]["holders"][0]["ended"].get<bool>());
+  EXPECT_EQ(run({"lock", "release", "--app", "shop", "in voices"}).status, 2) << "without --force";
+  EXPECT_TRUE(guard.held());
+  auto next = std::async(std::launch::async, [&] { return app->lock("in voices").acquire(kSoon); });
+  ASSERT_TRUE(eventually([&] {
+    const auto now = json::parse(run({"lock", "list", "--app", "shop", "--output", "json"}).out);
+    return now["locks"][0]["waiters"].size() == 1;
+  }));
+  const auto freed = run({"lock", "release", "--force", "--app", "shop", "in voices"});
+  EXPECT_EQ(freed.status, 0) << freed.err;
+  EXPECT_NE(freed.out.find("node-1 held it"), std::string::npos) << freed.out;
+  EXPECT_TRUE(eventually([&] { return guard.lost().stop_requested(); }));
+  EXPECT_FALSE(guard.held());
+  EXPECT_GT(next.get().token(), guard.token());
+  EXPECT_EQ(run({"lock", "release", "--force", "none"}).status, 4);
+}
+
+TEST_F(TalkCommands, AnOpenBarrierIsClosedAgain) {
+  ASSERT_TRUE(node.platform->barrier("b").once([](LockGuard&) {}));
+  EXPECT_NE(run({"lock", "list"}).out.find("(open)"), std::string::npos);
+  EXPECT_EQ(run({"lock", "release", "--force", "b"}).status, 0);
+  EXPECT_FALSE(node.platform->barrier("b").is_open());
+  EXPECT_EQ(run({"lock", "release", "--force", "b"}).status, 4) << "nothing to release";
+}
+
+}  // namespace
+}  // namespace cluster
