@@ -105,7 +105,9 @@ NodeFolder::NodeFolder(const std::string& path, std::chrono::milliseconds patien
     }
     std::time_t now = std::time(nullptr);
     char since[32];
-    std::strftime(since, sizeof since, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+    std::tm utc{};
+    ::gmtime_r(&now, &utc);
+    std::strftime(since, sizeof since, "%Y-%m-%dT%H:%M:%SZ", &utc);
     std::string owner = std::to_string(::getpid()) + " since " + since + "\n";
     if (::ftruncate(lock_fd_, 0) != 0 ||
         ::pwrite(lock_fd_, owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size()))

@@ -364,8 +364,9 @@ void JetStream::publish(Message message, Expect expect, Callback<PubAck> done) {
 
 void JetStream::publish(Message message, Expect expect, Duration timeout, Callback<PubAck> done) {
   add_expectation(message, expect);
+  const std::string subject = message.subject;
   connection_.request(std::move(message), timeout,
-                      [subject = message.subject, done = std::move(done)](Result<Message> answer) {
+                      [subject, done = std::move(done)](Result<Message> answer) {
                         done(pub_ack_from(subject, std::move(answer)));
                       });
 }

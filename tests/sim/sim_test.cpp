@@ -96,6 +96,7 @@ struct Mutant {
   Mutation mutation;
   const char* name;
   Outcome (*run)(std::uint64_t seed, bool keep_trace) = chaos;
+  std::uint64_t known = 1;  ///< a seed that has shown it: the rare ones take minutes to find
 };
 void PrintTo(const Mutant& mutant, std::ostream* out) { *out << mutant.name; }
 
@@ -105,6 +106,11 @@ TEST_P(Mutants, AreCaught) {
   constexpr std::uint64_t kMost = 40'000;
   std::atomic<std::uint64_t> next{1};
   std::atomic<std::uint64_t> caught{0};
+  const auto shows = [](std::uint64_t seed) {
+    Mutated mutated(GetParam().mutation);
+    return !GetParam().run(seed, false).violation.empty();
+  };
+  if (shows(GetParam().known)) return;
   auto hunt = [&] {
     Mutated mutated(GetParam().mutation);
     for (std::uint64_t seed = next++; seed <= kMost && caught.load() == 0; seed = next++)
@@ -139,15 +145,15 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     OfLocks, Mutants,
-    testing::Values(Mutant{Mutation::lease_without_session_rev, "without_session_rev", lock_chaos},
-                    Mutant{Mutation::lock_act_before_settled, "act_before_settled", lock_chaos},
-                    Mutant{Mutation::lock_settle_by_read, "settle_by_read", lock_chaos},
-                    Mutant{Mutation::lock_keep_token, "keep_token", lock_chaos},
-                    Mutant{Mutation::lock_outlives_session, "outlives_session", lock_chaos},
-                    Mutant{Mutation::lock_keep_dead_waiters, "keep_dead_waiters", lock_chaos},
-                    Mutant{Mutation::lock_release_without_revision, "release_without_revision",
-                           lock_chaos},
-                    Mutant{Mutation::lock_believe_old_news, "believe_old_news", lock_chaos}),
+    testing::Values(
+        Mutant{Mutation::lease_without_session_rev, "without_session_rev", lock_chaos, 4168},
+        Mutant{Mutation::lock_act_before_settled, "act_before_settled", lock_chaos},
+        Mutant{Mutation::lock_settle_by_read, "settle_by_read", lock_chaos, 27644},
+        Mutant{Mutation::lock_keep_token, "keep_token", lock_chaos},
+        Mutant{Mutation::lock_outlives_session, "outlives_session", lock_chaos, 32},
+        Mutant{Mutation::lock_keep_dead_waiters, "keep_dead_waiters", lock_chaos, 1193},
+        Mutant{Mutation::lock_release_without_revision, "release_without_revision", lock_chaos},
+        Mutant{Mutation::lock_believe_old_news, "believe_old_news", lock_chaos, 8542}),
     [](const auto& param_info) { return param_info.param.name; });
 
 #endif
