@@ -57,8 +57,7 @@ class Bucket {
         timeout_(options.common.timeout),
         bucket_(std::make_shared<KvBucket>(
             client_.loop(), strands_, client_.jetstream().connection().exchange(),
-            KvBucket::Options{client_.platform() + "_" + options.app, {}},
-            [](const std::string&) {})) {
+            KvBucket::Options{client_.platform() + "_" + options.app, {}})) {
     bucket_->open(client_.jetstream(), client_.replicas());
   }
   ~Bucket() { bucket_->close(); }

@@ -214,7 +214,7 @@ void Lock::on_read(Revision rev, const std::optional<LockRecord>& record, const 
   read_sent_.reset();
   doubted_ = false;
   news_at_ = now;
-  for (auto& m : claims_) m.checked = true;
+  for (auto& m : claims_) m.checked = m.checked || m.asked;
   LockRecord none;
   none.key = record_.key;
   const bool less = rev < rev_ && believe_less(!record, context, now);
@@ -296,6 +296,8 @@ void Lock::read(const Context& context, Time now, Output& out) {
     due_ = *read_sent_ + patience;
     return;
   }
+  if (!read_sent_)
+    for (auto& m : claims_) m.asked = true;
   read_sent_ = now;
   out.read = true;
   due_ = now + patience;

@@ -101,7 +101,8 @@ class Lock {
     bool held = false;
     bool leaving = false;
     bool open = false;     // the barrier, on leaving
-    bool checked = false;  // against a record that was read since the claim was made
+    bool asked = false;    // a read began since the claim was made
+    bool checked = false;  // and has been answered
   };
   struct InFlight {
     std::uint64_t id = 0;

@@ -212,6 +212,8 @@ void Loop::post(Task task) {
   }
 }
 
+bool Loop::runs_here() const noexcept { return thread_.load() == std::this_thread::get_id(); }
+
 bool Loop::in_loop() const noexcept {
   auto id = thread_.load();
   return id == std::thread::id{} || id == std::this_thread::get_id();

@@ -63,6 +63,8 @@ class Loop {
   void post(Task task);
   /// True on the thread that runs the loop (or before anybody runs it).
   bool in_loop() const noexcept;
+  /// True on the thread that runs the loop, and only while it does.
+  bool runs_here() const noexcept;
 
   /// Calls `task` once at `when`. Keep the source; dropping it cancels.
   [[nodiscard]] LoopSource at(Time when, Task task);

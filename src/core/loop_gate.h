@@ -3,8 +3,10 @@
 
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 
+#include "cluster/error.h"
 #include "core/loop.h"
 
 namespace cluster {
@@ -25,9 +27,15 @@ class LoopGate {
     const std::lock_guard lock(mutex_);
     loop_ = nullptr;
   }
-  bool open() const {
+  /// Throws Error{invalid_argument} on the loop's thread, where a call that blocks would wait for
+  /// itself, and Error{shutting_down} once the gate is closed.
+  void check_may_block(const std::string& what) const {
     const std::lock_guard lock(mutex_);
-    return loop_ != nullptr;
+    if (!loop_) throw Error(Errc::shutting_down, what + ": the platform has stopped");
+    if (loop_->runs_here())
+      throw Error(Errc::invalid_argument, what +
+                                              ": it blocks, and this is the thread of "
+                                              "Platform::run(): call it on another");
   }
 
  private:

@@ -32,12 +32,11 @@ bool removes(const nats::StoredMessage& message) {
 }  // namespace
 
 KvBucket::KvBucket(Loop& loop, StrandPool& strands, std::shared_ptr<nats::Exchange> exchange,
-                   Options options, std::function<void(const std::string&)> forbid_on_loop)
+                   Options options)
     : gate_(std::make_shared<LoopGate>(loop)),
       strands_(strands),
       jetstream_(std::move(exchange)),
-      options_(std::move(options)),
-      forbid_on_loop_(std::move(forbid_on_loop)) {}
+      options_(std::move(options)) {}
 
 KvBucket::~KvBucket() = default;
 
@@ -63,7 +62,7 @@ std::string KvBucket::checked(std::string_view key) const {
   if (auto fault = key_text_fault(key); !fault.empty())
     throw Error(Errc::invalid_argument, "\"" + std::string(key) + "\" can't be a key of bucket \"" +
                                             options_.bucket + "\": " + fault);
-  forbid_on_loop_("bucket \"" + options_.bucket + "\"");
+  gate_->check_may_block("bucket \"" + options_.bucket + "\"");
   return escaped_key(key);
 }
 
@@ -264,7 +263,7 @@ void KvBucket::begin_list(std::uint64_t id, const Wanted& wanted,
 }
 
 std::vector<KvEntry> KvBucket::list(const Wanted& wanted, Milliseconds timeout) {
-  forbid_on_loop_("bucket \"" + options_.bucket + "\"");
+  gate_->check_may_block("bucket \"" + options_.bucket + "\"");
   const std::string what = "list of bucket \"" + options_.bucket + "\"";
   const auto listing = std::make_shared<Listing>();
   const auto id = ++last_list_;
@@ -300,8 +299,8 @@ std::shared_ptr<KvWatch::Core> KvBucket::watch(std::string_view prefix,
   core->handler = std::move(handler);
   core->resume_at = options.from_revision ? std::max<std::uint64_t>(1, *options.from_revision) : 0;
   core->options = std::move(options);
-  core->strand = strands_.strand();
   const bool posted = gate_->post([this, core] {
+    core->strand = strands_.strand();
     watches_.emplace(core.get(), core);
     core->begin();
   });

@@ -30,7 +30,7 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   };
 
   KvBucket(Loop& loop, StrandPool& strands, std::shared_ptr<nats::Exchange> exchange,
-           Options options, std::function<void(const std::string& what)> forbid_on_loop);
+           Options options);
   ~KvBucket();
 
   // Of the loop.
@@ -82,10 +82,9 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   void pause_or_throw(const Error& error, Time deadline) const;
 
   const std::shared_ptr<LoopGate> gate_;
-  StrandPool& strands_;
+  StrandPool& strands_;  // of the loop: it goes with the platform
   const nats::BlockingJetStream jetstream_;
   const Options options_;
-  const std::function<void(const std::string& what)> forbid_on_loop_;
   std::atomic<bool> made_{false};
   std::atomic<Reads> reads_{Reads::unknown};
   std::atomic<int> replicas_{0};  // 0: not known yet

@@ -259,6 +259,10 @@ void OrderedConsumer::Core::on_control(const Message& message) {
 void OrderedConsumer::Core::check_caught_up(std::uint64_t pending) {
   if (caught_up || !(pending == 0 || (created && consumer_seq >= caught_up_at))) return;
   caught_up = true;
+  // Nothing was there: whatever is there later is new, also when the first of it comes after a gap.
+  const bool from_the_start =
+      start.kind == StartAt::Kind::all || start.kind == StartAt::Kind::last_per_subject;
+  if (!resume_after && from_the_start) resume_after = 0;
   if (handlers.caught_up) handlers.caught_up();
 }
 

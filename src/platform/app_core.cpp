@@ -35,8 +35,7 @@ App::Core::Core(AppHost& h, AppOptions o)
       options(std::move(o)),
       kv(std::make_shared<KvBucket>(
           h.loop(), h.strands(), h.exchange(),
-          KvBucket::Options{h.platform_name() + "_" + options.name, options.kv},
-          [&h](const std::string& what) { h.forbid_on_loop(what); })),
+          KvBucket::Options{h.platform_name() + "_" + options.name, options.kv})),
       audit_([this](AuditEntry entry) { host.audit(std::move(entry)); }),
       leases_("lease", options.name, h.node_name(), audit_),
       transitions_("transition", options.name, h.node_name(), audit_),

@@ -52,8 +52,6 @@ class AppHost {
   virtual nats::JetStream& jetstream() = 0;
   /// For threads that are not the loop's; there from the beginning, connected or not. Any thread.
   virtual const std::shared_ptr<nats::Exchange>& exchange() const noexcept = 0;
-  /// Throws invalid_argument on the loop's thread, where a call that blocks would wait for itself.
-  virtual void forbid_on_loop(const std::string& what) const = 0;
   virtual const std::shared_ptr<LockService>& locks() const noexcept = 0;
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;

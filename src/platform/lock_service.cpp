@@ -63,12 +63,8 @@ int checked_limit(const std::string& name, int limit) {
                                           std::to_string(kMostHolders));
 }
 
-LockService::LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform,
-                         std::function<void(const std::string&)> forbid_on_loop)
-    : jetstream_(std::move(exchange)),
-      platform_(std::move(platform)),
-      forbid_on_loop_(std::move(forbid_on_loop)),
-      loop_(&loop) {}
+LockService::LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform)
+    : jetstream_(std::move(exchange)), platform_(std::move(platform)), gate_(loop) {}
 
 // ---- the loop's side
 
@@ -105,10 +101,10 @@ void LockService::end(const std::shared_ptr<LockGuard::State>& state, const Lock
 }
 
 void LockService::close() {
+  gate_.close();
   std::map<std::uint64_t, std::shared_ptr<LockGuard::State>> all;
   {
     const std::lock_guard lock(mutex_);
-    loop_ = nullptr;
     all.swap(states_);
   }
   driver_ = nullptr;
@@ -119,23 +115,20 @@ void LockService::close() {
 // ---- of other threads
 
 // Runs on the loop, if there is one still.
-void LockService::post(std::function<void(LockService&)> task) {
-  const std::lock_guard lock(mutex_);
-  if (!loop_) return;
-  loop_->post([weak = weak_from_this(), task = std::move(task)] {
+bool LockService::post(std::function<void(LockService&)> task) {
+  return gate_.post([weak = weak_from_this(), task = std::move(task)] {
     if (const auto self = weak.lock()) task(*self);
   });
 }
 
 LockService::Answer LockService::claim(const Wanted& wanted, Milliseconds timeout) {
   const std::string what = title(wanted.kind, wanted.name);
-  forbid_on_loop_(what);
+  gate_.check_may_block(what);
   const auto state = std::make_shared<LockGuard::State>();
   state->service = shared_from_this();
   state->name = wanted.name;
   {
     const std::lock_guard lock(mutex_);
-    if (!loop_) throw Error(Errc::shutting_down, what + ": the platform has stopped");
     state->id = ++last_id_;
     states_.emplace(state->id, state);
   }
@@ -148,12 +141,13 @@ LockService::Answer LockService::claim(const Wanted& wanted, Milliseconds timeou
   claim.watches = wanted.watches;
   claim.asked_ms = wall_ms();
   claim.note = wanted.note;
-  post([claim = std::move(claim)](LockService& self) {
+  const bool posted = post([claim = std::move(claim)](LockService& self) {
     if (self.driver_)
       self.driver_->claim_lock(claim);
     else
       self.early_.emplace(claim.id, claim);
   });
+  if (!posted) news({state->id, LockNews::What::lost});  // the platform has just ended
   std::unique_lock lock(state->mutex);
   state->changed.wait_for(lock, std::min(timeout, kLongestWait),
                           [&] { return state->held.load() || state->ended; });
@@ -203,7 +197,7 @@ void LockService::release(const std::shared_ptr<LockGuard::State>& state, bool o
 
 void LockService::release_and_wait(const std::shared_ptr<LockGuard::State>& state, bool open,
                                    Milliseconds timeout) {
-  forbid_on_loop_("release of \"" + state->name + "\"");
+  gate_.check_may_block("release of \"" + state->name + "\"");
   release(state, open);
   std::unique_lock lock(state->mutex);
   state->changed.wait_for(lock, std::min(timeout, kLongestWait),

@@ -16,7 +16,7 @@
 
 #include "cluster/lock.h"
 #include "coord/driver.h"
-#include "core/loop.h"
+#include "core/loop_gate.h"
 #include "nats/blocking_jetstream.h"
 
 namespace cluster {
@@ -52,8 +52,7 @@ class LockService : public std::enable_shared_from_this<LockService> {
   };
   using Milliseconds = std::chrono::milliseconds;
 
-  LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform,
-              std::function<void(const std::string& what)> forbid_on_loop);
+  LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform);
 
   // Of the loop.
 
@@ -92,17 +91,16 @@ class LockService : public std::enable_shared_from_this<LockService> {
  private:
   void end(const std::shared_ptr<LockGuard::State>& state, const coord::LockNews& news);
   [[noreturn]] void give_up(const Wanted& wanted, Milliseconds timeout) const;
-  void post(std::function<void(LockService&)> task);
+  bool post(std::function<void(LockService&)> task);
 
   const nats::BlockingJetStream jetstream_;
   const std::string platform_;
-  const std::function<void(const std::string& what)> forbid_on_loop_;
+  LoopGate gate_;
   std::atomic<std::int64_t> limit_ns_{0};
   coord::Driver* driver_ = nullptr;                  // of the loop
   std::map<std::uint64_t, coord::LockClaim> early_;  // of the loop: before there was a driver
 
   mutable std::mutex mutex_;  // over what follows
-  Loop* loop_;                // none once the platform has ended
   std::map<std::uint64_t, std::shared_ptr<LockGuard::State>> states_;
   std::uint64_t last_id_ = 0;
 };

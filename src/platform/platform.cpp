@@ -115,7 +115,6 @@ struct Platform::Core final : AppHost {
   std::int64_t limit_ns() const noexcept override { return limit_ns_.load(); }
   nats::JetStream& jetstream() override { return *jetstream_; }
   const std::shared_ptr<nats::Exchange>& exchange() const noexcept override { return exchange_; }
-  void forbid_on_loop(const std::string& what) const override;
   const std::shared_ptr<LockService>& locks() const noexcept override { return locks_; }
   int stream_replicas() const override { return stream_replicas_; }
   void audit(AuditEntry entry) override {
@@ -177,8 +176,8 @@ struct Platform::Core final : AppHost {
   Time started_at_{};
   std::unique_ptr<nats::EmbeddedServer> embedded_;
   const std::shared_ptr<nats::Exchange> exchange_ = std::make_shared<nats::Exchange>();
-  const std::shared_ptr<LockService> locks_ = std::make_shared<LockService>(
-      loop_, exchange_, options.name, [this](const std::string& what) { forbid_on_loop(what); });
+  const std::shared_ptr<LockService> locks_ =
+      std::make_shared<LockService>(loop_, exchange_, options.name);
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
@@ -691,13 +690,6 @@ void Platform::Core::member_changed(const std::string& node) {
   }
   if (life_changed)
     for (auto& [name, app] : cores_) lease_changed(name);  // a leader's session may have ended
-}
-
-void Platform::Core::forbid_on_loop(const std::string& what) const {
-  std::lock_guard lock(mutex_);
-  if (runner_ == std::this_thread::get_id())
-    throw Error(Errc::invalid_argument,
-                what + ": it blocks, and this is the thread of Platform::run(): call it elsewhere");
 }
 
 // ---- the end

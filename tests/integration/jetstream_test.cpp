@@ -589,6 +589,34 @@ TEST_F(JetStreamTest, HandlersMayEndTheirWatch) {
   EXPECT_EQ(calls, 1);
 }
 
+// What is written while its connection is away is new, all of it, though it has delivered nothing
+// yet.
+TEST_F(JetStreamTest, AWatchOfAnEmptyBucketMissesNothingThatIsWrittenWhileItIsAway) {
+  KeyValue kv(js, "b");
+  must(loop, [&](auto done) { kv.ensure({.bucket = "b", .history = 64}, done); });
+  Seen seen;
+  auto watch = kv.watch(">", seen.handlers());
+  ASSERT_TRUE(loop.run_until([&] { return seen.caught_up == 1; }, kSoon));
+  servers[0].kill_hard();
+  servers[0].start_again();
+  servers[0].wait_ready(kSoon);
+  {
+    // Its loop stands still meanwhile.
+    Loop other;
+    Connection d(other, servers.options());
+    ASSERT_TRUE(connect(d));
+    JetStream others(d);
+    KeyValue same(others, "b");
+    for (int i = 1; i <= 3; ++i)
+      ASSERT_TRUE(await<std::uint64_t>(other, kSoon,
+                                       [&](auto done) { same.put("k", std::to_string(i), done); }));
+  }
+  ASSERT_TRUE(loop.run_until([&] { return seen.entries.size() >= 3; }, kSoon));
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(seen.entries[i].second, i + 1);
+  EXPECT_EQ(seen.rewound, 0);
+  EXPECT_EQ(seen.caught_up, 1);
+}
+
 class JetStreamClusterTest : public JetStreamTest {
  protected:
   JetStreamClusterTest() : JetStreamTest(3) {}

@@ -271,6 +271,10 @@ TEST_F(KvTest, EndsWithItsPlatform) {
   EXPECT_EQ(errc_of([&] { left.put("k", "v"); }), Errc::shutting_down);
   EXPECT_EQ(errc_of([&] { left.keys(); }), Errc::shutting_down);
   EXPECT_EQ(errc_of([&] { (void)left.watch("", told.handler()); }), Errc::shutting_down);
+  watch = {};
+  nodes[0]->platform.reset();
+  EXPECT_EQ(errc_of([&] { (void)left.get("k"); }), Errc::shutting_down) << "also once it is gone";
+  EXPECT_EQ(errc_of([&] { (void)left.watch("", told.handler()); }), Errc::shutting_down);
 }
 
 }  // namespace

@@ -145,7 +145,11 @@ TEST_F(LockTest, AStoppedNodeLeavesItToTheNext) {
   LockGuard second = next.get();
   EXPECT_TRUE(second.held());
   EXPECT_GT(second.token(), guard.token());
-  EXPECT_EQ(errc_of([&] { a.platform->lock("l").acquire(); }), Errc::shutting_down);
+  Lock left = a.platform->lock("l");
+  EXPECT_EQ(errc_of([&] { left.acquire(); }), Errc::shutting_down);
+  a.platform.reset();
+  EXPECT_EQ(errc_of([&] { left.acquire(); }), Errc::shutting_down) << "also once it is gone";
+  EXPECT_FALSE(guard.held());
 }
 
 TEST_F(LockTest, ASessionThatEndsLosesIt) {
