@@ -243,7 +243,7 @@ void Coordination::claim_lock(LockClaim claim, Time now, Actions& actions) {
 
 void Coordination::release_lock(std::uint64_t claim, bool open, Time now, Actions& actions) {
   Locks::Output out;
-  locks_.release(claim, open, out);
+  locks_.release(claim, open, lock_context(), out);
   take(out, actions);
   step(now, actions);
 }

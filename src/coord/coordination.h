@@ -117,6 +117,9 @@ class Coordination {
     return locks_.holds(claim) && owner_.in_force(now);
   }
 
+  /// Claims that have not ended.
+  std::size_t lock_claims() const { return locks_.claims(); }
+
   /// This node leads the app at `now`.
   bool leads(const std::string& app, Time now) const;
   bool holds(const std::string& app) const;

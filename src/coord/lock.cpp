@@ -61,11 +61,11 @@ void Lock::claim(LockClaim claim) {
   claims_.push_back({std::move(claim)});
 }
 
-void Lock::release(std::uint64_t claim, bool open, Output& out) {
+void Lock::release(std::uint64_t claim, bool open, const Context& context, Output& out) {
   auto* m = find(claim);
   if (!m || m->leaving) return;
-  const auto has_it = [&](const LockRecord& r) {
-    const auto is = [&](const LockParty& p) { return p.claim == claim; };
+  const auto has_it = [&, session = context.session.id()](const LockRecord& r) {
+    const auto is = [&](const LockParty& p) { return mine(p, session, claim); };
     return std::any_of(r.holders.begin(), r.holders.end(), is) ||
            std::any_of(r.waiters.begin(), r.waiters.end(), is);
   };
@@ -221,7 +221,11 @@ void Lock::on_read(Revision rev, const std::optional<LockRecord>& record, const 
   if (less) in_flight_.reset();
   if (less || rev >= rev_) less_since_.reset();
   if (!known_ || less || rev > rev_) {
+    // Whom a write of ours has let in, if it has landed, nobody else tells.
+    const bool unsure = in_flight_ && in_flight_->repeated;
+    const LockRecord before = record_;
     adopt(rev, record ? *record : none, context, now, out);
+    if (unsure) tell_others(before, record_, context, out);
   } else if (in_flight_ && rev == in_flight_->expected) {
     // Stale, or the write has yet to land: it is repeated as it is.
     in_flight_->refused = false;
@@ -307,6 +311,7 @@ void Lock::repeat_write(const Context& context, Time now, Output& out) {
   Time again = in_flight_->last_sent + context.timing.write_retry();
   if (now >= again) {
     in_flight_->last_sent = now;
+    in_flight_->repeated = true;
     out.write = Output::Write{in_flight_->id, in_flight_->expected, in_flight_->record};
     again = now + context.timing.write_retry();
   }

@@ -72,7 +72,7 @@ class Lock {
 
   void claim(LockClaim claim);
   /// Gives a claim up, whether it holds the lock or not. `open`: opens the barrier that it holds.
-  void release(std::uint64_t claim, bool open, Output& out);
+  void release(std::uint64_t claim, bool open, const Context& context, Output& out);
   /// The record as the store has it; none: it was never written, or was removed at `rev`.
   void on_read(Revision rev, const std::optional<LockRecord>& record, const Context& context,
                Time now, Output& out);
@@ -109,6 +109,7 @@ class Lock {
     Revision expected = 0;
     LockRecord record{};
     Time last_sent{};
+    bool repeated = false;
     bool refused = false;  // another revision is there; this one may have landed before
   };
 

@@ -51,13 +51,13 @@ void Locks::claim(LockClaim claim) {
   e.lock.claim(std::move(claim));
 }
 
-void Locks::release(std::uint64_t claim, bool open, Output& out) {
+void Locks::release(std::uint64_t claim, bool open, const Lock::Context& context, Output& out) {
   const auto it = keys_.find(claim);
   if (it == keys_.end()) return;
   const std::string key = it->second;
   Lock::Output one;
   auto& e = entry(key);
-  e.lock.release(claim, open, one);
+  e.lock.release(claim, open, context, one);
   take(key, e, one, out);
   dirty_.insert(key);
 }

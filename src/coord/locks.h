@@ -46,7 +46,7 @@ class Locks {
   };
 
   void claim(LockClaim claim);
-  void release(std::uint64_t claim, bool open, Output& out);
+  void release(std::uint64_t claim, bool open, const Lock::Context& context, Output& out);
   void on_read(const std::string& key, Revision rev, const std::optional<LockRecord>& record,
                const Lock::Context& context, Time now, Output& out);
   void on_notice(const LockNotice& notice, const Lock::Context& context, Time now, Output& out);

@@ -253,10 +253,11 @@ Outcome lock_chaos(std::uint64_t seed, bool keep_trace) {
     start_all(world);
     // Each claim that is left gets its lock, holds it for at most two seconds, and is done.
     Nanos bound = world.now() + 2 * options.timing.lease_ttl.count() + 80 * kSecond;
-    const auto done = [&] { return world.claims() == 0; };
+    const auto done = [&] { return world.claims() == 0 && world.known_claims() == 0; };
     if (!done() && !world.run_until(done, bound) && world.violation().empty())
       world.violate("all has healed, but " + std::to_string(world.claims()) +
-                    " claims wait for locks still");
+                    " claims wait for locks still, of " + std::to_string(world.known_claims()) +
+                    " that nodes know");
     // And whoever asks for one now gets it soon.
     if (world.violation().empty()) {
       world.run_until([&] { return settled(world); }, bound);

@@ -453,6 +453,7 @@ void World::start_node(int index) {
   for (int app = 0; app < options_.apps; ++app) options.apps.push_back(app_name(app));
   options.random = [this] { return random_.unit(); };
   node.clients.clear();
+  node.last_claim = 0;
   node.process = std::make_unique<Coordination>(std::move(options));
   if (keep_trace_) note(node_name(index) + " starts");
   Actions actions;

@@ -114,6 +114,8 @@ class World {
   void sweep_lock(int lock);
   /// Of all clients.
   std::size_t claims() const;
+  /// That nodes still know: a client that has given up may have left one behind.
+  std::size_t known_claims() const;
   std::uint64_t grants() const { return grants_; }
 
   bool alive(int node) const { return nodes_[static_cast<std::size_t>(node)].process != nullptr; }
@@ -229,6 +231,7 @@ class World {
     Revision delivered[2] = {0, 0};
     bool known[2] = {false, false};
     std::map<std::uint64_t, Client> clients;  // by claim
+    std::uint64_t last_claim = 0;             // of this process: others have the same numbers
   };
 
   Time local(const Node& node) const;
@@ -286,7 +289,6 @@ class World {
   std::map<std::string, std::vector<LockVersion>> locks_;  // oldest first; some are forgotten
   Revision last_lock_rev_ = 0;
   std::map<int, Revision> last_token_;
-  std::uint64_t last_claim_ = 0;
   std::uint64_t grants_ = 0;
   std::set<std::string> ended_sessions_;
   std::uint64_t next_id_ = 0;

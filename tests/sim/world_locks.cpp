@@ -17,7 +17,7 @@ constexpr Nanos kLatest = 17 * kSecond;  // a store outage, and a late write
 void World::claim_lock(int index, int lock, bool wait, Nanos hold) {
   auto& node = nodes_[static_cast<std::size_t>(index)];
   if (!node.process || node.paused) return;
-  const std::uint64_t id = ++last_claim_;
+  const std::uint64_t id = ++node.last_claim;
   node.clients[id] = {lock, hold};
   if (keep_trace_)
     note(node_name(index) + " claims " + lock_key(lock) + " by claim " + std::to_string(id));
@@ -53,6 +53,12 @@ void World::release_claim(int index, std::uint64_t claim) {
 std::size_t World::claims() const {
   std::size_t all = 0;
   for (const auto& node : nodes_) all += node.process ? node.clients.size() : 0;
+  return all;
+}
+
+std::size_t World::known_claims() const {
+  std::size_t all = 0;
+  for (const auto& node : nodes_) all += node.process ? node.process->lock_claims() : 0;
   return all;
 }
 
