@@ -123,7 +123,7 @@ LockRecord Lock::evolved(const Context& context) const {
     if (m.leaving && m.open && has(record_.holders, party_of(m.claim, context))) next.open = true;
   const auto over = [&](const LockParty& party) { return gone(party, context); };
   std::erase_if(next.holders, over);
-  if (!mutant(Mutation::lock_keep_dead_waiters)) std::erase_if(next.waiters, over);
+  std::erase_if(next.waiters, over);
   if (next.open) next.waiters.clear();
   join(next, context);
   while (next.holders.size() < static_cast<std::size_t>(next.limit)) {

@@ -27,7 +27,6 @@ enum class Mutation {
   lock_settle_by_read,        ///< a (stale) read that shows the old revision ends a lock's write
   lock_keep_token,            ///< a holder's token is that of the holder before
   lock_outlives_session,      ///< a held lock is not lost with the session
-  lock_keep_dead_waiters,     ///< waiters whose session has ended stay in the queue
   lock_release_without_revision,  ///< a lock is released whatever its revision
   lock_believe_old_news,          ///< a notice of an older revision counts
 };

@@ -46,12 +46,14 @@ void KvBucket::open(nats::JetStream& jetstream, int replicas) {
   on_loop_ = &jetstream;
   replicas_.store(replicas);
   for (const auto& [core, watch] : watches_) watch->begin();
+  for (const auto& [id, begin] : std::exchange(early_lists_, {})) begin();
 }
 
 void KvBucket::close() {
   gate_->close();
   on_loop_ = nullptr;
   lists_.clear();
+  early_lists_.clear();
   for (const auto& [core, watch] : watches_) watch->halt();
   watches_.clear();
 }
@@ -244,8 +246,11 @@ struct KvBucket::Listing {
 
 void KvBucket::begin_list(std::uint64_t id, const Wanted& wanted,
                           const std::shared_ptr<Listing>& listing) {
-  if (!on_loop_)
-    return listing->fail(Error(Errc::unavailable, "this node has not joined its platform yet"));
+  if (!on_loop_) {
+    listing->fail(Error(Errc::unavailable, "this node has not joined its platform yet"));
+    early_lists_[id] = [this, id, wanted, listing] { begin_list(id, wanted, listing); };
+    return;
+  }
   nats::OrderedConsumer::Handlers handlers;
   handlers.message = [this, listing, wanted](const nats::StoredMessage& message) {
     KvEntry entry = entry_from(message);
@@ -276,7 +281,10 @@ std::vector<KvEntry> KvBucket::list(const Wanted& wanted, Milliseconds timeout) 
     listing->changed.wait_for(lock, std::min(timeout, kLongestWait),
                               [&] { return listing->complete; });
   }
-  gate_->post([self = shared_from_this(), id] { self->lists_.erase(id); });
+  gate_->post([self = shared_from_this(), id] {
+    self->lists_.erase(id);
+    self->early_lists_.erase(id);
+  });
   const std::lock_guard lock(listing->mutex);
   if (listing->too_many)
     throw Error(Errc::overloaded, what + ": more than " + std::to_string(wanted.limit) +

@@ -93,6 +93,7 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   // Of the loop:
   nats::JetStream* on_loop_ = nullptr;
   std::map<std::uint64_t, std::unique_ptr<nats::OrderedConsumer>> lists_;  // under way
+  std::map<std::uint64_t, std::function<void()>> early_lists_;             // until NATS can be used
   std::map<KvWatch::Core*, std::shared_ptr<KvWatch::Core>> watches_;
 };
 

@@ -109,6 +109,21 @@ TEST_F(KvTest, ListsKeysByPrefixInOrder) {
   EXPECT_EQ(errc_of([&] { kv().keys("", 3); }), Errc::overloaded);
 }
 
+TEST_F(KvTest, WhatIsAskedBeforeTheNodeHasJoinedIsAnsweredThen) {
+  testing::Node early(servers, folder.path(), "early");
+  App& app = early.platform->add_app({.name = "app", .mode = Spread{}});
+  kv().put("k", "v");
+  auto keys = std::async(std::launch::async, [&] { return app.kv().keys("", 10, kSoon); });
+  auto value = std::async(std::launch::async, [&] { return app.kv().get("k", kSoon); });
+  Told told;
+  auto watch = app.kv().watch("", told.handler());
+  EXPECT_EQ(errc_of([&] { app.kv().keys("", 10, milliseconds(10)); }), Errc::unavailable);
+  early.run();
+  EXPECT_EQ(keys.get(), std::vector<std::string>{"k"});
+  EXPECT_EQ(value.get()->value, "v");
+  EXPECT_TRUE(eventually([&] { return told.count() == 1; }));
+}
+
 TEST_F(KvTest, KeepsAHistory) {
   for (int i = 0; i < 70; ++i) kv().put("k", std::to_string(i));
   kv().remove("k");

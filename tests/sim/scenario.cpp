@@ -189,7 +189,8 @@ class Chaos {
 /// Clients on all nodes that claim, hold and give up locks at random.
 class Claims {
  public:
-  Claims(World& world, Nanos end) : world_(world), random_(world.random()), end_(end) {
+  Claims(World& world, Nanos end, double withdrawals)
+      : world_(world), random_(world.random()), end_(end), withdrawals_(withdrawals) {
     mean_gap_ = random_.between(5 * kMillisecond, 500 * kMillisecond);
     mean_hold_ = random_.between(kMillisecond, kSecond);
   }
@@ -205,7 +206,7 @@ class Claims {
       const auto locks = static_cast<std::uint64_t>(world_.options().locks);
       const int node = static_cast<int>(random_.below(nodes));
       const int lock = static_cast<int>(random_.below(locks));
-      if (random_.chance(0.1))
+      if (random_.chance(withdrawals_))
         world_.withdraw_claim(node);
       else if (random_.chance(0.05))
         world_.sweep_lock(lock);
@@ -218,6 +219,7 @@ class Claims {
   World& world_;
   Random& random_;
   Nanos end_;
+  double withdrawals_ = 0;
   Nanos mean_gap_ = kSecond;
   Nanos mean_hold_ = kSecond;
 };
@@ -243,7 +245,14 @@ Outcome lock_chaos(std::uint64_t seed, bool keep_trace) {
   Nanos end = draw.between(10 * kSecond, 30 * kSecond);
   Chaos faults(world, end);
   if (draw.chance(0.8)) faults.begin();
-  Claims claims(world, end);
+  if (draw.chance(0.3)) {
+    auto& weather = world.weather();
+    weather.answer_lost = draw.unit() * 0.6;
+    weather.write_late = draw.unit() * 0.6;
+    weather.watch_slow = draw.unit() * 0.6;
+    weather.late_high = kSecond;
+  }
+  Claims claims(world, end, draw.chance(0.3) ? 0.4 : 0.1);
   claims.begin();
   world.run_until(end);
   if (world.violation().empty()) {
