@@ -26,6 +26,8 @@ class KvTest : public ::testing::Test {
           &nodes.back()->platform->add_app({.name = "app", .mode = Spread{}, .kv = options}));
       nodes.back()->run();
     }
+    for (const auto& node : nodes)
+      EXPECT_TRUE(eventually([&] { return node->platform->members().size() == 2; }));
   }
   Kv kv(std::size_t node = 0) { return apps[node]->kv(); }
   template <typename Work>
