@@ -114,7 +114,11 @@ inline bool bring_back(NatsServers& servers, std::size_t victim, nats::JetStream
   constexpr int kStarts = 4;
   for (int start = 0; start < kStarts; ++start) {
     servers[victim].start_again();
-    servers[victim].wait_ready(kSoon);
+    try {
+      servers[victim].wait_ready(kSoon);
+    } catch (const Error&) {
+      continue;  // it finds no leader
+    }
     if (!connect(js.connection())) return false;
     if (wait_until_current(js, stream, std::chrono::seconds(25))) return true;
   }
