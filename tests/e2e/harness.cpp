@@ -336,6 +336,12 @@ void Cluster::print_logs() {
 
 std::vector<std::string> Cluster::urls() const { return urls_; }
 
+std::vector<nats::EmbeddedServer*> Cluster::all_servers() const {
+  std::vector<nats::EmbeddedServer*> all;
+  for (const auto& server : servers_) all.push_back(server.get());
+  return all;
+}
+
 void Cluster::use(std::vector<std::string> urls, bool there) {
   urls_ = std::move(urls);
   store_.reset();
@@ -367,8 +373,8 @@ std::optional<std::size_t> Cluster::stream_leader(const std::string& stream) {
   nats::Message request;
   request.subject = "$JS.API.STREAM.INFO." + stream;
   auto answer =
-      nats::await<nats::Message>(store_->loop, seconds(5), [&](Callback<nats::Message> done) {
-        store_->connection.request(std::move(request), seconds(4), std::move(done));
+      nats::await<nats::Message>(store_->loop, seconds(2), [&](Callback<nats::Message> done) {
+        store_->connection.request(std::move(request), seconds(1), std::move(done));
       });
   if (!answer) return std::nullopt;
   const auto info = json::parse(answer.value().data, nullptr, false);

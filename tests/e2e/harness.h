@@ -114,6 +114,7 @@ class Cluster {
   // NATS
   nats::EmbeddedServer& server(std::size_t i) { return *servers_.at(i); }
   std::size_t servers() const { return servers_.size(); }
+  std::vector<nats::EmbeddedServer*> all_servers() const;
   std::vector<std::string> urls() const;
   /// A server of its own configuration (`port`, `jetstream` and so on as nats-server reads them;
   /// PORT and FOLDER are filled in; `port` 0: a free one); waits until it accepts connections.

@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "e2e/harness.h"
+#include "outage.h"
 
 namespace cluster::e2e {
 namespace {
@@ -13,61 +14,98 @@ int sessions_ended(Cluster& c, int nodes) {
   return ended;
 }
 
-testing::AssertionResult wait_stream_leads(Cluster& c, std::size_t not_this) {
-  return c.wait_for(
+// NATS elects for up to 9 s, and a record may be three of these seconds old when that begins.
+constexpr milliseconds kOutlastsElections(1500);  // session_timeout; lease_ttl is ten times that
+constexpr seconds kElection(9);
+
+// Whether another server than the one that has just died leads the members' stream as soon as NATS
+// says. What takes longer, sessions need not outlast: nats-server 2.10 on a busy machine.
+bool elect_in_time(Cluster& c, std::size_t dead) {
+  const Time begun = BootClock::now();
+  const auto elected = c.wait_for(
       "another server to lead the members' stream",
       [&] {
         const auto leader = c.stream_leader("KV_" + c.platform() + "_members");
-        return leader && *leader != not_this && c.member("node-1").has_value();
+        return leader && *leader != dead;
       },
       seconds(90));
+  const bool in_time = elected && BootClock::now() - begun <= kElection * slowness();
+  EXPECT_TRUE(!elected ||
+              c.wait_for("the members", [&] { return c.member("node-1").has_value(); }));
+  return in_time;
 }
 
-// NATS elects for up to 9 s, and a record may be three of these seconds old when that begins.
-constexpr milliseconds kOutlastsElections(1500);  // session_timeout; lease_ttl is ten times that
+// Tries it again, with another cluster, when it tells that the servers were too late for it.
+void try_until_in_time(const std::function<bool()>& in_time) {
+  constexpr int kTries = 3;
+  for (int i = 0; i < kTries && !testing::Test::HasFailure(); ++i)
+    if (in_time()) return;
+  if (!testing::Test::HasFailure()) FAIL() << "the servers elect too late, each time";
+}
 
-TEST(NatsServers, OfThreeEachMayDieInTurnAndNoSessionEnds) {
-  CLUSTER_SKIP_LONG_WAITS();
+bool kill_in_turn() {
   Cluster c({.servers = 3, .session_timeout = kOutlastsElections});
+  faults::Outage outage(c.all_servers());
   const std::string leader = c.start_nodes(3);
   const auto epoch = c.epoch();
+  bool in_time = true;
   for (std::size_t i = 0; i < c.servers(); ++i) {
+    EXPECT_TRUE(outage.wait_whole());
     // Two losses with no time to write in between are one that lasts longer.
-    ASSERT_TRUE(c.wait_rewritten(c.running_nodes()));
-    c.server(i).kill_hard();
-    ASSERT_TRUE(wait_stream_leads(c, i));
-    c.server(i).start_again();
-    c.server(i).wait_ready(seconds(60) * slowness());
+    EXPECT_TRUE(c.wait_rewritten(c.running_nodes()));
+    outage.kill(i);
+    in_time = elect_in_time(c, i) && in_time;
+    EXPECT_TRUE(outage.end());
+    if (testing::Test::HasFailure()) return true;
   }
+  if (!in_time && sessions_ended(c, 3) > 0) return false;
   EXPECT_EQ(sessions_ended(c, 3), 0);
   EXPECT_EQ(c.wait_leader(), leader);
   EXPECT_EQ(c.epoch(), epoch);
   // And all still works: the lead moves when it should.
   EXPECT_FALSE(c.ask(leader, "stepdown", {{"v", 1}, {"app", "db"}}).contains("error"));
   c.wait_leader("db", leader, epoch);
+  return true;
 }
 
-TEST(NatsServers, TheStreamsLeaderMayDieWithANodeAndTheLeadStays) {
+TEST(NatsServers, OfThreeEachMayDieInTurnAndNoSessionEnds) {
+  CLUSTER_SKIP_LONG_WAITS();
+  try_until_in_time(kill_in_turn);
+}
+
+bool kill_with_a_node() {
   Cluster c({.servers = 3, .session_timeout = kOutlastsElections});
+  faults::Outage outage(c.all_servers());
   const std::string leader = c.start_nodes(3);
   const auto epoch = c.epoch();
+  EXPECT_TRUE(outage.wait_whole());
+  EXPECT_TRUE(c.wait_rewritten(c.running_nodes()));
   const auto server = c.stream_leader("KV_" + c.platform() + "_members");
-  ASSERT_TRUE(server);
+  if (!server) return false;
   const std::string other = c.other_nodes(leader).front();
   const pid_t guardian = c.guardian(other);
-  c.server(*server).kill_hard();
+  outage.kill(*server);
   ::kill(guardian, SIGKILL);
   kill_and_wait(c.node(other).pid());
-  ASSERT_TRUE(wait_stream_leads(c, *server));
+  const bool in_time = elect_in_time(c, *server);
+  if (!in_time) {
+    EXPECT_TRUE(outage.end());
+  }
   EXPECT_TRUE(c.wait_for("the end of the dead node's session", [&] {
     const auto record = c.member(other);
     return record && record->value("state", "") == "expired";
   }));
-  EXPECT_EQ(c.wait_leader(), leader);
+  const std::string now = c.wait_leader();
+  if (!in_time && c.epoch() != epoch) return false;
+  EXPECT_EQ(now, leader);
   EXPECT_EQ(c.epoch(), epoch);
   EXPECT_EQ(c.logged(leader, {"session_ended"}), 0);
-  c.server(*server).start_again();
-  c.server(*server).wait_ready(seconds(60) * slowness());
+  EXPECT_TRUE(outage.end());
+  return true;
+}
+
+TEST(NatsServers, TheStreamsLeaderMayDieWithANodeAndTheLeadStays) {
+  try_until_in_time(kill_with_a_node);
 }
 
 TEST(NatsServers, WithoutAnyNobodyActsAndWithThemServiceComesBack) {

@@ -296,7 +296,8 @@ void lose_one_of_three_hosts(bool last_comes_late) {
   network.cut(host);
   urls.erase(urls.begin() + static_cast<std::ptrdiff_t>(host));
   c.use(urls);
-  ASSERT_TRUE(c.wait_for("another leader", [&] { return led(epoch); }));
+  // NATS elects anew for streams first.
+  ASSERT_TRUE(c.wait_for("another leader", [&] { return led(epoch); }, seconds(120)));
   EXPECT_NE(leader, lost);
   EXPECT_TRUE(nodes[host]->running());
 
@@ -304,7 +305,7 @@ void lose_one_of_three_hosts(bool last_comes_late) {
   EXPECT_TRUE(c.wait_members(names));
   // Its server's return may cost a stream its leader once more.
   const std::string next = leader;
-  EXPECT_TRUE(c.wait_for("the lease to be read", [&] { return led(epoch); }));
+  EXPECT_TRUE(c.wait_for("the lease to be read", [&] { return led(epoch); }, seconds(120)));
   EXPECT_EQ(leader, next);
   for (auto& node : nodes) node->signal(SIGTERM);
   for (auto& node : nodes) {

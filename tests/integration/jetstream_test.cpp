@@ -10,6 +10,7 @@
 #include "integration/nats_fixture.h"
 #include "long_waits.h"
 #include "nats/key_value.h"
+#include "outage.h"
 
 namespace cluster::nats {
 namespace {
@@ -432,6 +433,42 @@ TEST_F(JetStreamTest, AnOrderedConsumerThatIsDeletedComesBack) {
   EXPECT_EQ(got, (std::vector<std::uint64_t>{1, 2, 3, 4}));
 }
 
+TEST_F(JetStreamTest, AnOrderedConsumerSurvivesItsServersDeathWithoutGapsOrRepeats) {
+  make(config());
+  std::vector<std::uint64_t> got;
+  OrderedConsumer::Handlers h;
+  int rewound = 0;
+  h.message = [&](StoredMessage m) { got.push_back(m.sequence); };
+  h.rewound = [&](std::uint64_t, std::uint64_t) { ++rewound; };
+  OrderedConsumer consumer(js, "S", {}, {}, h);
+  Connection other(loop, servers.options("writer"));
+  JetStream writer(other);
+  std::uint64_t last = 0;
+  auto write = [&](int count) {
+    while (count > 0) {
+      ASSERT_TRUE(connect(other));
+      Message m;
+      m.subject = "S.x";
+      const auto ack =
+          await<PubAck>(loop, kSoon, [&](auto done) { writer.publish(std::move(m), {}, done); });
+      if (!ack) continue;
+      last = ack.value().sequence;
+      --count;
+    }
+  };
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_NO_FATAL_FAILURE(write(20));
+    servers[0].kill_hard();
+    servers[0].start_again();
+    // What is stored before the consumer is back must not be missed.
+    ASSERT_NO_FATAL_FAILURE(write(20));
+  }
+  ASSERT_TRUE(loop.run_until([&] { return !got.empty() && got.back() == last; }, kSoon));
+  ASSERT_EQ(got.size(), last);
+  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], i + 1);
+  EXPECT_EQ(rewound, 0);
+}
+
 TEST_F(JetStreamTest, AnOrderedConsumerIsNotFooledByAGap) {
   make(config());
   std::vector<std::string> got;
@@ -638,48 +675,43 @@ TEST_F(JetStreamClusterTest, ABucketSurvivesTheDeathOfEachServerInTurn) {
   ASSERT_TRUE(loop.run_until([&] { return seen.caught_up == 1; }, kSoon));
   std::uint64_t revision = 0;
   int value = 0;
-  // Repeats a write unchanged until it is known what became of it. While the servers have no
-  // leader, none can go through: without one for a minute they need the third.
-  std::optional<std::size_t> dead;
-  auto write = [&] {
-    ++value;
-    Time end = BootClock::now() + seconds(60);
-    while (true) {
-      if (BootClock::now() > end) {
-        ASSERT_TRUE(dead && !testing::has_leader(js, "KV_b")) << "no write went through";
-        ASSERT_TRUE(testing::bring_back(servers, *std::exchange(dead, std::nullopt), js, "KV_b"));
-        end = BootClock::now() + seconds(60);
-      }
-      auto r = await<std::uint64_t>(loop, kSoon, [&](auto done) {
-        kv.update("k", std::to_string(value), revision, seconds(1), done);
-      });
-      if (r) {
-        revision = r.value();
-        return;
-      }
-      if (r.error().errc() == Errc::wrong_revision) {  // an earlier sending had landed
-        auto entry = await<KvEntry>(loop, kSoon, [&](auto done) { kv.get("k", done); });
-        if (!entry) continue;
-        ASSERT_EQ(entry.value().value, std::to_string(value));
-        revision = entry.value().revision;
-        return;
-      }
-      connect(c);
+  faults::Outage outage(servers.all());
+  // Sends the write unchanged; true when it is known to be stored.
+  auto stored = [&] {
+    auto r = await<std::uint64_t>(loop, kSoon, [&](auto done) {
+      kv.update("k", std::to_string(value), revision, seconds(1), done);
+    });
+    if (r) {
+      revision = r.value();
+      return true;
+    }
+    if (r.error().errc() == Errc::wrong_revision) {  // an earlier sending had landed
+      auto entry = await<KvEntry>(loop, kSoon, [&](auto done) { kv.get("k", done); });
+      if (!entry) return false;
+      EXPECT_EQ(entry.value().value, std::to_string(value));
+      revision = entry.value().revision;
+      return true;
+    }
+    connect(c);
+    loop.run_until([] { return false; }, milliseconds(100));
+    return false;
+  };
+  auto write = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      ++value;
+      ASSERT_TRUE(outage.outlast(stored));
     }
   };
-  for (std::size_t victim = 0; victim < 3; ++victim) {
-    for (int i = 0; i < 5; ++i) ASSERT_NO_FATAL_FAILURE(write());
-    servers[victim].kill_hard();
-    dead = victim;
-    for (int i = 0; i < 5; ++i) ASSERT_NO_FATAL_FAILURE(write());
-    if (dead) {
-      ASSERT_TRUE(testing::bring_back(servers, victim, js, "KV_b"));
-    }
-    dead.reset();
+  for (std::size_t victim = 0; victim < servers.size(); ++victim) {
+    ASSERT_NO_FATAL_FAILURE(write(5));
+    ASSERT_TRUE(outage.wait_whole());
+    outage.kill(victim);
+    ASSERT_NO_FATAL_FAILURE(write(5));
+    ASSERT_TRUE(outage.end());
   }
   ASSERT_TRUE(loop.run_until(
       [&] { return !seen.entries.empty() && seen.entries.back().first == std::to_string(value); },
-      kSoon));
+      seconds(90)));
   for (std::size_t i = 0; i < seen.entries.size(); ++i) EXPECT_EQ(seen.entries[i].second, i + 1);
   EXPECT_EQ(seen.rewound, 0);
   EXPECT_EQ(seen.caught_up, 1);

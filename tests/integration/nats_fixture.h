@@ -38,6 +38,11 @@ class NatsServers {
     for (const auto& s : servers_) all.push_back(s->url());
     return all;
   }
+  std::vector<nats::EmbeddedServer*> all() const {
+    std::vector<nats::EmbeddedServer*> all;
+    for (const auto& s : servers_) all.push_back(s.get());
+    return all;
+  }
   nats::ConnectOptions options(const std::string& name = "test") const {
     nats::ConnectOptions o;
     o.nats.servers = urls();
@@ -78,51 +83,6 @@ void must(Loop& loop, Start start) {
   if (!loop.run_until([&] { return answer->has_value(); }, kSoon))
     throw Error(Errc::timeout, "no answer in the test's time");
   if (**answer) throw ***answer;
-}
-
-/// What JetStream says of a stream; empty when it does not answer.
-inline std::string stream_info(nats::JetStream& js, const std::string& stream) {
-  const auto text = nats::await<std::string>(
-      js.connection().loop(), kSoon, [&](auto done) { js.api("STREAM.INFO." + stream, "", done); });
-  return text ? text.value() : std::string();
-}
-
-/// The stream's servers have a leader, as that one says.
-inline bool has_leader(nats::JetStream& js, const std::string& stream) {
-  return stream_info(js, stream).find("\"leader\":") != std::string::npos;
-}
-
-/// Both followers have all that the stream's leader has, as JetStream says.
-inline bool wait_until_current(nats::JetStream& js, const std::string& stream, Duration patience) {
-  const auto limit = BootClock::now() + patience;
-  while (true) {
-    const std::string text = stream_info(js, stream);
-    int count = 0;
-    for (auto at = text.find("\"current\":true"); at != std::string::npos;
-         at = text.find("\"current\":true", at + 1))
-      ++count;
-    if (count == 2) return true;
-    if (BootClock::now() > limit) return false;
-    js.connection().loop().run_until([] { return false; }, std::chrono::milliseconds(50));
-  }
-}
-
-/// The killed server runs again and has caught up. On a busy machine one that was killed now and
-/// then does not for minutes, until it is started once more (nats-server 2.10).
-inline bool bring_back(NatsServers& servers, std::size_t victim, nats::JetStream& js,
-                       const std::string& stream) {
-  constexpr int kStarts = 4;
-  for (int start = 0; start < kStarts; ++start) {
-    servers[victim].start_again();
-    try {
-      servers[victim].wait_ready(kSoon);
-    } catch (const Error&) {
-      continue;  // it finds no leader
-    }
-    if (!connect(js.connection())) return false;
-    if (wait_until_current(js, stream, std::chrono::seconds(25))) return true;
-  }
-  return false;
 }
 
 }  // namespace cluster::testing

@@ -10,6 +10,7 @@
 #include "integration/nats_fixture.h"
 #include "long_waits.h"
 #include "nats/object_bridge.h"
+#include "outage.h"
 
 namespace cluster::nats {
 namespace {
@@ -743,7 +744,16 @@ TEST_F(ObjectBridgeTest, AFailureReachesTheThread) {
 
 class ObjectStoreClusterTest : public ObjectStoreTest {
  protected:
-  ObjectStoreClusterTest() : ObjectStoreTest(3) {}
+  ObjectStoreClusterTest() : ObjectStoreTest(3) {
+    // How long the servers may be without a leader is Outage's to say.
+    store = std::make_unique<ObjectStore>(js, "b", seconds(300));
+  }
+  // Until `done`, as long as that has to do with the servers.
+  ::testing::AssertionResult outlast(const std::function<bool()>& done) {
+    return outage.outlast([&] { return loop.run_until(done, seconds(1)); });
+  }
+
+  faults::Outage outage{servers.all()};
 };
 
 TEST_F(ObjectStoreClusterTest, APutGoesOnWhileTheLeaderChanges) {
@@ -763,34 +773,42 @@ TEST_F(ObjectStoreClusterTest, GetsGoOnWhileServersAreKilled) {
   CLUSTER_SKIP_LONG_WAITS();
   const auto content = bytes_of(6'000'000);
   must_put("o", content, 20'000);
-  for (std::size_t victim = 0; victim < 3; ++victim) {
+  for (std::size_t victim = 0; victim < servers.size(); ++victim) {
+    ASSERT_TRUE(outage.wait_whole());
     auto get = begin_get("o");
-    ASSERT_TRUE(loop.run_until(
-        [&] {
-          if (auto chunk = get->reader->take()) get->content += *chunk;
-          return get->content.size() >= 1'000'000;
-        },
-        seconds(90)));
-    servers[victim].kill_hard();
-    ASSERT_TRUE(complete(*get, seconds(90)));
+    ASSERT_TRUE(outlast([&] {
+      if (auto chunk = get->reader->take()) get->content += *chunk;
+      return get->content.size() >= 1'000'000;
+    }));
+    outage.kill(victim);
+    ASSERT_TRUE(outlast([&] {
+      get->take();
+      return get->ended.has_value();
+    }));
+    get->take();
     ASSERT_FALSE(*get->ended) << (*get->ended)->what();
     EXPECT_TRUE(get->content == content);
-    ASSERT_TRUE(testing::bring_back(servers, victim, js, "OBJ_b"));
+    ASSERT_TRUE(outage.end());
   }
 }
 
 TEST_F(ObjectStoreClusterTest, PutsGoOnWhileServersAreKilled) {
   CLUSTER_SKIP_LONG_WAITS();
-  for (std::size_t victim = 0; victim < 3; ++victim) {
+  for (std::size_t victim = 0; victim < servers.size(); ++victim) {
+    ASSERT_TRUE(outage.wait_whole());
     auto put = begin_put({.name = "o", .chunk_size = 20'000}, bytes_of(3'000'000, victim));
-    ASSERT_TRUE(loop.run_until([&] { return put->given(1'000'000); }, kSoon));
-    servers[victim].kill_hard();
-    auto made = complete(*put, seconds(90));
+    ASSERT_TRUE(outlast([&] { return put->given(1'000'000); }));
+    outage.kill(victim);
+    ASSERT_TRUE(outlast([&] { return put->given(); }));
+    if (!put->result) put->finish();
+    ASSERT_TRUE(outlast([&] { return put->result.has_value(); }));
+    auto& made = *put->result;
     ASSERT_TRUE(made) << made.error().what();
-    ASSERT_TRUE(testing::bring_back(servers, victim, js, "OBJ_b"));
-    auto got = get("o");
-    ASSERT_TRUE(got) << got.error().what();
-    EXPECT_TRUE(got.value() == put->content);
+    ASSERT_TRUE(outage.end());
+    auto got = begin_get("o");
+    ASSERT_TRUE(complete(*got, seconds(90)));
+    ASSERT_FALSE(*got->ended) << (*got->ended)->what();
+    EXPECT_TRUE(got->content == put->content);
     EXPECT_EQ(names(), std::vector<std::string>{"o"});
     EXPECT_TRUE(messages_become(151));
   }

@@ -3,6 +3,7 @@
 #include "integration/nats_fixture.h"
 #include "integration/sqlite_fixture.h"
 #include "long_waits.h"
+#include "outage.h"
 #include "sqlite/capture.h"
 #include "sqlite/restore.h"
 #include "sqlite/snapshot_store.h"
@@ -35,6 +36,12 @@ class WalStreamTest : public SqliteTest {
         loop, kSoon, [&](auto done) { js.create_stream(config, done); });
     ASSERT_TRUE(state);
     history = history_of(state.value());
+  }
+
+  // Until `done`.
+  virtual ::testing::AssertionResult wait(const std::function<bool()>& done) {
+    if (loop.run_until(done, kSoon)) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure() << "in vain";
   }
 
   /// A leader with its database.
@@ -78,11 +85,12 @@ class WalStreamTest : public SqliteTest {
       if (!captured) return true;
       std::uint32_t part = 1;
       for (std::size_t at = 0; at < file.size(); at += most, ++part) {
-        // A stream whose servers fail may have no leader for long.
-        if (!test.loop.run_until([this] { return leader->ready() || fenced_by; },
-                                 std::chrono::seconds(90)) ||
-            fenced_by)
+        const auto may =
+            test.wait([this] { return leader->ready() || fenced_by || !lost.empty(); });
+        if (!may || fenced_by || !leader->ready()) {
+          if (!may) trouble += std::string("; ") + may.message();
           return false;
+        }
         StreamRecord record;
         record.first = captured->header.min_txid;
         record.last = captured->header.max_txid;
@@ -268,6 +276,10 @@ class WalStreamClusterTest : public WalStreamTest {
  protected:
   WalStreamClusterTest() : WalStreamTest(3) {}
 
+  ::testing::AssertionResult wait(const std::function<bool()>& done) override {
+    return outage.outlast([&] { return loop.run_until(done, std::chrono::seconds(1)); });
+  }
+
   std::string answer_of(const std::string& what) {
     const auto text =
         nats::await<std::string>(loop, kSoon, [&](auto done) { js.api(what, "", done); });
@@ -298,21 +310,19 @@ class WalStreamClusterTest : public WalStreamTest {
     Standby standby(*this, copy);
     standby.begin_with_first_file();
     for (std::size_t kill = 0; kill < servers.size(); ++kill) {
-      ASSERT_TRUE(testing::wait_until_current(js, "p_a_wal", std::chrono::seconds(60)));
+      ASSERT_TRUE(outage.wait_whole());
       for (int i = 0; i < 40 && !lost; ++i) {
         db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
-        if (i == 20) servers[kill].kill_hard();
+        if (i == 20) outage.kill(kill);
         const bool shipped = primary.ship();
         lost = primary.lost.find("has lost records that it had acknowledged") != std::string::npos;
         ASSERT_TRUE(shipped || lost) << "server " << kill << ", transaction " << i << ": "
                                      << (primary.lost.empty() ? primary.trouble : primary.lost);
       }
       if (!lost) {
-        ASSERT_TRUE(loop.run_until([&] { return primary.stored == primary.capture->written(); },
-                                   std::chrono::seconds(60)));
+        ASSERT_TRUE(wait([&] { return primary.stored == primary.capture->written(); }));
       }
-      ASSERT_TRUE(testing::bring_back(servers, kill, js, "p_a_wal"))
-          << "the stream's servers do not catch up";
+      ASSERT_TRUE(outage.end());
       if (lost) return expect_end_before(primary.acknowledged);
     }
     // A cluster that has just lost a server makes consumers late.
@@ -326,6 +336,8 @@ class WalStreamClusterTest : public WalStreamTest {
     db.close();
     EXPECT_TRUE(settled(copy) == settled(name));
   }
+
+  faults::Outage outage{servers.all()};
 };
 
 // Nothing is lost, and no gap is left. nats-server 2.10 on a busy machine may lose what it has
