@@ -9,6 +9,7 @@
 
 #include "cluster/database.h"
 #include "cluster/election.h"
+#include "cluster/events.h"
 #include "cluster/kv.h"
 #include "cluster/lock.h"
 #include "cluster/member.h"
@@ -62,6 +63,8 @@ class App {
   Database& database();
   /// Of its database. Throws Error{invalid_argument} for an app without one.
   Snapshots& snapshots();
+  /// Its events, and those of others; to be copied. Any thread.
+  Events events();
   /// The app's own keys and values; to be copied. Any thread.
   Kv kv();
   /// The app's own, of that name on all nodes: any UTF-8 text of up to 512 bytes once escaped

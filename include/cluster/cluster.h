@@ -7,6 +7,7 @@
 #include "cluster/database.h"
 #include "cluster/election.h"
 #include "cluster/error.h"
+#include "cluster/events.h"
 #include "cluster/kv.h"
 #include "cluster/lock.h"
 #include "cluster/member.h"

@@ -77,6 +77,18 @@ struct Timing {
   std::chrono::milliseconds cooldown{5'000};
 };
 
+/// Limits of the stream that holds a platform's events; all its nodes should have the same. A
+/// stream that is there is changed to them by the node that uses events first after its start.
+struct EventsOptions {
+  std::chrono::milliseconds max_age{std::chrono::hours(24 * 7)};  ///< older ones go; 0: none does
+  /// Bytes of the stream; the oldest events go when it is full. 0: no limit
+  std::int64_t max_bytes = std::int64_t{1} << 30;
+  /// Bytes of an event with its headers; 0: what the server takes (its max_payload)
+  std::int32_t max_message_size = 0;
+  /// For how long two events with the same id are known to be one: 1 s to max_age
+  std::chrono::milliseconds duplicate_window{120'000};
+};
+
 struct PlatformOptions {
   std::string name{};      ///< `[a-z][a-z0-9-]{0,31}`; the same on all nodes
   std::string node{};      ///< `[A-Za-z0-9][A-Za-z0-9-]{0,62}`; empty: the host's short name
@@ -90,6 +102,7 @@ struct PlatformOptions {
   /// Where /health, /ready and /status are served; empty: nowhere; port 0: a free one
   std::string http{"127.0.0.1:8080"};
   Timing timing{};
+  EventsOptions events{};
   /// Carried in the node's record; empty: the machine's 1-minute load average. Asked every
   /// lease_ttl / 5, on a thread of its own, never twice at a time. What it throws is logged; until
   /// it has returned, and after it threw, the record has the last value.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cluster/app.h"
+#include "cluster/events.h"
 #include "cluster/lock.h"
 #include "cluster/member.h"
 #include "cluster/options.h"
@@ -45,6 +46,8 @@ class Platform {
   void on_member_join(std::function<void(const Member&)> fn);
   void on_member_leave(std::function<void(const Member&)> fn);
 
+  /// The platform's own events, and those of all apps; to be copied. Any thread.
+  Events events();
   /// As App's, of the whole platform.
   Lock lock(const std::string& name);
   Semaphore semaphore(const std::string& name, int limit);

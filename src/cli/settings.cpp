@@ -325,6 +325,11 @@ Settings platform_settings(Config& config) {
   all.push_back(number<double>("timing.drift", at(p.timing.drift)));
   all.push_back(duration("timing.hook_timeout", at(p.timing.hook_timeout)));
   all.push_back(duration("timing.cooldown", at(p.timing.cooldown)));
+  all.push_back(section<EventsOptions>("events", at(p.events)));
+  all.push_back(duration("events.max_age", at(p.events.max_age)));
+  all.push_back(number<std::int64_t>("events.max_bytes", at(p.events.max_bytes)));
+  all.push_back(number<std::int32_t>("events.max_message_size", at(p.events.max_message_size)));
+  all.push_back(duration("events.duplicate_window", at(p.events.duplicate_window)));
   return all;
 }
 

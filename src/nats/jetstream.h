@@ -136,9 +136,10 @@ void check_server(JetStream& jetstream, Completion done);
 
 /// Where an ordered consumer begins.
 struct StartAt {
-  enum class Kind { all, last_per_subject, new_only, sequence } kind = Kind::all;
+  enum class Kind { all, last_per_subject, new_only, sequence, time } kind = Kind::all;
   std::uint64_t sequence = 0;  ///< with Kind::sequence: the first one wanted
   bool headers_only = false;   ///< messages come without their data
+  std::int64_t time_ns = 0;    ///< with Kind::time: wall time; the first stored then or later
 };
 
 /// Reads a stream in order, without acknowledgements, each message once, for as long as it lives:
@@ -148,11 +149,16 @@ class OrderedConsumer {
  public:
   struct Handlers {
     std::function<void(StoredMessage)> message{};
+    /// Once: the server has it; from now on nothing that is stored is missed.
+    std::function<void()> begun{};
     /// Once: all that was stored when it began has been delivered.
     std::function<void()> caught_up{};
     /// The stream's last sequence is lower than one that was delivered: the store has lost what it
     /// had acknowledged. The consumer goes on from the stream's end.
     std::function<void(std::uint64_t delivered, std::uint64_t last)> rewound{};
+    /// Messages behind `delivered` and before `first` have left the stream before they could be
+    /// delivered. Whether the filters match any of them nobody knows.
+    std::function<void(std::uint64_t delivered, std::uint64_t first)> trimmed{};
     /// Creating the consumer failed; it is tried again, with backoff to one second.
     std::function<void(const Error&)> trouble{};
   };
@@ -163,6 +169,9 @@ class OrderedConsumer {
   OrderedConsumer& operator=(const OrderedConsumer&) = delete;
 
   std::uint64_t last_sequence() const noexcept;  ///< delivered last; 0: none
+  /// Nothing comes until resume(), which goes on behind what was delivered last. Idempotent.
+  void pause();
+  void resume();
 
  private:
   struct Core;

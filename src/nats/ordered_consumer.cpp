@@ -46,6 +46,8 @@ struct OrderedConsumer::Core : std::enable_shared_from_this<Core> {
 
   bool ended = false;
   bool caught_up = false;
+  bool begun = false;
+  bool paused = false;
   std::uint64_t delivered = 0;                  // newest stream sequence that the user got
   std::optional<std::uint64_t> resume_after{};  // nothing up to here is wanted any more
 
@@ -98,8 +100,8 @@ struct OrderedConsumer::Core : std::enable_shared_from_this<Core> {
 // Starts over: a new try, after which answers and messages of the one before count for nothing.
 void OrderedConsumer::Core::begin() {
   drop();
-  if (jetstream.connection().state() != ConnectionState::connected)
-    return;  // on_state begins again
+  if (paused || jetstream.connection().state() != ConnectionState::connected)
+    return;  // resume() or on_state begins again
   if (resume_after || start.kind == StartAt::Kind::new_only) {
     check_stream();
   } else {
@@ -135,22 +137,27 @@ void OrderedConsumer::Core::drop() {
 
 // Where does the stream end: has it lost what it had already delivered?
 void OrderedConsumer::Core::check_stream() {
-  jetstream.api("STREAM.INFO." + stream, "", kTryLimit,
-                guarded([](Core& core, Result<std::string> text) {
-                  if (!text) return core.failed(text.error());
-                  auto json = Json::parse(text.value(), nullptr, false);
-                  auto last = count(json, "/state/last_seq");
-                  if (!core.resume_after) {
-                    core.resume_after = last;  // new_only
-                  } else if (last < *core.resume_after) {
-                    auto before = std::exchange(*core.resume_after, last);
-                    core.delivered = std::min(core.delivered, last);
-                    auto mine = core.attempt;
-                    if (core.handlers.rewound) core.handlers.rewound(before, last);
-                    if (core.ended || core.attempt != mine) return;
-                  }
-                  core.create();
-                }));
+  jetstream.api(
+      "STREAM.INFO." + stream, "", kTryLimit, guarded([](Core& core, Result<std::string> text) {
+        if (!text) return core.failed(text.error());
+        auto json = Json::parse(text.value(), nullptr, false);
+        auto last = count(json, "/state/last_seq");
+        if (!core.resume_after) {
+          core.resume_after = last;  // new_only
+        } else if (last < *core.resume_after) {
+          auto before = std::exchange(*core.resume_after, last);
+          core.delivered = std::min(core.delivered, last);
+          auto mine = core.attempt;
+          if (core.handlers.rewound) core.handlers.rewound(before, last);
+          if (core.ended || core.attempt != mine) return;
+        } else if (auto first = count(json, "/state/first_seq"); first > *core.resume_after + 1) {
+          auto before = std::exchange(*core.resume_after, first - 1);
+          auto mine = core.attempt;
+          if (core.handlers.trimmed) core.handlers.trimmed(before, first);
+          if (core.ended || core.attempt != mine) return;
+        }
+        core.create();
+      }));
 }
 
 // Nothing before it is delivered any more.
@@ -179,6 +186,9 @@ void OrderedConsumer::Core::create() {
   if (resume_after || start.kind == StartAt::Kind::sequence) {
     config["deliver_policy"] = "by_start_sequence";
     config["opt_start_seq"] = first_wanted();
+  } else if (start.kind == StartAt::Kind::time) {
+    config["deliver_policy"] = "by_start_time";
+    config["opt_start_time"] = rfc3339_from(start.time_ns);
   } else {
     config["deliver_policy"] =
         start.kind == StartAt::Kind::last_per_subject ? "last_per_subject" : "all";
@@ -207,9 +217,17 @@ void OrderedConsumer::Core::on_created(const std::string& text) {
   auto json = Json::parse(text, nullptr, false);
   created = true;
   heard = created_at = BootClock::now();
-  caught_up_at = count(json, "/delivered/consumer_seq") + count(json, "/num_pending");
+  const auto sent = count(json, "/delivered/consumer_seq");
+  caught_up_at = sent + count(json, "/num_pending");
+  if (start.kind == StartAt::Kind::time && !resume_after && sent == 0)
+    resume_after = count(json, "/delivered/stream_seq");  // where that time was in the stream
   watch_heartbeats();
   watch_stalls();
+  if (!std::exchange(begun, true) && handlers.begun) {
+    auto mine = attempt;
+    handlers.begun();
+    if (ended || attempt != mine) return;
+  }
   if (consumer_seq >= caught_up_at) check_caught_up(0);
 }
 
@@ -334,6 +352,15 @@ OrderedConsumer::OrderedConsumer(JetStream& jetstream, std::string stream,
 OrderedConsumer::~OrderedConsumer() {
   core_->ended = true;
   core_->drop();
+}
+
+void OrderedConsumer::pause() {
+  core_->paused = true;
+  core_->drop();
+}
+
+void OrderedConsumer::resume() {
+  if (std::exchange(core_->paused, false)) core_->begin();
 }
 
 std::uint64_t OrderedConsumer::last_sequence() const noexcept { return core_->delivered; }

@@ -56,7 +56,8 @@ std::optional<DeliveryPlace> delivery_place_from(std::string_view reply) {
   if (!number_from(tokens[first], place.stream_sequence) ||
       !number_from(tokens[first + 1], place.consumer_sequence) ||
       !number_from(tokens[first + 2], place.time_ns) ||
-      !number_from(tokens[first + 3], place.pending))
+      !number_from(tokens[first + 3], place.pending) ||
+      !number_from(tokens[first - 1], place.deliveries))
     return std::nullopt;
   return place;
 }

@@ -18,6 +18,7 @@ struct DeliveryPlace {
   std::uint64_t consumer_sequence = 0;
   std::int64_t time_ns = 0;
   std::uint64_t pending = 0;
+  std::uint64_t deliveries = 0;  ///< to any member of the consumer, this one included
 };
 std::optional<DeliveryPlace> delivery_place_from(std::string_view reply);
 

@@ -46,6 +46,8 @@ Snapshots& App::snapshots() {
   return *core_->snapshots;
 }
 
+Events App::events() { return {core_->host.events_bus(), name()}; }
+
 Kv App::kv() { return Kv(core_->kv); }
 
 Lock App::lock(const std::string& lock) {

@@ -20,6 +20,7 @@
 #include "core/loop.h"
 #include "core/result.h"
 #include "core/strand.h"
+#include "data/event_bus.h"
 #include "data/kv_bucket.h"
 #include "nats/exchange.h"
 #include "nats/jetstream.h"
@@ -53,6 +54,7 @@ class AppHost {
   /// For threads that are not the loop's; there from the beginning, connected or not. Any thread.
   virtual const std::shared_ptr<nats::Exchange>& exchange() const noexcept = 0;
   virtual const std::shared_ptr<LockService>& locks() const noexcept = 0;
+  virtual const std::shared_ptr<EventBus>& events_bus() const noexcept = 0;
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;

@@ -116,6 +116,7 @@ struct Platform::Core final : AppHost {
   nats::JetStream& jetstream() override { return *jetstream_; }
   const std::shared_ptr<nats::Exchange>& exchange() const noexcept override { return exchange_; }
   const std::shared_ptr<LockService>& locks() const noexcept override { return locks_; }
+  const std::shared_ptr<EventBus>& events_bus() const noexcept override { return events_; }
   int stream_replicas() const override { return stream_replicas_; }
   void audit(AuditEntry entry) override {
     if (audit_) audit_->add(std::move(entry));
@@ -178,6 +179,8 @@ struct Platform::Core final : AppHost {
   const std::shared_ptr<nats::Exchange> exchange_ = std::make_shared<nats::Exchange>();
   const std::shared_ptr<LockService> locks_ =
       std::make_shared<LockService>(loop_, exchange_, options.name);
+  const std::shared_ptr<EventBus> events_ = std::make_shared<EventBus>(
+      loop_, strands_, exchange_, EventBus::Options{options.name, options.events});
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
@@ -299,6 +302,7 @@ void Platform::Core::live() {
   if (http_) http_->stop();
   control_.reset();
   locks_->close();
+  events_->close();
   driver_.reset();
   audit_.reset();
   exchange_->close();
@@ -596,6 +600,7 @@ void Platform::Core::session_began(const coord::SessionId& id, coord::Revision r
   log::info("session_began", {{"node", options.node}, {"session", id.session}, {"rev", rev}});
   if (guardian_) guardian_->memory().set_session(id.session);
   if (life_ == Life::starting) life_ = Life::running;
+  events_->open(*jetstream_, stream_replicas_);
   if (!control_)
     control_ = std::make_unique<ControlService>(*connection_, options.name, options.node,
                                                 control_answers());
@@ -901,6 +906,7 @@ Platform::Platform(PlatformOptions options) {
 Platform::~Platform() {
   core_->stop();
   core_->wait_until_over();
+  core_->events_->close();  // it may never have run
   *core_->alive_ = false;
 }
 
@@ -918,6 +924,7 @@ App& Platform::add_app(AppOptions options) {
   return *core_->apps_.back();
 }
 
+Events Platform::events() { return {core_->events_, "_"}; }
 Lock Platform::lock(const std::string& name) { return {core_->locks_, lock_key("_", name), name}; }
 Semaphore Platform::semaphore(const std::string& name, int limit) {
   return {core_->locks_, lock_key("_", name), name, checked_limit(name, limit)};

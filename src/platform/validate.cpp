@@ -268,6 +268,18 @@ void check_sqlite(const AppOptions& options, Faults& faults) {
                     "sqlite.wal_limit", "it must be 64 KiB (65536) to 1 GiB (1073741824)");
 }
 
+void check_events(const EventsOptions& events, Faults& faults) {
+  faults.at_least("events.max_age", events.max_age, milliseconds(0));
+  faults.at_least("events.duplicate_window", events.duplicate_window, milliseconds(1'000));
+  if (events.max_age.count() > 0)
+    faults.at_most("events.duplicate_window", events.duplicate_window, events.max_age);
+  faults.add_unless(events.max_bytes == 0 || events.max_bytes >= 1024 * 1024, "events.max_bytes",
+                    "it must be 0 (no limit) or at least 1 MiB (1048576)");
+  faults.add_unless(events.max_message_size == 0 || events.max_message_size >= 1024,
+                    "events.max_message_size",
+                    "it must be 0 (the server's limit) or at least 1 KiB (1024)");
+}
+
 }  // namespace
 
 std::string split_host_port(const std::string& text, HostPort& out) {
@@ -306,6 +318,7 @@ std::vector<std::string> faults_of(const PlatformOptions& options) {
     if (const auto why = split_host_port(options.http, http); !why.empty())
       faults.add("http", quoted(options.http) + " " + why);
   check_timing(options.timing, faults);
+  check_events(options.events, faults);
   return faults.take();
 }
 
