@@ -1,6 +1,7 @@
 #include "data/event_subscription.h"
 
 #include <algorithm>
+#include <future>
 #include <utility>
 
 #include "core/log.h"
@@ -8,6 +9,7 @@
 namespace cluster {
 namespace {
 
+constexpr Duration kLongestGoodbye = std::chrono::seconds(1);
 constexpr auto kThreadRetry = std::chrono::milliseconds(100);
 
 // It will be the same when it is tried again.
@@ -40,11 +42,19 @@ void EventSubscription::Core::end() {
     const auto me = std::this_thread::get_id();
     rested_.wait(lock, [&] { return running_.size() == running_.count(me); });
   }
-  bus_->gate().post([self = self()] {
+  // What is published from now on is not to go where nobody listens any more: the server has to
+  // know.
+  const auto known = std::make_shared<std::promise<void>>();
+  const auto future = known->get_future();
+  const bool posted = bus_->gate().post([self = self(), known] {
     self->begun_ = {};
     self->halt();
     self->bus_->forget(self.get());
+    auto* jetstream = self->bus_->jetstream();
+    if (!jetstream) return known->set_value();
+    jetstream->connection().flush(kLongestGoodbye, [known](const Failure&) { known->set_value(); });
   });
+  if (posted) future.wait_for(kLongestGoodbye);
 }
 
 EventCounts EventSubscription::Core::counts() const {

@@ -118,5 +118,36 @@ TEST_F(TalkCommands, AnOpenBarrierIsClosedAgain) {
   EXPECT_EQ(run({"lock", "release", "--force", "b"}).status, 4) << "nothing to release";
 }
 
+TEST_F(TalkCommands, EventsArePublishedAndFollowed) {
+  const auto published = run(
+      {"event", "publish", "order.new", "4711", "--app", "shop", "--id", "i", "--output", "json"});
+  ASSERT_EQ(published.status, 0) << published.err;
+  EXPECT_EQ(json::parse(published.out)["duplicate"], false);
+  const auto again = run({"event", "publish", "order.new", "4711", "--app", "shop", "--id", "i"});
+  EXPECT_NE(again.out.find("was there already"), std::string::npos) << again.out << again.err;
+  EXPECT_EQ(run({"event", "publish", "a..b"}).status, 2);
+  EXPECT_EQ(run({"event", "follow", "--since", "yesterday"}).status, 2);
+  Program all(folder, at_server({"event", "follow", "order.>", "--all", "--output", "json"}));
+  Program recent(folder, at_server({"event", "follow", "--since", "10m"}));
+  Program other(folder, at_server({"event", "follow", "--all", "--app", "bank"}));
+  ASSERT_TRUE(eventually([&] { return all.out().find('\n') != std::string::npos; }));
+  const json first = json::parse(all.out());
+  EXPECT_EQ(first["app"], "shop");
+  EXPECT_EQ(first["subject"], "order.new");
+  EXPECT_EQ(first["payload"], "4711");
+  EXPECT_EQ(first["id"], "i");
+  app->events().publish("order.paid", "now");
+  EXPECT_TRUE(eventually([&] {
+    return all.out().find("order.paid") != std::string::npos &&
+           recent.out().find("order.paid  now") != std::string::npos;
+  }));
+  for (Program* program : {&all, &recent, &other}) {
+    program->send(SIGINT);
+    EXPECT_TRUE(eventually([&] { return program->ended(); }));
+    EXPECT_EQ(program->status(), 0) << program->err();
+  }
+  EXPECT_EQ(other.out(), "");
+}
+
 }  // namespace
 }  // namespace cluster

@@ -1,0 +1,227 @@
+// cpp-cluster event: publishes events, and shows them as they come.
+#include <condition_variable>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <sstream>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "cli/client.h"
+#include "cli/command.h"
+#include "cli/database_client.h"
+#include "cli/table.h"
+#include "cluster/events.h"
+#include "core/duration.h"
+#include "core/key_text.h"
+#include "core/log.h"
+#include "data/event_bus.h"
+#include "nats/object_info.h"
+#include "nats/stored_message.h"
+
+namespace cluster::cli {
+namespace {
+
+using Json = nlohmann::json;
+using std::chrono::milliseconds;
+
+struct Options {
+  CommonFlags common{};
+  OutputFlags output{};
+  std::string subject{}, payload{}, pattern{">"}, app{}, id{}, since{};
+  bool all = false;
+};
+
+std::string time_of(const Event& event) {
+  return nats::rfc3339_from(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(event.time.time_since_epoch()).count());
+}
+
+std::string json_of(const Event& event) {
+  Json headers = Json::array();
+  for (const auto& [name, value] : event.headers) headers.push_back({name, value});
+  Json json{{"v", 1},
+            {"sequence", event.sequence},
+            {"time", time_of(event)},
+            {"app", event.app},
+            {"subject", event.subject},
+            {"id", event.id},
+            {"headers", std::move(headers)}};
+  if (is_utf8(event.payload))
+    json["payload"] = event.payload;
+  else
+    json["payload_base64url"] = nats::to_base64url(event.payload);
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string text_of(const Event& event) {
+  return time_of(event) + "  " + std::to_string(event.sequence) + "  " + event.app + "  " +
+         event.subject + "  " + harmless(event.payload) + "\n";
+}
+
+EventsFrom from(const Options& options) {
+  if (options.all) return AllEvents{};
+  if (options.since.empty()) return NewEvents{};
+  if (const auto ago = parse_duration(options.since); ago.ok())
+    return EventsFromTime{std::chrono::system_clock::now() - ago.value()};
+  if (const auto time = nats::time_ns_from(options.since))
+    return EventsFromTime{std::chrono::system_clock::time_point(
+        std::chrono::duration_cast<std::chrono::system_clock::duration>(
+            std::chrono::nanoseconds(*time)))};
+  throw CommandError(Exit::usage, "--since: \"" + options.since +
+                                      "\" is neither a duration like 10m nor a time in UTC like "
+                                      "2025-06-01T09:30:00Z");
+}
+
+/// The events of a platform, while a command runs. A stream that is there keeps its limits.
+class Bus {
+ public:
+  explicit Bus(const Options& options)
+      : client_(options.common),
+        bus_(std::make_shared<EventBus>(
+            client_.loop(), strands_, client_.jetstream().connection().exchange(),
+            EventBus::Options{client_.platform(), client_.config().platform.events, false})) {
+    bus_->open(client_.jetstream(), client_.replicas());
+  }
+  ~Bus() { bus_->close(); }
+  Bus(const Bus&) = delete;
+  Bus& operator=(const Bus&) = delete;
+
+  void use(const std::string& app, const std::function<void(Events&, std::stop_token)>& task) {
+    std::stop_source stop;
+    client_.work(
+        [&] {
+          Events events(bus_, app);
+          task(events, stop.get_token());
+        },
+        stop);
+  }
+
+ private:
+  StrandPool strands_;
+  Client client_;
+  std::shared_ptr<EventBus> bus_;
+};
+
+std::string source_of(const std::string& app, const std::string& otherwise) {
+  const std::string source = app.empty() ? otherwise : app;
+  if (const auto fault = event_source_fault(source); !fault.empty())
+    throw CommandError(Exit::usage, "--app: \"" + app + "\": " + fault);
+  return source;
+}
+
+Exit publish(const Options& options) {
+  std::string payload = options.payload;
+  if (payload == "-") {
+    std::ostringstream all;
+    all << std::cin.rdbuf();
+    payload = all.str();
+  }
+  const std::string app = source_of(options.app, "_");
+  if (app == "*") throw CommandError(Exit::usage, "--app: an event is of one app");
+  Bus bus(options);
+  PublishedEvent done;
+  bus.use(app, [&](Events& events, const std::stop_token&) {
+    done = events.publish(options.subject, payload,
+                          {.id = options.id, .timeout = options.common.timeout});
+  });
+  if (options.output.json)
+    print(
+        Json{{"v", 1}, {"sequence", done.sequence}, {"duplicate", done.duplicate}, {"id", done.id}}
+            .dump(2) +
+        "\n");
+  else
+    print("event " + std::to_string(done.sequence) +
+          (done.duplicate ? " (it was there already)" : "") + "\n");
+  return Exit::ok;
+}
+
+Exit follow(const Options& options) {
+  SubscribeOptions wanted;
+  wanted.app = source_of(options.app, "*");
+  wanted.from = from(options);
+  wanted.timeout = options.common.timeout;
+  wanted.on_trouble = [](const Error& error) { complain(error.what()); };
+  Bus bus(options);
+  bus.use("_", [&](Events& events, const std::stop_token& stop) {
+    std::mutex mutex;
+    std::condition_variable_any over;
+    std::exception_ptr failure;
+    const auto subscription = events.subscribe(
+        options.pattern,
+        [&](const Event& event) {
+          try {
+            print(options.output.json ? json_of(event) : text_of(event));
+          } catch (...) {  // nobody reads any more
+            const std::lock_guard lock(mutex);
+            failure = std::current_exception();
+            over.notify_all();
+          }
+        },
+        wanted);
+    std::unique_lock lock(mutex);
+    over.wait(lock, stop, [&] { return failure != nullptr; });
+    if (failure) std::rethrow_exception(failure);
+  });
+  return Exit::ok;
+}
+
+CLI::App& add_one(CLI::App& group, const char* name, const char* help,
+                  const std::shared_ptr<Options>& options, Chosen& chosen,
+                  Exit (*run)(const Options&)) {
+  CLI::App& app = *group.add_subcommand(name, help);
+  add_connection_flags(app, options->common);
+  add_timeout_flag(app, options->common, "Give up on NATS after this");
+  add_output_flag(app, options->output);
+  app.callback([options, &chosen, run] {
+    chosen = [options, run] {
+      log::configure(log::Level::off);
+      return run(*options);
+    };
+  });
+  return app;
+}
+
+}  // namespace
+
+void add_event(CLI::App& root, Chosen& chosen) {
+  CLI::App& group = *root.add_subcommand("event", "Events of apps");
+  group.require_subcommand(1);
+  group.footer(
+      "Examples:\n"
+      "  cpp-cluster event publish order.created 4711 --app shop\n"
+      "  cpp-cluster event follow 'order.>' --since 10m");
+  const auto options = std::make_shared<Options>();
+
+  CLI::App& one = add_one(group, "publish", "Publish an event", options, chosen, publish);
+  one.add_option("SUBJECT", options->subject, "Its subject")->required();
+  one.add_option("PAYLOAD", options->payload, "What it says; - reads standard input");
+  one.add_option("--app", options->app, "As if this app published it; else the platform")
+      ->type_name("APP");
+  one.add_option("--id", options->id, "Two events with the same id soon after each other are one")
+      ->type_name("ID");
+  one.footer(
+      "Exit status: 0 stored, 2 no such subject can be, 3 certainly not stored, 6 it may be.\n\n"
+      "Examples:\n"
+      "  cpp-cluster event publish order.created 4711 --app shop --id order-4711\n"
+      "  cpp-cluster event publish report - < report.json");
+
+  CLI::App& all = add_one(group, "follow", "Show events as they come", options, chosen, follow);
+  all.add_option("PATTERN", options->pattern, "Subjects: * is any token, a last > any more")
+      ->default_str(">");
+  all.add_option("--app", options->app, "Only of this app; _ is the platform")->type_name("APP");
+  CLI::Option* since =
+      all.add_option("--since", options->since, "From 10m ago, or from this time on")
+          ->type_name("TIME");
+  all.add_flag("--all", options->all, "From the oldest one that is kept")->excludes(since);
+  all.footer(
+      "Until Ctrl-C. As JSON, one document a line.\n"
+      "Exit status: 0 interrupted, 2 no such pattern or time can be, 3 no NATS.\n\n"
+      "Examples:\n"
+      "  cpp-cluster event follow\n"
+      "  cpp-cluster event follow 'order.>' --app shop --since 2025-06-01T09:30:00Z\n"
+      "  cpp-cluster event follow '_dead.>' --all --output json");
+}
+
+}  // namespace cluster::cli
