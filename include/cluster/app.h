@@ -7,6 +7,7 @@
 #include <stop_token>
 #include <string>
 
+#include "cluster/call.h"
 #include "cluster/database.h"
 #include "cluster/election.h"
 #include "cluster/events.h"
@@ -52,6 +53,22 @@ class App {
   /// A node with this app came or went (left or expired).
   void on_member_join(std::function<void(const Member&)> hook);
   void on_member_leave(std::function<void(const Member&)> hook);
+
+  /// Answers calls to `method`, `[A-Za-z0-9_-]{1,64}`, with what `handler` returns; what it throws
+  /// is the answer otherwise (see CallError). It runs on a thread of its own, many at a time
+  /// (HandlerOptions::concurrency), and may block. Calls come from on_start's end until on_stop
+  /// begins, those to the leader from on_active's end until on_passive begins. Before
+  /// Platform::run(). Throws Error{invalid_argument}.
+  void handle(const std::string& method, std::function<std::string(const CallRequest&)> handler);
+  /// The same, but the handler answers by its responder, when it likes.
+  void handle_async(const std::string& method, CallHandler handler);
+  /// Around all handlers of the app, the first one outermost. Before Platform::run().
+  void use(CallMiddleware middleware);
+  /// As Platform::call() and call_all(), with this app as the caller.
+  CallReply call(const std::string& app, const std::string& method, std::string payload,
+                 CallOptions options = {});
+  std::vector<CallAnswer> call_all(const std::string& app, const std::string& method,
+                                   std::string payload, const CallOptions& options = {});
 
   const std::string& name() const noexcept;
   Role role() const;

@@ -3,6 +3,7 @@
 
 #include "cluster/app.h"
 #include "cluster/backend.h"
+#include "cluster/call.h"
 #include "cluster/clock.h"
 #include "cluster/database.h"
 #include "cluster/election.h"

@@ -33,7 +33,8 @@ enum class Errc {
   backend_failed,  ///< the program under management could not be started or kept running
   /// It was sent, and no answer came: whether it took effect is unknown
   unknown_outcome,
-  overloaded,  ///< the limit of what may run or wait at a time is reached; nothing was done
+  overloaded,   ///< the limit of what may run or wait at a time is reached; nothing was done
+  call_failed,  ///< the handler of a call answered with an error of its own: see CallError::name()
 };
 
 /// The category of Errc; its name is "cluster".

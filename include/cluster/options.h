@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cluster/backend.h"
+#include "cluster/call.h"
 #include "cluster/kv.h"
 #include "cluster/sqlite.h"
 
@@ -103,6 +104,7 @@ struct PlatformOptions {
   std::string http{"127.0.0.1:8080"};
   Timing timing{};
   EventsOptions events{};
+  CallerOptions calls{};  ///< that this node makes
   /// Carried in the node's record; empty: the machine's 1-minute load average. Asked every
   /// lease_ttl / 5, on a thread of its own, never twice at a time. What it throws is logged; until
   /// it has returned, and after it threw, the record has the last value.
@@ -124,6 +126,7 @@ struct AppOptions {
   Backend backend{};  ///< started after promotion, before on_active; stopped after on_passive
   std::chrono::milliseconds hook_timeout{0};  ///< 0: the platform's
   KvOptions kv{};                             ///< of the app's bucket, see App::kv()
+  HandlerOptions calls{};                     ///< to the app on this node, see App::handle()
 };
 
 }  // namespace cluster

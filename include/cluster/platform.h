@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cluster/app.h"
+#include "cluster/call.h"
 #include "cluster/events.h"
 #include "cluster/lock.h"
 #include "cluster/member.h"
@@ -45,6 +46,25 @@ class Platform {
   /// run().
   void on_member_join(std::function<void(const Member&)> fn);
   void on_member_leave(std::function<void(const Member&)> fn);
+
+  /// Calls `method` of `app`, wherever the route leads, and returns its answer. Tries again what
+  /// certainly was not carried out, or what may be carried out twice (CallOptions::idempotent).
+  /// Blocks, for options.timeout at most; from any thread, hook and handler, but not from that of
+  /// run() (Error{invalid_argument}). Throws CallError: no_leader and no_responders (nobody is
+  /// there), not_leader, overloaded, unavailable (NATS is away, or the target has failed too
+  /// often), timeout, not_found (no such method), permission_denied, shutting_down,
+  /// invalid_argument (also over max_payload): it was not carried out, but by a handler that
+  /// answers so itself. unknown_outcome: it was sent, and may have been carried out. Others are the
+  /// handler's own.
+  CallReply call(const std::string& app, const std::string& method, std::string payload,
+                 CallOptions options = {});
+  /// Calls `method` on each live node that has `app`; an answer or an error of each, in order of
+  /// their names, after options.timeout at most. Tried once; route, node, key, retries and
+  /// middleware play no part. Throws as call() where nobody could be asked.
+  std::vector<CallAnswer> call_all(const std::string& app, const std::string& method,
+                                   std::string payload, const CallOptions& options = {});
+  /// Around the calls that this node makes, the first one outermost. Before run().
+  void use(CallerMiddleware middleware);
 
   /// The platform's own events, and those of all apps; to be copied. Any thread.
   Events events();

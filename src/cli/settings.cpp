@@ -325,6 +325,9 @@ Settings platform_settings(Config& config) {
   all.push_back(number<double>("timing.drift", at(p.timing.drift)));
   all.push_back(duration("timing.hook_timeout", at(p.timing.hook_timeout)));
   all.push_back(duration("timing.cooldown", at(p.timing.cooldown)));
+  all.push_back(section<CallerOptions>("calls", at(p.calls)));
+  all.push_back(number<int>("calls.breaker_failures", at(p.calls.breaker_failures)));
+  all.push_back(duration("calls.breaker_open", at(p.calls.breaker_open)));
   all.push_back(section<EventsOptions>("events", at(p.events)));
   all.push_back(duration("events.max_age", at(p.events.max_age)));
   all.push_back(number<std::int64_t>("events.max_bytes", at(p.events.max_bytes)));
@@ -368,6 +371,8 @@ Settings app_settings(AppOptions& app) {
   all.push_back(
       duration(file("snapshot_merge_interval"), in(sqlite, &Sqlite::snapshot_merge_interval)));
   all.push_back(duration(file("stream_window"), in(sqlite, &Sqlite::stream_window)));
+  all.push_back(section<HandlerOptions>("calls", at(app.calls)));
+  all.push_back(number<int>("calls.concurrency", at(app.calls.concurrency)));
   all.push_back(section<KvOptions>("kv", at(app.kv)));
   all.push_back(number<int>("kv.history", at(app.kv.history)));
   all.push_back(number<std::int64_t>("kv.max_bytes", at(app.kv.max_bytes)));

@@ -28,6 +28,7 @@ const char* name_of(Errc code) noexcept {
     case Errc::backend_failed: return "backend_failed";
     case Errc::unknown_outcome: return "unknown_outcome";
     case Errc::overloaded: return "overloaded";
+    case Errc::call_failed: return "call_failed";
   }
   return "unknown";
 }

@@ -53,10 +53,7 @@ struct MicroService::Core : std::enable_shared_from_this<Core> {
     std::string subject;
     std::string queue;
     std::map<std::string, std::string> metadata;
-    std::uint64_t requests = 0;
-    std::uint64_t errors = 0;
-    std::string last_error;
-    std::chrono::nanoseconds busy{};
+    std::shared_ptr<const EndpointCounts> counts;
   };
   // How an answer from another thread finds the loop, for as long as the service lives.
   struct Gate {
@@ -78,7 +75,7 @@ struct MicroService::Core : std::enable_shared_from_this<Core> {
   const std::string started = rfc3339_from(std::chrono::duration_cast<std::chrono::nanoseconds>(
                                                std::chrono::system_clock::now().time_since_epoch())
                                                .count());
-  std::vector<std::shared_ptr<Endpoint>> endpoints;
+  std::vector<Endpoint> endpoints;
   std::shared_ptr<Gate> gate = std::make_shared<Gate>();
   std::vector<Subscription> subscriptions;
 
@@ -96,7 +93,7 @@ struct MicroService::Core : std::enable_shared_from_this<Core> {
 
 struct Responder::State {
   std::shared_ptr<MicroService::Core::Gate> gate;
-  std::shared_ptr<MicroService::Core::Endpoint> endpoint;
+  std::shared_ptr<EndpointCounts> counts;
   std::string reply_to;
   Time began{};
   std::thread::id loop_thread = std::this_thread::get_id();
@@ -121,20 +118,15 @@ struct Responder::State {
       message.headers.emplace_back("Nats-Service-Error", line);
       error = std::to_string(code) + ":" + line;
     }
-    auto finish = [e = endpoint, m = std::move(message), begin = began,
+    auto finish = [c = counts, m = std::move(message), begin = began,
                    error](Connection& connection) {
-      e->busy += BootClock::now() - begin;
-      if (!error.empty()) {
-        ++e->errors;
-        e->last_error = error;
-      }
+      c->done(BootClock::now() - begin, error);
       if (m.subject.empty()) return;
       try {
         connection.publish(m);
       } catch (const Error& fault) {
         // Too large, or with a header that can't be: the caller must hear of it all the same.
-        ++e->errors;
-        e->last_error = std::string("500:") + fault.what();
+        c->failed(std::string("500:") + fault.what());
         Message instead;
         instead.subject = m.subject;
         instead.headers = {{"Nats-Service-Error-Code", "500"},
@@ -169,10 +161,10 @@ Json MicroService::Core::info() const {
   json["description"] = config.description;
   json["endpoints"] = Json::array();
   for (const auto& e : endpoints)
-    json["endpoints"].push_back({{"name", e->name},
-                                 {"subject", e->subject},
-                                 {"queue_group", e->queue},
-                                 {"metadata", e->metadata}});
+    json["endpoints"].push_back({{"name", e.name},
+                                 {"subject", e.subject},
+                                 {"queue_group", e.queue},
+                                 {"metadata", e.metadata}});
   return json;
 }
 
@@ -181,15 +173,16 @@ Json MicroService::Core::stats() const {
   json["started"] = started;
   json["endpoints"] = Json::array();
   for (const auto& e : endpoints) {
-    const auto done = static_cast<std::int64_t>(std::max<std::uint64_t>(1, e->requests));
-    json["endpoints"].push_back({{"name", e->name},
-                                 {"subject", e->subject},
-                                 {"queue_group", e->queue},
-                                 {"num_requests", e->requests},
-                                 {"num_errors", e->errors},
-                                 {"last_error", e->last_error},
-                                 {"processing_time", e->busy.count()},
-                                 {"average_processing_time", e->busy.count() / done}});
+    const auto& counts = *e.counts;
+    const auto done = static_cast<std::int64_t>(std::max<std::uint64_t>(1, counts.requests()));
+    json["endpoints"].push_back({{"name", e.name},
+                                 {"subject", e.subject},
+                                 {"queue_group", e.queue},
+                                 {"num_requests", counts.requests()},
+                                 {"num_errors", counts.errors()},
+                                 {"last_error", counts.last_error()},
+                                 {"processing_time", counts.busy_ns()},
+                                 {"average_processing_time", counts.busy_ns() / done}});
   }
   return json;
 }
@@ -232,26 +225,30 @@ MicroService::~MicroService() {
   core_->subscriptions.clear();
 }
 
-void MicroService::add_endpoint(const std::string& name, const std::string& subject,
-                                Handler handler, const std::string& queue,
-                                std::map<std::string, std::string> metadata) {
+void MicroService::show_endpoint(const std::string& name, const std::string& subject,
+                                 std::shared_ptr<const EndpointCounts> counts,
+                                 const std::string& queue,
+                                 std::map<std::string, std::string> metadata) {
   if (!name_fits(name))
     throw Error(
         Errc::invalid_argument,
         "\"" + name + "\" can't be an endpoint's name: letters, digits, - and _ are allowed");
-  auto endpoint = std::make_shared<Core::Endpoint>();
-  endpoint->name = name;
-  endpoint->subject = subject;
-  endpoint->queue = queue;
-  endpoint->metadata = std::move(metadata);
+  core_->endpoints.push_back({name, subject, queue, std::move(metadata), std::move(counts)});
+}
+
+void MicroService::add_endpoint(const std::string& name, const std::string& subject,
+                                Handler handler, const std::string& queue,
+                                std::map<std::string, std::string> metadata) {
+  auto counts = std::make_shared<EndpointCounts>();
+  show_endpoint(name, subject, counts, queue, std::move(metadata));
   core_->subscriptions.push_back(core_->connection.subscribe(
       subject,
-      [gate = core_->gate, endpoint, handler = std::move(handler)](Message request) {
-        ++endpoint->requests;
+      [gate = core_->gate, counts, handler = std::move(handler)](Message request) {
+        counts->came();
         Responder responder;
         responder.state_ = std::make_shared<Responder::State>();
         responder.state_->gate = gate;
-        responder.state_->endpoint = endpoint;
+        responder.state_->counts = counts;
         responder.state_->reply_to = request.reply;
         responder.state_->began = BootClock::now();
         auto state = responder.state_;
@@ -262,7 +259,6 @@ void MicroService::add_endpoint(const std::string& name, const std::string& subj
         }
       },
       queue));
-  core_->endpoints.push_back(std::move(endpoint));
 }
 
 const std::string& MicroService::id() const noexcept { return core_->id; }

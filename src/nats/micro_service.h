@@ -7,6 +7,7 @@
 #include <string>
 
 #include "nats/connection.h"
+#include "nats/endpoint_counts.h"
 
 namespace cluster::nats {
 
@@ -44,6 +45,10 @@ class MicroService {
   void add_endpoint(const std::string& name, const std::string& subject, Handler handler,
                     const std::string& queue = "q",
                     std::map<std::string, std::string> metadata = {});
+  /// Shows an endpoint that somebody else serves, and counts.
+  void show_endpoint(const std::string& name, const std::string& subject,
+                     std::shared_ptr<const EndpointCounts> counts, const std::string& queue = "q",
+                     std::map<std::string, std::string> metadata = {});
   const std::string& id() const noexcept;
 
  private:

@@ -23,6 +23,29 @@ void App::on_member_leave(std::function<void(const Member&)> hook) {
   core_->leave_hooks.push_back(std::move(hook));
 }
 
+void App::handle(const std::string& method,
+                 std::function<std::string(const CallRequest&)> handler) {
+  CallHandler async;
+  if (handler)
+    async = [handler = std::move(handler)](const CallRequest& request,
+                                           const CallResponder& responder) {
+      responder.reply(handler(request));
+    };
+  core_->methods->handle(method, std::move(async));
+}
+void App::handle_async(const std::string& method, CallHandler handler) {
+  core_->methods->handle(method, std::move(handler));
+}
+void App::use(CallMiddleware middleware) { core_->methods->use(std::move(middleware)); }
+CallReply App::call(const std::string& app, const std::string& method, std::string payload,
+                    CallOptions options) {
+  return core_->host.calls()->call(name(), app, method, std::move(payload), std::move(options));
+}
+std::vector<CallAnswer> App::call_all(const std::string& app, const std::string& method,
+                                      std::string payload, const CallOptions& options) {
+  return core_->host.calls()->call_all(name(), app, method, std::move(payload), options);
+}
+
 const std::string& App::name() const noexcept { return core_->options.name; }
 Role App::role() const { return core_->role.load(); }
 std::uint64_t App::epoch() const { return core_->epoch.load(); }

@@ -36,6 +36,11 @@ App::Core::Core(AppHost& h, AppOptions o)
       kv(std::make_shared<KvBucket>(
           h.loop(), h.strands(), h.exchange(),
           KvBucket::Options{h.platform_name() + "_" + options.name, options.kv})),
+      methods(std::make_shared<CallServer>(
+          h.loop(), h.strands(), h.exchange(),
+          CallServer::Options{
+              h.platform_name(), h.node_name(), options.name, singleton(), options.calls,
+              [this] { return is_leader() ? std::optional(epoch.load()) : std::nullopt; }})),
       audit_([this](AuditEntry entry) { host.audit(std::move(entry)); }),
       leases_("lease", options.name, h.node_name(), audit_),
       transitions_("transition", options.name, h.node_name(), audit_),
@@ -215,9 +220,11 @@ void App::Core::became_active() {
     active_ = true;
   }
   changed_.notify_all();
+  if (singleton()) methods->lead_begins();
 }
 
 void App::Core::demotion_begins() {
+  methods->lead_ends();
   // A promotion that fails is one transition together with its undoing.
   if (was_active_) {
     steps_.clear();
@@ -442,7 +449,10 @@ void App::Core::session_began() {
   make_database();
   kv->open(host.jetstream(), host.stream_replicas());
   in_force_ = true;
-  if (start_hooks_done_) return offer();
+  if (start_hooks_done_) {
+    methods->open(host.connection());
+    return offer();
+  }
   if (start_hooks_begun_) return;
   start_hooks_begun_ = true;
   run_hooks("on_start", start_hooks, limited_stop(), [this](std::optional<std::string> failure) {
@@ -450,6 +460,7 @@ void App::Core::session_began() {
     if (failure) last_error_ = *failure;
     start_hooks_done_ = true;
     if (stopping_) return stop();
+    if (in_force_) methods->open(host.connection());
     offer();
   });
 }
@@ -469,6 +480,7 @@ std::stop_source App::Core::limited_stop() {
 void App::Core::session_ended(const std::string& why) {
   in_force_ = false;
   offered_ = false;
+  methods->close_doors();
   // Not with the next session either, before this app is at rest here: offer() says when.
   if (singleton()) host.set_candidate(options.name, false, Time{});
   if (held.exchange(false))
@@ -574,6 +586,7 @@ void App::Core::stop() {
 void App::Core::finish_stop() {
   if (stopped_) return;
   stopped_ = true;
+  methods->close_doors();
   auto close = [this] {
     stop_limit_.reset();
     over();
@@ -610,6 +623,7 @@ void App::Core::over() {
   database_.reset();
   snapshots_core->close();
   kv->close();
+  methods->close();
   for (auto& [id, waiter] : std::exchange(position_waiters_, {}))
     waiter.done(
         Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped"));
@@ -638,6 +652,7 @@ App::Core::Seen App::Core::seen() const {
   seen.leader = leader();
   seen.last_error = last_error_;
   seen.steps = step_times_.all();
+  seen.calls = methods->counts();
   if (backend_) seen.backend = backend_->status();
   if (database_) seen.database = database_->status();
   return seen;

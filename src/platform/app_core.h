@@ -20,6 +20,8 @@
 #include "core/loop.h"
 #include "core/result.h"
 #include "core/strand.h"
+#include "data/call_client.h"
+#include "data/call_server.h"
 #include "data/event_bus.h"
 #include "data/kv_bucket.h"
 #include "nats/exchange.h"
@@ -55,6 +57,9 @@ class AppHost {
   virtual const std::shared_ptr<nats::Exchange>& exchange() const noexcept = 0;
   virtual const std::shared_ptr<LockService>& locks() const noexcept = 0;
   virtual const std::shared_ptr<EventBus>& events_bus() const noexcept = 0;
+  virtual const std::shared_ptr<CallClient>& calls() const noexcept = 0;
+  /// Once a session has begun.
+  virtual nats::Connection& connection() = 0;
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;
@@ -88,6 +93,7 @@ struct App::Core {
     std::optional<Leader> leader;
     std::string last_error;
     std::vector<StepTimes::Times> steps;
+    CallServer::Counts calls;
     std::optional<ProcessBackend::Status> backend;
     std::optional<sqlite::ReplicatedDatabase::Status> database;
   };
@@ -122,6 +128,7 @@ struct App::Core {
   std::unique_ptr<Snapshots::Core> snapshots_core;
   std::unique_ptr<Snapshots> snapshots;
   const std::shared_ptr<KvBucket> kv;
+  const std::shared_ptr<CallServer> methods;
   std::atomic<std::uint64_t> epoch{0};         // of this node's lead, or its last one
   std::atomic<std::uint64_t> newest_epoch{0};  // of anybody's
   std::atomic<Role> role{Role::standby};

@@ -249,6 +249,45 @@ void add_transitions(const NodeStatus& status, std::string& out) {
           {{"app", app.name}, {"step", to_text(of.step)}, {"direction", of.up ? "up" : "down"}});
 }
 
+void add_calls(const NodeStatus& status, std::string& out) {
+  const auto each = [&](const char* name, const char* help, auto value) {
+    Metric metric(out, name, "counter", help);
+    for (const auto& app : status.apps)
+      for (const auto& method : app.calls.methods)
+        metric.add(value(method), {{"app", app.name}, {"method", method.method}});
+  };
+  using Method = CallServer::MethodCounts;
+  each("cluster_calls_handled_total", "Calls to the app's methods that were taken here",
+       [](const Method& m) { return real(m.requests); });
+  each("cluster_calls_failed_total", "Of these, those that were answered with an error",
+       [](const Method& m) { return real(m.errors); });
+  each("cluster_calls_handling_seconds_total", "Time until they were answered",
+       [](const Method& m) { return static_cast<double>(m.busy_ns) / 1e9; });
+  Metric overloaded(out, "cluster_calls_overloaded_total", "counter",
+                    "Calls that were refused because as many as may be were under way");
+  Metric running(out, "cluster_calls_running", "gauge", "Calls that are under way");
+  for (const auto& app : status.apps)
+    if (!app.calls.methods.empty()) overloaded.add(real(app.calls.overloaded), {{"app", app.name}});
+  for (const auto& app : status.apps)
+    if (!app.calls.methods.empty()) running.add(real(app.calls.running), {{"app", app.name}});
+  const auto made = [&](const char* name, const char* type, const char* help, auto value) {
+    Metric metric(out, name, type, help);
+    for (const auto& calls : status.calls) metric.add(value(calls), {{"to", calls.app}});
+  };
+  using Made = CallClient::Counts;
+  made("cluster_outgoing_calls_total", "counter", "Calls that this node has made",
+       [](const Made& m) { return real(m.calls); });
+  made("cluster_outgoing_call_errors_total", "counter", "Of these, those that ended in an error",
+       [](const Made& m) { return real(m.errors); });
+  made("cluster_outgoing_call_retries_total", "counter", "Further tries of calls",
+       [](const Made& m) { return real(m.retries); });
+  made("cluster_outgoing_calls_not_tried_total", "counter",
+       "Calls that a circuit breaker has kept back",
+       [](const Made& m) { return real(m.refused_by_breaker); });
+  made("cluster_open_breakers", "gauge", "Circuit breakers that are open",
+       [](const Made& m) { return m.open_breakers; });
+}
+
 }  // namespace
 
 std::string to_metrics(const NodeStatus& status) {
@@ -274,6 +313,7 @@ std::string to_metrics(const NodeStatus& status) {
   for (const auto& app : status.apps) epochs.add(real(app.epoch), {{"app", app.name}});
   add_transitions(status, out);
   add_databases(status, out);
+  add_calls(status, out);
   Metric(out, "cluster_audit_stored_total", "counter", "Audit entries that JetStream has")
       .add(real(status.audit.stored));
   Metric(out, "cluster_audit_dropped_total", "counter", "Audit entries that found no room")

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "cluster/member.h"
+#include "data/call_client.h"
+#include "data/call_server.h"
 #include "ops/audit_log.h"
 #include "ops/process_backend.h"
 #include "platform/step_times.h"
@@ -25,6 +27,7 @@ struct AppStatus {
   std::string target{};
   std::string last_error{};
   std::vector<StepTimes::Times> steps{};  ///< of promotions and demotions
+  CallServer::Counts calls{};             ///< to its methods here
   std::optional<ProcessBackend::Status> backend{};
   std::optional<sqlite::ReplicatedDatabase::Status> database{};
 };
@@ -48,6 +51,7 @@ struct NodeStatus {
   std::vector<AppStatus> apps{};
   std::vector<Member> members{};
   AuditLog::Status audit{};
+  std::vector<CallClient::Counts> calls{};  ///< that the node makes
 };
 
 std::string to_json(const NodeStatus& status);

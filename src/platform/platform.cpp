@@ -117,6 +117,8 @@ struct Platform::Core final : AppHost {
   const std::shared_ptr<nats::Exchange>& exchange() const noexcept override { return exchange_; }
   const std::shared_ptr<LockService>& locks() const noexcept override { return locks_; }
   const std::shared_ptr<EventBus>& events_bus() const noexcept override { return events_; }
+  const std::shared_ptr<CallClient>& calls() const noexcept override { return calls_; }
+  nats::Connection& connection() override { return *connection_; }
   int stream_replicas() const override { return stream_replicas_; }
   void audit(AuditEntry entry) override {
     if (audit_) audit_->add(std::move(entry));
@@ -137,6 +139,7 @@ struct Platform::Core final : AppHost {
   std::string status_json();
   App::Core* find_app(const std::string& name);
   NodeStatus status() const;
+  std::vector<std::string> nodes_with(const std::string& app) const;  ///< any thread
   HttpReply answer(const std::string& path);
 
   void start_nats();
@@ -181,6 +184,10 @@ struct Platform::Core final : AppHost {
       std::make_shared<LockService>(loop_, exchange_, options.name);
   const std::shared_ptr<EventBus> events_ = std::make_shared<EventBus>(
       loop_, strands_, exchange_, EventBus::Options{options.name, options.events});
+  const std::shared_ptr<CallClient> calls_ = std::make_shared<CallClient>(
+      loop_, exchange_,
+      CallClient::Options{options.name, options.node, options.calls,
+                          [this](const std::string& app) { return nodes_with(app); }});
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
@@ -303,6 +310,7 @@ void Platform::Core::live() {
   control_.reset();
   locks_->close();
   events_->close();
+  calls_->close();
   driver_.reset();
   audit_.reset();
   exchange_->close();
@@ -752,6 +760,15 @@ App::Core* Platform::Core::find_app(const std::string& name) {
   return it == cores_.end() ? nullptr : it->second;
 }
 
+std::vector<std::string> Platform::Core::nodes_with(const std::string& app) const {
+  std::vector<std::string> nodes;
+  const std::lock_guard lock(mutex_);
+  for (const auto& member : members_)
+    if (std::find(member.apps.begin(), member.apps.end(), app) != member.apps.end())
+      nodes.push_back(member.node);
+  return nodes;
+}
+
 NodeStatus Platform::Core::status() const {
   NodeStatus status;
   status.platform = options.name;
@@ -791,6 +808,7 @@ NodeStatus Platform::Core::status() const {
   status.nats_sync =
       embedded_ ? (embedded_->options().sync_always ? "always" : "default") : "unknown";
   if (audit_) status.audit = audit_->status();
+  status.calls = calls_->counts();
   if (guardian_) status.guardian_pid = guardian_->pid();
   for (const auto& [name, app] : cores_) {
     AppStatus one;
@@ -806,6 +824,7 @@ NodeStatus Platform::Core::status() const {
     one.leader = seen.leader ? std::optional(seen.leader->node) : std::nullopt;
     one.last_error = seen.last_error;
     one.steps = std::move(seen.steps);
+    one.calls = std::move(seen.calls);
     one.backend = seen.backend;
     one.database = seen.database;
     status.apps.push_back(std::move(one));
@@ -906,7 +925,9 @@ Platform::Platform(PlatformOptions options) {
 Platform::~Platform() {
   core_->stop();
   core_->wait_until_over();
-  core_->events_->close();  // it may never have run
+  // It may never have run.
+  core_->events_->close();
+  core_->calls_->close();
   *core_->alive_ = false;
 }
 
@@ -924,6 +945,19 @@ App& Platform::add_app(AppOptions options) {
   return *core_->apps_.back();
 }
 
+CallReply Platform::call(const std::string& app, const std::string& method, std::string payload,
+                         CallOptions options) {
+  return core_->calls_->call("_", app, method, std::move(payload), std::move(options));
+}
+std::vector<CallAnswer> Platform::call_all(const std::string& app, const std::string& method,
+                                           std::string payload, const CallOptions& options) {
+  return core_->calls_->call_all("_", app, method, std::move(payload), options);
+}
+void Platform::use(CallerMiddleware middleware) {
+  if (core_->run_called_.load())
+    throw Error(Errc::invalid_argument, "use() after run(): add middleware before");
+  core_->calls_->use(std::move(middleware));
+}
 Events Platform::events() { return {core_->events_, "_"}; }
 Lock Platform::lock(const std::string& name) { return {core_->locks_, lock_key("_", name), name}; }
 Semaphore Platform::semaphore(const std::string& name, int limit) {

@@ -243,6 +243,13 @@ void check_kv(const KvOptions& kv, Faults& faults) {
     faults.add("kv.max_value_size", "it can't be negative; 0 is what NATS takes");
 }
 
+void check_calls(const CallerOptions& calls, Faults& faults) {
+  faults.add_unless(calls.breaker_failures >= 0 && calls.breaker_failures <= 1'000,
+                    "calls.breaker_failures", "it must be 0 (never) to 1000");
+  faults.at_least("calls.breaker_open", calls.breaker_open, milliseconds(10));
+  faults.at_most("calls.breaker_open", calls.breaker_open, milliseconds(600'000));
+}
+
 void check_sqlite(const AppOptions& options, Faults& faults) {
   const Sqlite& sqlite = options.sqlite;
   if (sqlite.path.empty()) {
@@ -319,6 +326,7 @@ std::vector<std::string> faults_of(const PlatformOptions& options) {
       faults.add("http", quoted(options.http) + " " + why);
   check_timing(options.timing, faults);
   check_events(options.events, faults);
+  check_calls(options.calls, faults);
   return faults.take();
 }
 
@@ -329,6 +337,8 @@ std::vector<std::string> faults_of(const AppOptions& options) {
   faults.at_least("hook_timeout", options.hook_timeout, milliseconds(0));
   check_sqlite(options, faults);
   check_kv(options.kv, faults);
+  faults.add_unless(options.calls.concurrency >= 1 && options.calls.concurrency <= 10'000,
+                    "calls.concurrency", "it must be 1 to 10000");
   if (const auto* process = std::get_if<Process>(&options.backend)) check_process(*process, faults);
   return faults.take();
 }
