@@ -91,6 +91,7 @@ void add_snapshot(CLI::App& root, Chosen& chosen);
 void add_db(CLI::App& root, Chosen& chosen);
 void add_kv(CLI::App& root, Chosen& chosen);
 void add_lock(CLI::App& root, Chosen& chosen);
+void add_call(CLI::App& root, Chosen& chosen);
 void add_event(CLI::App& root, Chosen& chosen);
 void add_node(CLI::App& root, Chosen& chosen);
 void add_config(CLI::App& root, Chosen& chosen);

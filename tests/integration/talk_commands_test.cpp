@@ -25,6 +25,10 @@ class TalkCommands : public ::testing::Test {
   void SetUp() override {
     if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
     app = &node.platform->add_app({.name = "shop", .mode = Spread{}, .kv = {.history = 5}});
+    app->handle("echo", [](const CallRequest& r) { return r.caller_app + " " + r.payload; });
+    app->handle("refuse", [](const CallRequest&) -> std::string {
+      throw CallError("sold_out", "none is left");
+    });
     node.run();
     ASSERT_TRUE(eventually([&] { return node.platform->members().size() == 1; }));
   }
@@ -147,6 +151,30 @@ TEST_F(TalkCommands, EventsArePublishedAndFollowed) {
     EXPECT_EQ(program->status(), 0) << program->err();
   }
   EXPECT_EQ(other.out(), "");
+}
+
+TEST_F(TalkCommands, MethodsAreCalled) {
+  ASSERT_TRUE(eventually([&] { return run({"call", "shop", "echo", "x"}).status == 0; }));
+  EXPECT_EQ(run({"call", "shop", "echo", "x"}).out, "_ x\n");
+  const auto detailed = run(
+      {"call", "shop", "echo", "x", "--node", "node-1", "--header", "A: b", "--output", "json"});
+  ASSERT_EQ(detailed.status, 0) << detailed.err;
+  EXPECT_EQ(json::parse(detailed.out)["node"], "node-1");
+  EXPECT_EQ(json::parse(detailed.out)["payload"], "_ x");
+  const auto refused = run({"call", "shop", "refuse"});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.err.find("none is left (sold_out)"), std::string::npos) << refused.err;
+  const auto unknown = run({"call", "shop", "ecko"});
+  EXPECT_EQ(unknown.status, 4);
+  EXPECT_NE(unknown.err.find("did you mean \"echo\"?"), std::string::npos) << unknown.err;
+  EXPECT_EQ(run({"call", "shop", "echo", "--route", "leader"}).status, 5);
+  EXPECT_EQ(run({"call", "nosuch", "echo"}).status, 6);
+  EXPECT_EQ(run({"call", "shop", "a.b"}).status, 2);
+  EXPECT_EQ(run({"call", "shop", "echo", "--header", "A"}).status, 2);
+  EXPECT_EQ(run({"call", "shop", "echo", "x", "--route", "all"}).out, "node-1: _ x\n");
+  const auto all = run({"call", "shop", "refuse", "--route", "all", "--output", "json"});
+  EXPECT_EQ(all.status, 1);
+  EXPECT_EQ(json::parse(all.out)["answers"][0]["error"], "sold_out");
 }
 
 }  // namespace
