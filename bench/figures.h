@@ -18,6 +18,11 @@ struct Amounts {
   int rest_seconds = 30;
   int simulator_seeds = 2'000;
   int raw_operations = 5'000;
+  int talk_operations = 20'000;  ///< of each kind
+  int calls_for_memory = 1'000'000;
+  int locks_held = 10'000;
+  int lock_hand_overs = 2'000;
+  int lock_kills = 50;
   int lag_seconds = 10;
   int sustained_rounds = 5;
   int sustained_seconds = 5;
@@ -42,6 +47,8 @@ void server_loss(Surroundings& around);
 void rest(Surroundings& around);
 void simulator(Surroundings& around);
 void nats_layer(Surroundings& around);
+void talk(Surroundings& around);
+void locks(Surroundings& around);
 void lag(Surroundings& around);
 void sustained(Surroundings& around);
 void apply(Surroundings& around);

@@ -141,6 +141,65 @@ Echo::~Echo() {
   delete core_;
 }
 
+struct RawClient::Core {
+  Connection connection;
+  JetStream js;
+  Owned<kvStore, kvStore_Destroy> bucket{};
+};
+
+RawClient::RawClient(const std::string& url) : core_(new Core{connect(url), nullptr}) {
+  core_->js = jetstream(core_->connection.get());
+  kvConfig config;
+  kvConfig_Init(&config);
+  config.Bucket = "bench_raw";
+  config.History = 1;
+  kvStore* made = nullptr;
+  must(js_CreateKeyValue(&made, core_->js.get(), &config), "bucket");
+  core_->bucket.reset(made);
+  make_stream(core_->js.get(), 1);
+}
+
+RawClient::~RawClient() { delete core_; }
+
+void RawClient::request(const std::string& subject, const std::string& data) {
+  natsMsg* reply = nullptr;
+  must(natsConnection_Request(&reply, core_->connection.get(), subject.c_str(), data.data(),
+                              static_cast<int>(data.size()), kTimeoutMs),
+       "request");
+  natsMsg_Destroy(reply);
+}
+
+std::uint64_t RawClient::put(const std::string& key, const std::string& data) {
+  std::uint64_t revision = 0;
+  must(kvStore_Put(&revision, core_->bucket.get(), key.c_str(), data.data(),
+                   static_cast<int>(data.size())),
+       "put");
+  return revision;
+}
+
+std::uint64_t RawClient::update(const std::string& key, const std::string& data,
+                                std::uint64_t revision) {
+  must(kvStore_Update(&revision, core_->bucket.get(), key.c_str(), data.data(),
+                      static_cast<int>(data.size()), revision),
+       "update");
+  return revision;
+}
+
+void RawClient::get(const std::string& key) {
+  kvEntry* entry = nullptr;
+  must(kvStore_Get(&entry, core_->bucket.get(), key.c_str()), "get");
+  kvEntry_Destroy(entry);
+}
+
+void RawClient::publish(const std::string& data, const std::string& id) {
+  jsPubOptions options;
+  jsPubOptions_Init(&options);
+  options.MsgId = id.c_str();
+  must(js_Publish(nullptr, core_->js.get(), kRawStream, data.data(), static_cast<int>(data.size()),
+                  &options, nullptr),
+       "publish");
+}
+
 RawNats measure_raw_nats(const std::string& url, int replicas, int count) {
   const std::string data(kMessageBytes, 'x');
   RawNats found;

@@ -17,6 +17,29 @@ struct RawNats {
   Distribution publish_ack{};  ///< 128 B into a stream, until JetStream has acknowledged
 };
 
+/// The operations that ours are measured beside, each as libnats has it, on one connection and from
+/// any thread. All throw Failed.
+class RawClient {
+ public:
+  explicit RawClient(const std::string& url);
+  ~RawClient();
+  RawClient(const RawClient&) = delete;
+  RawClient& operator=(const RawClient&) = delete;
+
+  /// To an Echo.
+  void request(const std::string& subject, const std::string& data);
+  /// Of a bucket of its own, of one replica and with one value of history.
+  std::uint64_t put(const std::string& key, const std::string& data);
+  std::uint64_t update(const std::string& key, const std::string& data, std::uint64_t revision);
+  void get(const std::string& key);
+  /// Into a stream of its own, until it is acknowledged; `id` for its window of duplicates.
+  void publish(const std::string& data, const std::string& id);
+
+ private:
+  struct Core;
+  Core* core_;
+};
+
 /// Answers requests on the subject with what they carried, as long as it lives. Throws Failed.
 class Echo {
  public:

@@ -1,13 +1,9 @@
 // What three nodes cost while nothing happens, with 1, 100 and 1,000 apps.
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-
-#include <httplib.h>
-#include <nlohmann/json.hpp>
 
 #include "bench/cluster.h"
 #include "bench/figures.h"
+#include "bench/monitored_server.h"
 
 namespace bench {
 namespace {
@@ -15,65 +11,12 @@ namespace {
 using cluster::BootClock;
 using cluster::Duration;
 using cluster::Time;
-using nlohmann::json;
 using namespace std::chrono_literals;
 
 constexpr double kMostMib = 20;  // with 100 apps
 // Threads that ran the hooks of the start end after 10 s without work.
 constexpr auto kUntilRest = 12s;
 constexpr double kMostMessageGrowth = 1.05;  // what runs in 30 s is not the same number each time
-
-// A server that tells how many messages it has carried; the embedded ones have no such port.
-class MonitoredServer {
- public:
-  MonitoredServer(Waiting& waiting, const std::string& folder, bool sync_always) : folder_(folder) {
-    std::filesystem::create_directories(folder);
-    const std::string file = folder + "/nats-server.conf";
-    std::ofstream(file) << "listen: \"127.0.0.1:-1\"\nhttp: \"127.0.0.1:-1\"\nports_file_dir: \""
-                        << folder << "\"\njetstream {\n  store_dir: \"" << folder << "/store\"\n"
-                        << (sync_always ? "  sync_interval: always\n" : "") << "}\n";
-    process_.emplace(std::vector<std::string>{"nats-server", "--config", file},
-                     folder + "/nats-server.log");
-    waiting.wait_for("a nats-server that listens", 30s, [this] { return read_ports(); });
-    waiting.wait_for("a nats-server that monitors", 30s, [this] {
-      const auto answer = httplib::Client(monitoring_).Get("/healthz");
-      return answer && answer->status == 200;
-    });
-  }
-
-  const std::string& url() const { return url_; }
-  pid_t pid() const { return process_->pid(); }
-  /// Messages received and sent so far.
-  std::int64_t messages() const {
-    const auto answer = httplib::Client(monitoring_).Get("/varz");
-    if (!answer || answer->status != 200) throw Failed{"nats-server does not answer on /varz"};
-    const json varz = json::parse(answer->body);
-    return varz.at("in_msgs").get<std::int64_t>() + varz.at("out_msgs").get<std::int64_t>();
-  }
-
- private:
-  bool read_ports() {
-    std::string how;
-    if (!process_->running(&how))
-      throw Failed{"nats-server " + how + ": read " + folder_ + "/nats-server.log"};
-    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
-      if (entry.path().extension() != ".ports") continue;
-      std::ifstream file(entry.path());
-      const json ports = json::parse(file, nullptr, false);
-      if (!ports.is_object() || !ports.contains("nats") || !ports.contains("monitoring"))
-        return false;
-      url_ = ports["nats"].at(0);
-      monitoring_ = ports["monitoring"].at(0);
-      return true;
-    }
-    return false;
-  }
-
-  std::string folder_;
-  std::optional<Child> process_;
-  std::string url_;
-  std::string monitoring_;
-};
 
 struct Costs {
   double messages = 0;  // a second; what the server passes on counts as received and as sent

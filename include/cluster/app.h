@@ -56,12 +56,13 @@ class App {
 
   /// Answers calls to `method`, `[A-Za-z0-9_-]{1,64}`, with what `handler` returns; what it throws
   /// is the answer otherwise (see CallError). It runs on a thread of its own, many at a time
-  /// (HandlerOptions::concurrency), and may block. Calls come from on_start's end until on_stop
-  /// begins, those to the leader from on_active's end until on_passive begins. Before
-  /// Platform::run(). Throws Error{invalid_argument}.
-  void handle(const std::string& method, std::function<std::string(const CallRequest&)> handler);
+  /// (HandlerOptions::concurrency), and may block, unless the method is quick. Calls come from
+  /// on_start's end until on_stop begins, those to the leader from on_active's end until on_passive
+  /// begins. Before Platform::run(). Throws Error{invalid_argument}.
+  void handle(const std::string& method, std::function<std::string(const CallRequest&)> handler,
+              MethodOptions options = {});
   /// The same, but the handler answers by its responder, when it likes.
-  void handle_async(const std::string& method, CallHandler handler);
+  void handle_async(const std::string& method, CallHandler handler, MethodOptions options = {});
   /// Around all handlers of the app, the first one outermost. Before Platform::run().
   void use(CallMiddleware middleware);
   /// As Platform::call() and call_all(), with this app as the caller.

@@ -101,6 +101,14 @@ class CallResponder {
 
 /// Answers, now or later, on this thread or another.
 using CallHandler = std::function<void(const CallRequest&, CallResponder)>;
+/// Of one method.
+struct MethodOptions {
+  /// Its handler, and the middleware around it, return within microseconds and never block. Then
+  /// they run on the thread that delivers everything from NATS to this process, which saves waking
+  /// another one; all that comes waits for them. What of ours blocks throws
+  /// Error{invalid_argument} there.
+  bool quick = false;
+};
 /// Around a handler: answers itself, or calls `next`, and may look on by on_answered().
 using CallMiddleware =
     std::function<void(const CallRequest&, CallResponder, const CallHandler& next)>;

@@ -29,6 +29,15 @@ struct KvEntry {
   std::uint64_t revision = 0;
   bool removed = false;  ///< the key was removed by this write; in history and watches only
   std::chrono::system_clock::time_point time{};  ///< by the NATS server's clock
+  std::chrono::milliseconds ttl{0};              ///< it was written with; 0: it stays
+};
+
+struct KvWrite {
+  /// The key is removed so long after this write, unless it is written again: by a node that has
+  /// the app, soon after its time and not before it. While none runs it stays. 100 ms to 366 days;
+  /// 0: it stays
+  std::chrono::milliseconds ttl{0};
+  std::chrono::milliseconds timeout{5'000};
 };
 
 /// Ends its watch when it is destroyed: then no handler runs any more, and one that runs is waited
@@ -77,11 +86,15 @@ class Kv {
   std::optional<KvEntry> get(std::string_view key, Timeout timeout = kTimeout) const;
   /// Stores a value, whatever was there; its revision.
   std::uint64_t put(std::string_view key, std::string_view value, Timeout timeout = kTimeout);
+  std::uint64_t put(std::string_view key, std::string_view value, const KvWrite& options);
   /// Stores a value if the key is not there, else throws Error{wrong_revision}.
   std::uint64_t create(std::string_view key, std::string_view value, Timeout timeout = kTimeout);
+  std::uint64_t create(std::string_view key, std::string_view value, const KvWrite& options);
   /// Stores a value if the key's last write has that revision, else throws Error{wrong_revision}.
   std::uint64_t update(std::string_view key, std::string_view value, std::uint64_t revision,
                        Timeout timeout = kTimeout);
+  std::uint64_t update(std::string_view key, std::string_view value, std::uint64_t revision,
+                       const KvWrite& options);
   /// Removes the key, if it is there; history keeps its values.
   void remove(std::string_view key, Timeout timeout = kTimeout);
   /// The same if the key's last write has that revision, else throws Error{wrong_revision}.

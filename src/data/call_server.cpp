@@ -30,13 +30,13 @@ void CallServer::check_idle(const char* what) const {
                                             "before");
 }
 
-void CallServer::handle(const std::string& method, CallHandler handler) {
+void CallServer::handle(const std::string& method, CallHandler handler, MethodOptions options) {
   check_idle("handle()");
   const std::string what = "app \"" + options_.app + "\": method \"" + method + "\": ";
   if (auto fault = method_fault(method); !fault.empty())
     throw Error(Errc::invalid_argument, what + fault);
   if (!handler) throw Error(Errc::invalid_argument, what + "it has no handler");
-  if (!methods_.emplace(method, Method{std::move(handler)}).second)
+  if (!methods_.emplace(method, Method{std::move(handler), options}).second)
     throw Error(Errc::invalid_argument, what + "it has a handler already");
 }
 
@@ -200,18 +200,32 @@ void CallServer::take(nats::Message message) {
   running_.emplace(state->number, state);
   deadlines_.emplace(state->request.deadline, state->number);
   plan(state->request.deadline);
-  const std::size_t strand = a_strand();
-  const bool posted =
-      all_strands_[strand]->post([state, strand] { state->server->run(state, strand); });
-  if (!posted) free_strands_.push_back(strand);
+  const bool quick = method.options.quick;
+  const bool posted = !quick && post(state);
   lock.unlock();
   state->counts->came();
+  if (quick) {
+    const nats::Exchange::MayNotBlock here;
+    return run(state);
+  }
   if (posted) return;
   // Nothing has run: the system gives no thread, or the platform is over.
   state->parts.store(1);
   state->answer(call_failure("overloaded", "node \"" + options_.node + "\" has no thread for it",
                              false, options_.node, state->request.epoch),
                 "overloaded", "no thread");
+}
+
+bool CallServer::post(const std::shared_ptr<State>& state) {
+  const std::size_t strand = a_strand();
+  const bool posted = all_strands_[strand]->post([state, strand] {
+    const auto server = state->server;
+    server->run(state);
+    const std::lock_guard lock(server->mutex_);
+    server->free_strands_.push_back(strand);
+  });
+  if (!posted) free_strands_.push_back(strand);
+  return posted;
 }
 
 std::size_t CallServer::a_strand() {
@@ -229,7 +243,7 @@ void CallServer::refuse(const nats::Message& message, const std::string& name,
   send(call_failure(name, text, false, options_.node, 0), message.reply);
 }
 
-void CallServer::run(const std::shared_ptr<State>& state, std::size_t strand) {
+void CallServer::run(const std::shared_ptr<State>& state) {
   const CallResponder responder(state);
   if (BootClock::now() >= state->request.deadline) {
     state->answer(call_failure("timeout", "its time was up before it could begin", false,
@@ -247,10 +261,6 @@ void CallServer::run(const std::shared_ptr<State>& state, std::size_t strand) {
     } catch (...) {
       responder.fail("handler_failed", "the handler threw what is no std::exception");
     }
-  }
-  {
-    const std::lock_guard lock(mutex_);
-    free_strands_.push_back(strand);
   }
   part_done(*state);
 }

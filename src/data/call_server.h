@@ -39,7 +39,7 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
 
   // Before the platform runs. Throw Error{invalid_argument}.
 
-  void handle(const std::string& method, CallHandler handler);
+  void handle(const std::string& method, CallHandler handler, MethodOptions options = {});
   void use(CallMiddleware middleware);
 
   // Of the loop.
@@ -71,6 +71,7 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   using State = CallResponder::State;
   struct Method {
     CallHandler handler{};
+    MethodOptions options{};
     std::shared_ptr<nats::EndpointCounts> counts = std::make_shared<nats::EndpointCounts>();
   };
 
@@ -80,8 +81,9 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   /// With the mutex held; what to answer instead of running it: an error's name and text.
   std::optional<std::pair<std::string, std::string>> objection(const CallRequest& request) const;
   void refuse(const nats::Message& message, const std::string& name, const std::string& text);
-  std::size_t a_strand();  ///< with the mutex held
-  void run(const std::shared_ptr<State>& state, std::size_t strand);
+  bool post(const std::shared_ptr<State>& state);  ///< with the mutex held
+  std::size_t a_strand();                          ///< with the mutex held
+  void run(const std::shared_ptr<State>& state);
   void part_done(State& state);  ///< answered, or the handler has returned
   void send(nats::Message message, const std::string& to);
   void plan(Time deadline);  ///< with the mutex held

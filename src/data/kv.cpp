@@ -14,18 +14,31 @@ std::optional<KvEntry> Kv::get(std::string_view key, Timeout timeout) const {
 }
 
 std::uint64_t Kv::put(std::string_view key, std::string_view value, Timeout timeout) {
-  return bucket_->write(key, {.data = std::string(value)}, {}, timeout);
+  return put(key, value, KvWrite{.timeout = timeout});
+}
+
+std::uint64_t Kv::put(std::string_view key, std::string_view value, const KvWrite& options) {
+  return bucket_->write(key, bucket_->value(value, options), {}, options.timeout);
 }
 
 std::uint64_t Kv::create(std::string_view key, std::string_view value, Timeout timeout) {
-  return bucket_->create(key, value, timeout);
+  return create(key, value, KvWrite{.timeout = timeout});
+}
+
+std::uint64_t Kv::create(std::string_view key, std::string_view value, const KvWrite& options) {
+  return bucket_->create(key, value, options);
 }
 
 std::uint64_t Kv::update(std::string_view key, std::string_view value, std::uint64_t revision,
                          Timeout timeout) {
+  return update(key, value, revision, KvWrite{.timeout = timeout});
+}
+
+std::uint64_t Kv::update(std::string_view key, std::string_view value, std::uint64_t revision,
+                         const KvWrite& options) {
   nats::Expect expect;
   expect.last_subject_sequence = revision;
-  return bucket_->write(key, {.data = std::string(value)}, expect, timeout);
+  return bucket_->write(key, bucket_->value(value, options), expect, options.timeout);
 }
 
 void Kv::remove(std::string_view key, Timeout timeout) {

@@ -1,11 +1,13 @@
 #include "data/kv_bucket.h"
 
 #include <algorithm>
+#include <charconv>
 #include <condition_variable>
 #include <thread>
 #include <utility>
 
 #include "core/key_text.h"
+#include "core/log.h"
 #include "data/kv_watch.h"
 
 namespace cluster {
@@ -14,6 +16,8 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kRetry{20};
+constexpr milliseconds kShortestTtl{100};
+constexpr milliseconds kLongestTtl = std::chrono::hours(24 * 366);
 /// Longer ones would overflow where they are added to a time.
 constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
 
@@ -47,11 +51,32 @@ void KvBucket::open(nats::JetStream& jetstream, int replicas) {
   replicas_.store(replicas);
   for (const auto& [core, watch] : watches_) watch->begin();
   for (const auto& [id, begin] : std::exchange(early_lists_, {})) begin();
+  if (options_.expiry_subject.empty()) return;
+  if (!expiry_news_)
+    expiry_news_ = jetstream.connection().subscribe(
+        options_.expiry_subject, [this](const nats::Message&) { look_for_expiry(); });
+  look_for_expiry();
+}
+
+void KvBucket::look_for_expiry() {
+  if (!on_loop_ || expiry_ || !options_.rank) return;
+  KvExpiry::is_marked(*on_loop_, stream(), [self = shared_from_this()](const Result<bool>& marked) {
+    if (!self->on_loop_ || self->expiry_) return;
+    if (!marked)
+      log::warn("key_expiry_unknown", {{"bucket", self->options_.bucket},
+                                       {"why", marked.error().what()},
+                                       {"means", "looked again when a node leaves"}});
+    else if (marked.value())
+      self->expiry_ = std::make_unique<KvExpiry>(
+          *self->on_loop_, KvExpiry::Options{self->stream(), self->options_.rank});
+  });
 }
 
 void KvBucket::close() {
   gate_->close();
   on_loop_ = nullptr;
+  expiry_.reset();
+  expiry_news_ = {};
   lists_.clear();
   early_lists_.clear();
   for (const auto& [core, watch] : watches_) watch->halt();
@@ -78,7 +103,41 @@ KvEntry KvBucket::entry_from(const nats::StoredMessage& message) const {
   entry.time = std::chrono::system_clock::time_point(
       std::chrono::duration_cast<std::chrono::system_clock::duration>(
           std::chrono::nanoseconds(message.time_ns)));
+  const auto ttl = message.header(KvExpiry::kHeader);
+  std::int64_t ms = 0;
+  if (!ttl.empty()) std::from_chars(ttl.data(), ttl.data() + ttl.size(), ms);
+  entry.ttl = milliseconds(ms);
   return entry;
+}
+
+nats::Message KvBucket::value(std::string_view value, const KvWrite& options) {
+  nats::Message message;
+  message.data = value;
+  if (options.ttl == milliseconds(0)) return message;
+  if (options.ttl < kShortestTtl || options.ttl > kLongestTtl)
+    throw Error(Errc::invalid_argument, "bucket \"" + options_.bucket + "\": a ttl of " +
+                                            std::to_string(options.ttl.count()) +
+                                            " ms is not from 100 ms to 366 days");
+  message.headers = {{KvExpiry::kHeader, std::to_string(options.ttl.count())}};
+  if (marked_.load()) return message;
+  gate_->check_may_block("bucket \"" + options_.bucket + "\"");
+  const Time deadline = deadline_after(options.timeout);
+  make(deadline);
+  while (auto failure = KvExpiry::mark(jetstream_, stream(), left_until(deadline))) {
+    if (failure->errc() != Errc::unavailable && failure->errc() != Errc::timeout &&
+        failure->errc() != Errc::unknown_outcome)
+      throw Error(failure->errc(),
+                  "bucket \"" + options_.bucket +
+                      "\": it can't be marked to have keys with a ttl: " + failure->what());
+    // Nothing of the user's was sent, and marking it again does no harm.
+    pause_or_throw(Error(Errc::unavailable, failure->what()), deadline);
+  }
+  nats::Message news;
+  news.subject = options_.expiry_subject;
+  if (!news.subject.empty())
+    if (auto failure = jetstream_.exchange().publish(news)) throw *failure;
+  marked_.store(true);
+  return message;
 }
 
 void KvBucket::pause_or_throw(const Error& error, Time deadline) const {
@@ -187,14 +246,15 @@ std::uint64_t KvBucket::write(std::string_view key, nats::Message message,
   }
 }
 
-std::uint64_t KvBucket::create(std::string_view key, std::string_view value, Milliseconds timeout) {
-  const Time deadline = deadline_after(timeout);
+std::uint64_t KvBucket::create(std::string_view key, std::string_view text,
+                               const KvWrite& options) {
+  const Time deadline = deadline_after(options.timeout);
+  const nats::Message message = value(text, options);
   nats::Expect expect;
   expect.last_subject_sequence = 0;
   while (true) {
     try {
-      return write(key, {.data = std::string(value)}, expect,
-                   std::chrono::ceil<Milliseconds>(left_until(deadline)));
+      return write(key, message, expect, std::chrono::ceil<Milliseconds>(left_until(deadline)));
     } catch (const Error& error) {
       if (error.errc() != Errc::wrong_revision) throw;
       // A key that was removed leaves a marker, which has a revision.

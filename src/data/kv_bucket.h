@@ -17,6 +17,7 @@
 #include "cluster/kv.h"
 #include "core/loop_gate.h"
 #include "core/strand.h"
+#include "data/kv_expiry.h"
 #include "nats/blocking_jetstream.h"
 
 namespace cluster {
@@ -27,6 +28,10 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   struct Options {
     std::string bucket{};
     KvOptions kv{};
+    /// Where it is said that the bucket now has keys that are to go; empty: nobody looks after
+    /// them.
+    std::string expiry_subject{};
+    std::function<std::size_t()> rank{};  ///< of this node, among those that look; on the loop
   };
 
   KvBucket(Loop& loop, StrandPool& strands, std::shared_ptr<nats::Exchange> exchange,
@@ -39,6 +44,8 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   void open(nats::JetStream& jetstream, int replicas);
   /// It can't any more.
   void close();
+  /// Looks whether there are keys that are to go, and from then on removes them.
+  void look_for_expiry();
 
   // Of any other thread: what Kv promises.
 
@@ -47,7 +54,9 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   std::optional<KvEntry> get(std::string_view key, Milliseconds timeout);
   std::uint64_t write(std::string_view key, nats::Message message, const nats::Expect& expect,
                       Milliseconds timeout);
-  std::uint64_t create(std::string_view key, std::string_view value, Milliseconds timeout);
+  std::uint64_t create(std::string_view key, std::string_view value, const KvWrite& options);
+  /// As it is stored. Sees to it that it goes when its time is up.
+  nats::Message value(std::string_view value, const KvWrite& options);
 
   struct Wanted {
     std::string prefix{};              ///< of keys as users write them
@@ -85,7 +94,7 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   StrandPool& strands_;  // of the loop: it goes with the platform
   const nats::BlockingJetStream jetstream_;
   const Options options_;
-  std::atomic<bool> made_{false};
+  std::atomic<bool> made_{false}, marked_{false};
   std::atomic<Reads> reads_{Reads::unknown};
   std::atomic<int> replicas_{0};  // 0: not known yet
   std::atomic<std::uint64_t> last_list_{0};
@@ -95,6 +104,8 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   std::map<std::uint64_t, std::unique_ptr<nats::OrderedConsumer>> lists_;  // under way
   std::map<std::uint64_t, std::function<void()>> early_lists_;             // until NATS can be used
   std::map<KvWatch::Core*, std::shared_ptr<KvWatch::Core>> watches_;
+  std::unique_ptr<KvExpiry> expiry_;
+  nats::Subscription expiry_news_;
 };
 
 }  // namespace cluster

@@ -11,6 +11,8 @@
 namespace cluster::nats {
 namespace {
 
+thread_local bool may_not_block = false;
+
 std::string request_to(const std::string& subject) { return "request to \"" + subject + "\""; }
 
 }  // namespace
@@ -36,6 +38,9 @@ struct Exchange::Waiter {
   std::deque<Message> answers;
   Failure failure;  // none come any more
 };
+
+Exchange::MayNotBlock::MayNotBlock() : before_(std::exchange(may_not_block, true)) {}
+Exchange::MayNotBlock::~MayNotBlock() { may_not_block = before_; }
 
 void Exchange::up(std::shared_ptr<Wire> wire, const std::string& inbox) {
   const std::lock_guard lock(mutex_);
@@ -155,6 +160,10 @@ Failure Exchange::gather(Message message, Duration timeout, const std::stop_toke
                          const std::function<bool(Message)>& take) {
   if (auto fault = message_fault(message, max_payload()); !fault.empty())
     return Error(Errc::invalid_argument, "request: " + fault);
+  if (may_not_block)
+    return Error(Errc::invalid_argument,
+                 request_to(message.subject) +
+                     ": it would wait for itself: a quick handler of a call may not block");
   const Time deadline = BootClock::now() + timeout;
   const auto waiter = std::make_shared<Waiter>(message.subject);
   std::shared_ptr<Wire> wire;

@@ -51,6 +51,19 @@ class Exchange {
   /// Ends all that waits; nothing works afterwards.
   void close();
 
+  /// While it lives nothing of this thread waits for an answer: request() and gather() refuse with
+  /// invalid_argument. For libnats' thread, which brings the answers.
+  class MayNotBlock {
+   public:
+    MayNotBlock();
+    ~MayNotBlock();
+    MayNotBlock(const MayNotBlock&) = delete;
+    MayNotBlock& operator=(const MayNotBlock&) = delete;
+
+   private:
+    const bool before_;
+  };
+
  private:
   friend class Connection;
   struct Waiter;

@@ -23,18 +23,18 @@ void App::on_member_leave(std::function<void(const Member&)> hook) {
   core_->leave_hooks.push_back(std::move(hook));
 }
 
-void App::handle(const std::string& method,
-                 std::function<std::string(const CallRequest&)> handler) {
+void App::handle(const std::string& method, std::function<std::string(const CallRequest&)> handler,
+                 MethodOptions options) {
   CallHandler async;
   if (handler)
     async = [handler = std::move(handler)](const CallRequest& request,
                                            const CallResponder& responder) {
       responder.reply(handler(request));
     };
-  core_->methods->handle(method, std::move(async));
+  core_->methods->handle(method, std::move(async), options);
 }
-void App::handle_async(const std::string& method, CallHandler handler) {
-  core_->methods->handle(method, std::move(handler));
+void App::handle_async(const std::string& method, CallHandler handler, MethodOptions options) {
+  core_->methods->handle(method, std::move(handler), options);
 }
 void App::use(CallMiddleware middleware) { core_->methods->use(std::move(middleware)); }
 CallReply App::call(const std::string& app, const std::string& method, std::string payload,

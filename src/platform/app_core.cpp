@@ -35,7 +35,9 @@ App::Core::Core(AppHost& h, AppOptions o)
       options(std::move(o)),
       kv(std::make_shared<KvBucket>(
           h.loop(), h.strands(), h.exchange(),
-          KvBucket::Options{h.platform_name() + "_" + options.name, options.kv})),
+          KvBucket::Options{h.platform_name() + "_" + options.name, options.kv,
+                            h.platform_name() + "." + options.name + ".kv.expiry",
+                            [this] { return host.rank_among(options.name); }})),
       methods(std::make_shared<CallServer>(
           h.loop(), h.strands(), h.exchange(),
           CallServer::Options{
@@ -538,6 +540,7 @@ void App::Core::member_joined(const Member& member) {
 }
 
 void App::Core::member_left(const Member& member) {
+  kv->look_for_expiry();
   tell(*strand_, "on_member_leave", options.name, leave_hooks, member);
 }
 

@@ -63,6 +63,8 @@ class AppHost {
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;
+  /// How many live nodes with that app come before this one, by their names.
+  virtual std::size_t rank_among(const std::string& app) const = 0;
   virtual void app_is_down(const std::string& app) = 0;  ///< after stop(): its on_stop is done
 };
 

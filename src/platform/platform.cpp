@@ -127,6 +127,12 @@ struct Platform::Core final : AppHost {
     const auto* seen = driver_ ? driver_->coordination().view().find(node) : nullptr;
     return seen && seen->record.live();
   }
+  std::size_t rank_among(const std::string& app) const override {
+    const auto nodes = nodes_with(app);
+    return static_cast<std::size_t>(
+        std::count_if(nodes.begin(), nodes.end(),
+                      [this](const std::string& node) { return node < options.node; }));
+  }
   void app_is_down(const std::string&) override { leave_when_all_are_down(); }
 
   void run();

@@ -223,6 +223,31 @@ TEST_F(CallTest, AHandlerThatBlocksEndsAtItsDeadlineAndOthersGoOn) {
   EXPECT_TRUE(eventually([&] { return told == 2; }));
 }
 
+TEST_F(CallTest, AQuickHandlerIsKeptFromBlocking) {
+  adjust = [](App& echo, App&) {
+    echo.handle("quick", [](const CallRequest& r) { return r.payload; }, {.quick = true});
+    echo.handle("blocks",
+                [&echo](const CallRequest&) { return echo.call("echo", "echo", "").payload; },
+                {.quick = true});
+    echo.handle("reads", [&echo](const CallRequest&) { return echo.kv().get("k")->value; },
+                {.quick = true});
+    echo.handle_async(
+        "later",
+        [](const CallRequest& r, const CallResponder& responder) {
+          std::thread([responder, text = r.payload] { responder.reply(text + "!"); }).detach();
+        },
+        {.quick = true});
+  };
+  start();
+  EXPECT_EQ(caller().call("echo", "quick", "x", {.node = "a"}).payload, "x");
+  EXPECT_EQ(caller().call("echo", "later", "x", {.node = "a"}).payload, "x!");
+  for (const char* method : {"blocks", "reads"}) {
+    const auto error = error_of_call("echo", method, {.node = "a"});
+    EXPECT_EQ(error.errc(), Errc::invalid_argument) << method;
+    EXPECT_NE(std::string(error.what()).find("quick handler"), std::string::npos) << error.what();
+  }
+}
+
 TEST_F(CallTest, MoreThanMayRunAreRefusedAtOnce) {
   std::promise<void> go;
   const auto open = go.get_future().share();

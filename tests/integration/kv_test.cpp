@@ -80,6 +80,38 @@ TEST_F(KvTest, WhatOneNodeWritesAnotherReads) {
   EXPECT_EQ(kv(1).get("empty")->value, "");
 }
 
+TEST_F(KvTest, AKeyGoesWhenItsTimeIsUp) {
+  Told told;
+  const auto watch = kv(1).watch("t", told.handler());
+  kv().put("t/stays", "v");
+  const auto begin = BootClock::now();
+  kv().put("t/goes", "v", {.ttl = milliseconds(300)});
+  kv().put("t/prolonged", "v", {.ttl = milliseconds(300)});
+  EXPECT_EQ(kv(1).get("t/goes")->ttl, milliseconds(300));
+  EXPECT_EQ(kv(1).get("t/stays")->ttl, milliseconds(0));
+  kv(1).put("t/prolonged", "w", {.ttl = seconds(60)});
+  EXPECT_TRUE(eventually([&] { return !kv(1).get("t/goes"); }));
+  EXPECT_GE(BootClock::now() - begin, milliseconds(300));
+  EXPECT_TRUE(kv().get("t/stays"));
+  EXPECT_EQ(kv().get("t/prolonged")->value, "w");
+  EXPECT_TRUE(eventually([&] {
+    const std::lock_guard lock(told.mutex);
+    return !told.entries.empty() && told.entries.back().removed &&
+           told.entries.back().key == "t/goes";
+  }));
+  // It is there no more, so it can be made.
+  EXPECT_GT(kv().create("t/goes", "x", {.ttl = milliseconds(200)}), 0U);
+  EXPECT_TRUE(eventually([&] { return !kv().get("t/goes"); }));
+  EXPECT_EQ(errc_of([&] { kv().put("k", "v", {.ttl = milliseconds(5)}); }), Errc::invalid_argument);
+}
+
+TEST_F(KvTest, AKeyGoesThoughItsWriterHasEnded) {
+  kv().put("goes", "v", {.ttl = milliseconds(1'500)});
+  nodes[0]->stop();
+  EXPECT_TRUE(kv(1).get("goes"));
+  EXPECT_TRUE(eventually([&] { return !kv(1).get("goes"); }));
+}
+
 TEST_F(KvTest, AWriteMayStateWhatItExpects) {
   const auto first = kv().create("k", "1");
   EXPECT_EQ(errc_of([&] { kv(1).create("k", "x"); }), Errc::wrong_revision);
