@@ -24,6 +24,7 @@
 #include "data/kv_bucket.h"
 #include "nats/exchange.h"
 #include "nats/jetstream.h"
+#include "ops/audit_trail.h"
 #include "ops/process_backend.h"
 #include "platform/lock_service.h"
 #include "platform/step_times.h"
@@ -55,6 +56,7 @@ class AppHost {
   virtual const std::shared_ptr<nats::Exchange>& exchange() const noexcept = 0;
   virtual const std::shared_ptr<LockService>& locks() const noexcept = 0;
   virtual const std::shared_ptr<EventBus>& events_bus() const noexcept = 0;
+  virtual const std::shared_ptr<AuditTrail>& audit_trail() const noexcept = 0;
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;

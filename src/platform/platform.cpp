@@ -117,6 +117,7 @@ struct Platform::Core final : AppHost {
   const std::shared_ptr<nats::Exchange>& exchange() const noexcept override { return exchange_; }
   const std::shared_ptr<LockService>& locks() const noexcept override { return locks_; }
   const std::shared_ptr<EventBus>& events_bus() const noexcept override { return events_; }
+  const std::shared_ptr<AuditTrail>& audit_trail() const noexcept override { return trail_; }
   int stream_replicas() const override { return stream_replicas_; }
   void audit(AuditEntry entry) override {
     if (audit_) audit_->add(std::move(entry));
@@ -181,6 +182,8 @@ struct Platform::Core final : AppHost {
       std::make_shared<LockService>(loop_, exchange_, options.name);
   const std::shared_ptr<EventBus> events_ = std::make_shared<EventBus>(
       loop_, strands_, exchange_, EventBus::Options{options.name, options.events});
+  const std::shared_ptr<AuditTrail> trail_ =
+      std::make_shared<AuditTrail>(loop_, strands_, exchange_, options.name, options.audit);
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
@@ -303,6 +306,7 @@ void Platform::Core::live() {
   control_.reset();
   locks_->close();
   events_->close();
+  trail_->close();
   driver_.reset();
   audit_.reset();
   exchange_->close();
@@ -333,6 +337,9 @@ void Platform::Core::start_nats() {
   connect.name = "cpp-cluster " + options.name + "/" + options.node;
   connection_ = std::make_unique<nats::Connection>(loop_, connect, exchange_);
   jetstream_ = std::make_unique<nats::JetStream>(*connection_, std::chrono::seconds(2));
+  audit_ = std::make_unique<AuditLog>(loop_, *jetstream_,
+                                      AuditLog::Options{options.name, options.node, options.audit});
+  trail_->write_to(*audit_);
   connection_->on_state([this](nats::ConnectionState state, const std::string& why) {
     if (state == nats::ConnectionState::connected) {
       log::info("nats_connected", {{"node", options.node}, {"server", connection_->server().url}});
@@ -473,9 +480,7 @@ void Platform::Core::start_coordination(int replicas) {
   coord::Driver::Options driver;
   driver.platform = options.name;
   driver.replicas = stream_replicas_ = replicas;
-  if (!audit_)
-    audit_ = std::make_unique<AuditLog>(loop_, *jetstream_,
-                                        AuditLog::Options{options.name, options.node, replicas});
+  audit_->open(replicas);
   auto& coordination = driver.coordination;
   auto& session = coordination.session;
   session.node = options.node;
@@ -601,6 +606,7 @@ void Platform::Core::session_began(const coord::SessionId& id, coord::Revision r
   if (guardian_) guardian_->memory().set_session(id.session);
   if (life_ == Life::starting) life_ = Life::running;
   events_->open(*jetstream_, stream_replicas_);
+  trail_->open(*jetstream_, stream_replicas_);
   if (!control_)
     control_ = std::make_unique<ControlService>(*connection_, options.name, options.node,
                                                 control_answers());
@@ -791,6 +797,7 @@ NodeStatus Platform::Core::status() const {
   status.nats_sync =
       embedded_ ? (embedded_->options().sync_always ? "always" : "default") : "unknown";
   if (audit_) status.audit = audit_->status();
+  status.audit.dropped += trail_->dropped();
   if (guardian_) status.guardian_pid = guardian_->pid();
   for (const auto& [name, app] : cores_) {
     AppStatus one;
@@ -907,6 +914,7 @@ Platform::~Platform() {
   core_->stop();
   core_->wait_until_over();
   core_->events_->close();  // it may never have run
+  core_->trail_->close();
   *core_->alive_ = false;
 }
 
@@ -925,6 +933,7 @@ App& Platform::add_app(AppOptions options) {
 }
 
 Events Platform::events() { return {core_->events_, "_"}; }
+Audit Platform::audit() { return {core_->trail_, "_"}; }
 Lock Platform::lock(const std::string& name) { return {core_->locks_, lock_key("_", name), name}; }
 Semaphore Platform::semaphore(const std::string& name, int limit) {
   return {core_->locks_, lock_key("_", name), name, checked_limit(name, limit)};

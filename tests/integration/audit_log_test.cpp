@@ -46,7 +46,8 @@ class AuditLogTest : public ::testing::Test {
 };
 
 TEST_F(AuditLogTest, KeepsWhatHappenedWhereAndWhen) {
-  AuditLog log(loop, js, {"p", "node-1"});
+  AuditLog log(loop, js, {"p", "node-1", {}});
+  log.open(1);
   for (int i = 1; i <= 20; ++i) add(log, i);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 20; }, kSoon));
   EXPECT_EQ(stored(), 20U);
@@ -61,7 +62,8 @@ TEST_F(AuditLogTest, KeepsWhatHappenedWhereAndWhen) {
 }
 
 TEST_F(AuditLogTest, WhatFindsNoRoomIsCountedAndTheRestIsStoredOnce) {
-  AuditLog log(loop, js, {"p", "node-1"});
+  AuditLog log(loop, js, {"p", "node-1", {}});
+  log.open(1);
   add(log, 0);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
   testing::freeze(servers[0].pid());
@@ -79,7 +81,8 @@ TEST_F(AuditLogTest, WhatFindsNoRoomIsCountedAndTheRestIsStoredOnce) {
 }
 
 TEST_F(AuditLogTest, AStreamThatSomebodyDeletedIsMadeAgain) {
-  AuditLog log(loop, js, {"p", "node-1"});
+  AuditLog log(loop, js, {"p", "node-1", {}});
+  log.open(1);
   add(log, 1);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
   must(loop, [&](auto done) { js.delete_stream("p_audit", done); });
@@ -90,7 +93,8 @@ TEST_F(AuditLogTest, AStreamThatSomebodyDeletedIsMadeAgain) {
 
 TEST_F(AuditLogTest, WhatWaitsWhenTheNodeEndsIsSentAllTheSame) {
   {
-    AuditLog log(loop, js, {"p", "node-1"});
+    AuditLog log(loop, js, {"p", "node-1", {}});
+    log.open(1);
     add(log, 1);
     ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
     for (int i = 2; i <= 10; ++i) add(log, i);
