@@ -51,7 +51,9 @@ void AuditLog::open(int replicas) {
 
 void AuditLog::add(AuditEntry entry, std::string id) {
   if (own_waiting_ < kMostWaiting) return queue(std::move(entry), std::move(id), nullptr);
-  if (dropped_++ == told_dropped_)
+  const bool first = dropped() == told_dropped_;
+  ++dropped_;
+  if (first)
     log::warn("audit_dropped", {{"node", options_.node},
                                 {"waiting", waiting_.size()},
                                 {"why", trouble_.empty() ? "too many at once" : trouble_}});
@@ -108,13 +110,14 @@ void AuditLog::on_answer(const Result<nats::PubAck>& stored) {
     ++dropped_;
   trouble_ = stored ? "" : stored.error().what();
   retry_ = kFirstRetry;
-  if (stored && own_waiting_ == 0) tell_of_drops();
+  if (stored && waiting_.size() < kMostWaiting / 2) tell_of_drops();
   next();
 }
 
 // Whoever reads the log is to see that something is missing here.
 void AuditLog::tell_of_drops() {
-  const std::uint64_t more = dropped_ - std::exchange(told_dropped_, dropped_);
+  const std::uint64_t all = dropped();
+  const std::uint64_t more = all - std::exchange(told_dropped_, all);
   if (more == 0) return;
   add({.category = "audit",
        .action = "dropped",
@@ -181,6 +184,8 @@ void AuditLog::flush() {
   }
 }
 
-AuditLog::Status AuditLog::status() const { return {stored_, dropped_, waiting_.size(), trouble_}; }
+AuditLog::Status AuditLog::status() const {
+  return {stored_, dropped(), waiting_.size(), trouble_};
+}
 
 }  // namespace cluster

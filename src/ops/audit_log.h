@@ -48,10 +48,11 @@ class AuditLog {
   struct Options {
     std::string platform{}, node{};
     AuditOptions keep{};
+    std::shared_ptr<AuditRoom> room = std::make_shared<AuditRoom>();
   };
   struct Status {
     std::uint64_t stored = 0;   ///< entries that JetStream has acknowledged
-    std::uint64_t dropped = 0;  ///< that found no room, or that it refused for good
+    std::uint64_t dropped = 0;  ///< that found no room, or that it refused for good; users' too
     std::size_t waiting = 0;
     std::string trouble{};  ///< what failed last, until it is mended
   };
@@ -82,6 +83,7 @@ class AuditLog {
   void next();
   void on_answer(const Result<nats::PubAck>& stored);
   void tell_of_drops();
+  std::uint64_t dropped() const { return dropped_ + options_.room->dropped.load(); }
   void make_stream();
   void stream_is_there(const std::string& info);
   void stream_answer(const Failure& failure);

@@ -31,6 +31,7 @@ class AuditTrail : public std::enable_shared_from_this<AuditTrail> {
 
   /// Where users' entries go; until then they wait.
   void write_to(AuditLog& log) { log_ = &log; }
+  const std::shared_ptr<AuditRoom>& room() const noexcept { return room_; }
   /// The log can be read; replicas of the stream where this node makes it.
   void open(nats::JetStream& jetstream, int replicas);
   /// It can't any more: subscriptions are over.

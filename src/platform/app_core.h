@@ -28,6 +28,7 @@
 #include "ops/process_backend.h"
 #include "platform/lock_service.h"
 #include "platform/step_times.h"
+#include "platform/tell.h"
 #include "platform/transition.h"
 #include "sqlite/replicated_database.h"
 
@@ -142,6 +143,8 @@ struct App::Core {
   void step(const std::function<void(Transition&, Time, Transition::Output&)>& event);
   void run_hooks(const char* what, const std::vector<Hook>& hooks, std::stop_source stop,
                  std::function<void(std::optional<std::string>)> done);
+  /// Puts into the audit log what hooks throw that are only told of something.
+  HookThrew hook_threw();
   void promote();
   void demotion_begins();
   void step_is_over(const StepDone& done);

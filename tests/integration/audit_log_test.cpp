@@ -30,12 +30,12 @@ class AuditLogTest : public ::testing::Test {
         nats::await<nats::StreamState>(loop, kSoon, [&](auto done) { js.stream("p_audit", done); });
     return state ? state.value().messages : 0;
   }
-  nlohmann::json entry(std::uint64_t sequence) {
+  nlohmann::json entry(std::uint64_t sequence, const std::string& subject = "database.primary") {
     auto message = nats::await<nats::StoredMessage>(
         loop, kSoon, [&](auto done) { js.message("p_audit", sequence, done); });
     EXPECT_TRUE(message);
     if (!message) return {};
-    EXPECT_EQ(message.value().subject, "p._.audit.database.primary");
+    EXPECT_EQ(message.value().subject, "p._.audit." + subject);
     return nlohmann::json::parse(message.value().data);
   }
 
@@ -46,7 +46,7 @@ class AuditLogTest : public ::testing::Test {
 };
 
 TEST_F(AuditLogTest, KeepsWhatHappenedWhereAndWhen) {
-  AuditLog log(loop, js, {"p", "node-1", {}});
+  AuditLog log(loop, js, {"p", "node-1"});
   log.open(1);
   for (int i = 1; i <= 20; ++i) add(log, i);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 20; }, kSoon));
@@ -62,7 +62,7 @@ TEST_F(AuditLogTest, KeepsWhatHappenedWhereAndWhen) {
 }
 
 TEST_F(AuditLogTest, WhatFindsNoRoomIsCountedAndTheRestIsStoredOnce) {
-  AuditLog log(loop, js, {"p", "node-1", {}});
+  AuditLog log(loop, js, {"p", "node-1"});
   log.open(1);
   add(log, 0);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
@@ -75,13 +75,14 @@ TEST_F(AuditLogTest, WhatFindsNoRoomIsCountedAndTheRestIsStoredOnce) {
   testing::thaw(servers[0].pid());
   ASSERT_TRUE(loop.run_until([&] { return log.status().waiting == 0; }, kSoon));
   EXPECT_EQ(log.status().trouble, "");
-  EXPECT_EQ(log.status().stored, 1'001U);
-  EXPECT_EQ(stored(), 1'001U);
+  EXPECT_EQ(log.status().stored, 1'002U);
+  EXPECT_EQ(stored(), 1'002U);
   EXPECT_EQ(entry(1'001).at("fields").at("number"), "1000");
+  EXPECT_EQ(entry(1'002, "audit.dropped").at("fields").at("entries"), "100");
 }
 
 TEST_F(AuditLogTest, AStreamThatSomebodyDeletedIsMadeAgain) {
-  AuditLog log(loop, js, {"p", "node-1", {}});
+  AuditLog log(loop, js, {"p", "node-1"});
   log.open(1);
   add(log, 1);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
@@ -93,7 +94,7 @@ TEST_F(AuditLogTest, AStreamThatSomebodyDeletedIsMadeAgain) {
 
 TEST_F(AuditLogTest, WhatWaitsWhenTheNodeEndsIsSentAllTheSame) {
   {
-    AuditLog log(loop, js, {"p", "node-1", {}});
+    AuditLog log(loop, js, {"p", "node-1"});
     log.open(1);
     add(log, 1);
     ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));

@@ -279,6 +279,10 @@ TEST_F(AuditTest, WhatFindsNoRoomWhileNatsIsAwayIsCountedAndTheRestComes) {
   testing::thaw(servers[0].pid());
   const auto all = stored(a.node.platform->audit(), 1'001);
   EXPECT_EQ(field(all.back(), "n"), "1000");
+  std::vector<AuditEntry> told;
+  EXPECT_TRUE(eventually(
+      [&] { return !(told = a.node.platform->audit().query({.action = "dropped"})).empty(); }));
+  EXPECT_EQ(field(told.front(), "entries"), "50");
   EXPECT_TRUE(eventually([&] { return a.shop->audit().record("x"); })) << "there is room again";
   EXPECT_EQ(a.shop->audit().dropped(), 50U);
 }
@@ -293,6 +297,71 @@ TEST_F(AuditTest, WhatIsRecordedBeforeTheNodeRunsAndAtItsEndIsStored) {
   early->node.stop();
   auto& b = start("b");
   EXPECT_EQ(numbers(stored(b.node.platform->audit(), 2)), (Texts{"early", "late"}));
+}
+
+TEST_F(AuditTest, OneEntryTellsOfAMemberThatComesOrGoesHoweverManySeeIt) {
+  auto& a = start("a");
+  start("b");
+  start("c");
+  for (auto& member : members)
+    ASSERT_TRUE(eventually([&] { return member->node.platform->members().size() == 3; }));
+  const Audit audit = a.node.platform->audit();
+  const auto of_c = [&](const std::string& action) {
+    std::vector<AuditEntry> found;
+    for (const auto& entry : audit.query({.category = "member", .action = action}))
+      if (field(entry, "member") == "c") found.push_back(entry);
+    return found;
+  };
+  EXPECT_TRUE(eventually([&] { return of_c("joined").size() == 1; }));
+  EXPECT_EQ(of_c("joined").front().node, "c");
+  members.back()->node.stop();
+  for (const std::size_t i : {0U, 1U})
+    ASSERT_TRUE(eventually([&] { return members[i]->node.platform->members().size() == 2; }));
+  // Both have told of it, and of what comes then.
+  for (const std::size_t i : {0U, 1U}) members[i]->node.platform->audit().record("seen");
+  stored(audit, 2);
+  const auto left = of_c("left");
+  ASSERT_EQ(left.size(), 1U);
+  EXPECT_EQ(field(left.front(), "by"), "c: left");
+  EXPECT_EQ(audit.query({.category = "node", .action = "coordinator"}).size(), 1U);
+}
+
+TEST_F(AuditTest, HooksThatThrowAndLocksThatAreLostAreEntries) {
+  auto options = testing::Node::options(servers, folder.path(), "a", 30s);
+  testing::Node node(options);
+  App& shop = node.platform->add_app({.name = "shop", .mode = Spread{}});
+  shop.on_member_join([](const cluster::Member&) { throw std::runtime_error("of the app"); });
+  node.platform->on_member_join(
+      [](const cluster::Member&) { throw std::runtime_error("of the platform"); });
+  node.run();
+  ASSERT_TRUE(eventually([&] { return node.platform->members().size() == 1; }));
+  const Audit audit = node.platform->audit();
+  std::vector<AuditEntry> threw;
+  ASSERT_TRUE(eventually(
+      [&] { return (threw = audit.query({.category = "hook", .action = "threw"})).size() == 2; }));
+  for (const auto& entry : threw) {
+    EXPECT_EQ(field(entry, "hook"), "on_member_join");
+    EXPECT_EQ(field(entry, "why"), entry.app == "shop" ? "of the app" : "of the platform");
+  }
+  LockGuard guard = shop.lock("till").acquire();
+  Loop loop;
+  nats::Connection c(loop, servers.options());
+  nats::JetStream js(c, kSoon);
+  ASSERT_TRUE(testing::connect(c));
+  // Somebody deletes the node's session; it ends, and with it what it holds.
+  nats::KeyValue store(js, "test_members");
+  const auto gone = nats::await<std::uint64_t>(
+      loop, kSoon, [&](auto done) { store.remove("a", std::move(done)); });
+  ASSERT_TRUE(gone);
+  std::vector<AuditEntry> lost;
+  ASSERT_TRUE(eventually([&] {
+    return !(lost = audit.query({.category = "lock", .app = "shop", .action = "lost"})).empty();
+  }));
+  EXPECT_EQ(lost.size(), 1U);
+  EXPECT_EQ(field(lost.front(), "name"), "till");
+  EXPECT_TRUE(guard.lost().stop_requested());
+  EXPECT_TRUE(eventually(
+      [&] { return !audit.query({.category = "member", .action = "session_ended"}).empty(); }));
 }
 
 TEST_F(AuditTest, ALogThatIsThereIsKeptAsTheNodeThatStartsSays) {
