@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cluster/call.h"
+#include "cluster/audit.h"
 #include "cluster/database.h"
 #include "cluster/election.h"
 #include "cluster/events.h"
@@ -83,6 +84,8 @@ class App {
   Snapshots& snapshots();
   /// Its events, and those of others; to be copied. Any thread.
   Events events();
+  /// The audit log, with entries of its own; to be copied. Any thread.
+  Audit audit();
   /// The app's own keys and values; to be copied. Any thread.
   Kv kv();
   /// The app's own, of that name on all nodes: any UTF-8 text of up to 512 bytes once escaped

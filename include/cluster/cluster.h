@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cluster/app.h"
+#include "cluster/audit.h"
 #include "cluster/backend.h"
 #include "cluster/call.h"
 #include "cluster/clock.h"

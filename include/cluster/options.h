@@ -90,6 +90,14 @@ struct EventsOptions {
   std::chrono::milliseconds duplicate_window{120'000};
 };
 
+/// How long the platform's audit log is kept; all its nodes should have the same. A log that is
+/// there is changed to it by each node that starts.
+struct AuditOptions {
+  std::chrono::milliseconds max_age{std::chrono::hours(24 * 30)};  ///< 1 min or more; 0: for ever
+  /// 1 MiB or more; the oldest entries go when the log is full. 0: no limit
+  std::int64_t max_bytes = std::int64_t{256} << 20;
+};
+
 struct PlatformOptions {
   std::string name{};      ///< `[a-z][a-z0-9-]{0,31}`; the same on all nodes
   std::string node{};      ///< `[A-Za-z0-9][A-Za-z0-9-]{0,62}`; empty: the host's short name
@@ -105,6 +113,7 @@ struct PlatformOptions {
   Timing timing{};
   EventsOptions events{};
   CallerOptions calls{};  ///< that this node makes
+  AuditOptions audit{};
   /// Carried in the node's record; empty: the machine's 1-minute load average. Asked every
   /// lease_ttl / 5, on a thread of its own, never twice at a time. What it throws is logged; until
   /// it has returned, and after it threw, the record has the last value.

@@ -8,6 +8,7 @@
 
 #include "cluster/app.h"
 #include "cluster/call.h"
+#include "cluster/audit.h"
 #include "cluster/events.h"
 #include "cluster/lock.h"
 #include "cluster/member.h"
@@ -68,6 +69,8 @@ class Platform {
 
   /// The platform's own events, and those of all apps; to be copied. Any thread.
   Events events();
+  /// The audit log of all apps, with entries of the platform's own; to be copied. Any thread.
+  Audit audit();
   /// As App's, of the whole platform.
   Lock lock(const std::string& name);
   Semaphore semaphore(const std::string& name, int limit);

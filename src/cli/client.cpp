@@ -12,7 +12,7 @@
 #include "coord/records_json.h"
 #include "core/duration.h"
 #include "core/ids.h"
-#include "ops/audit_log.h"
+#include "ops/audit_entry.h"
 
 namespace cluster::cli {
 namespace {
@@ -255,14 +255,18 @@ void Client::pause(milliseconds time) {
 }
 
 void Client::audit(const std::string& category, const std::string& app, const std::string& action,
-                   std::vector<std::pair<std::string, std::string>> fields) {
+                   AuditFields fields, const char* level) {
   const char* user = std::getenv("USER");
   fields.emplace_back("by", (user != nullptr ? std::string(user) : std::to_string(::getuid())) +
                                 "@" + short_host_name());
-  AuditEntry entry{category, action, app, "warn", std::move(fields)};
+  AuditEntry entry{.category = category,
+                   .action = action,
+                   .app = app,
+                   .level = level,
+                   .fields = std::move(fields)};
   const auto stored = nats::await<nats::PubAck>(
       loop_, limit_ + milliseconds(500), [&](Callback<nats::PubAck> done) {
-        jetstream_->publish(audit_message(platform(), {}, std::move(entry)), {}, std::move(done));
+        jetstream_->publish(audit_message(platform(), std::move(entry)), {}, std::move(done));
       });
   if (!stored.ok()) complain(std::string("this is not in the audit log: ") + stored.error().what());
 }

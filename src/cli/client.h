@@ -14,6 +14,7 @@
 
 #include "cli/command.h"
 #include "cli/snapshot.h"
+#include "cluster/audit.h"
 #include "core/loop.h"
 #include "core/result.h"
 #include "nats/connection.h"
@@ -54,7 +55,7 @@ class Client {
   void pause(std::chrono::milliseconds time);
   /// Puts an entry into the platform's audit log, with who did it; complains when that fails.
   void audit(const std::string& category, const std::string& app, const std::string& action,
-             std::vector<std::pair<std::string, std::string>> fields);
+             AuditFields fields, const char* level = "warn");
   /// The apps of the platform that have a WAL stream or a snapshot bucket.
   std::vector<std::string> apps_with_databases();
 

@@ -14,6 +14,7 @@
 #include "cluster/version.h"
 #include "core/duration.h"
 #include "core/names.h"
+#include "nats/stored_message.h"
 
 namespace cluster::cli {
 namespace {
@@ -141,6 +142,18 @@ void add_node_flags(CLI::App& app, CommonFlags& flags) {
       ->take_all();
 }
 
+std::chrono::system_clock::time_point moment_of(const std::string& flag, const std::string& text) {
+  if (const auto ago = parse_duration(text); ago.ok())
+    return std::chrono::system_clock::now() - ago.value();
+  if (const auto time = nats::time_ns_from(text))
+    return std::chrono::system_clock::time_point(
+        std::chrono::duration_cast<std::chrono::system_clock::duration>(
+            std::chrono::nanoseconds(*time)));
+  throw CommandError(Exit::usage, flag + ": \"" + text +
+                                      "\" is neither a duration like 10m nor a time in UTC like "
+                                      "2025-06-01T09:30:00Z");
+}
+
 void add_output_flag(CLI::App& app, OutputFlags& flags) {
   app.add_option_function<std::string>(
          "-o,--output", [&flags](const std::string& form) { flags.json = form == "json"; },
@@ -199,6 +212,7 @@ std::unique_ptr<CLI::App> make_commands(Chosen& chosen) {
   add_lock(*app, chosen);
   add_event(*app, chosen);
   add_call(*app, chosen);
+  add_audit(*app, chosen);
   add_node(*app, chosen);
   add_config(*app, chosen);
   add_version(*app, chosen);

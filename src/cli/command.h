@@ -63,6 +63,10 @@ void add_node_flags(CLI::App& app, CommonFlags& flags);
 void add_duration_flag(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
                        const std::string& help);
 
+/// What --since and its like say: a duration, so long ago, or an RFC 3339 time in UTC. Throws
+/// CommandError{usage}.
+std::chrono::system_clock::time_point moment_of(const std::string& flag, const std::string& text);
+
 struct OutputFlags {
   bool json = false;
   bool watch = false;
@@ -93,6 +97,7 @@ void add_kv(CLI::App& root, Chosen& chosen);
 void add_lock(CLI::App& root, Chosen& chosen);
 void add_call(CLI::App& root, Chosen& chosen);
 void add_event(CLI::App& root, Chosen& chosen);
+void add_audit(CLI::App& root, Chosen& chosen);
 void add_node(CLI::App& root, Chosen& chosen);
 void add_config(CLI::App& root, Chosen& chosen);
 void add_version(CLI::App& root, Chosen& chosen);

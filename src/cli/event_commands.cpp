@@ -13,7 +13,6 @@
 #include "cli/database_client.h"
 #include "cli/table.h"
 #include "cluster/events.h"
-#include "core/duration.h"
 #include "core/key_text.h"
 #include "core/log.h"
 #include "data/event_bus.h"
@@ -63,15 +62,7 @@ std::string text_of(const Event& event) {
 EventsFrom from(const Options& options) {
   if (options.all) return AllEvents{};
   if (options.since.empty()) return NewEvents{};
-  if (const auto ago = parse_duration(options.since); ago.ok())
-    return EventsFromTime{std::chrono::system_clock::now() - ago.value()};
-  if (const auto time = nats::time_ns_from(options.since))
-    return EventsFromTime{std::chrono::system_clock::time_point(
-        std::chrono::duration_cast<std::chrono::system_clock::duration>(
-            std::chrono::nanoseconds(*time)))};
-  throw CommandError(Exit::usage, "--since: \"" + options.since +
-                                      "\" is neither a duration like 10m nor a time in UTC like "
-                                      "2025-06-01T09:30:00Z");
+  return EventsFromTime{moment_of("--since", options.since)};
 }
 
 /// The events of a platform, while a command runs. A stream that is there keeps its limits.
@@ -96,6 +87,10 @@ class Bus {
           task(events, stop.get_token());
         },
         stop);
+  }
+  /// What was done, once it is.
+  void audit(const std::string& app, const std::string& action, AuditFields fields) {
+    client_.audit("event", app, action, std::move(fields), "info");
   }
 
  private:
@@ -126,6 +121,8 @@ Exit publish(const Options& options) {
     done = events.publish(options.subject, payload,
                           {.id = options.id, .timeout = options.common.timeout});
   });
+  bus.audit(app == "_" ? "" : app, "published",
+            {{"subject", options.subject}, {"sequence", std::to_string(done.sequence)}});
   if (options.output.json)
     print(
         Json{{"v", 1}, {"sequence", done.sequence}, {"duplicate", done.duplicate}, {"id", done.id}}

@@ -73,6 +73,11 @@ class Bucket {
         },
         stop);
   }
+  /// What was done, once it is.
+  void audit(const Options& options, const std::string& action, AuditFields fields) {
+    fields.emplace_back("key", options.key);
+    client_.audit("kv", options.app, action, std::move(fields), "info");
+  }
   /// Until the user has had enough.
   void use_until_stopped(const std::function<void(Kv&, std::stop_token)>& task) {
     std::stop_source stop;
@@ -116,6 +121,7 @@ Exit put(const Options& options) {
                : options.revision != 0 ? kv.update(options.key, value, options.revision, timeout)
                                        : kv.put(options.key, value, timeout);
   });
+  bucket.audit(options, "put", {{"revision", std::to_string(revision)}});
   print(options.output.json ? text_of({{"key", options.key}, {"revision", revision}})
                             : "revision " + std::to_string(revision) + "\n");
   return Exit::ok;
@@ -131,6 +137,7 @@ Exit remove(const Options& options) {
     else
       kv.remove(options.key, timeout);
   });
+  bucket.audit(options, options.purge ? "purged" : "removed", {});
   return Exit::ok;
 }
 

@@ -333,6 +333,9 @@ Settings platform_settings(Config& config) {
   all.push_back(number<std::int64_t>("events.max_bytes", at(p.events.max_bytes)));
   all.push_back(number<std::int32_t>("events.max_message_size", at(p.events.max_message_size)));
   all.push_back(duration("events.duplicate_window", at(p.events.duplicate_window)));
+  all.push_back(section<AuditOptions>("audit", at(p.audit)));
+  all.push_back(duration("audit.max_age", at(p.audit.max_age)));
+  all.push_back(number<std::int64_t>("audit.max_bytes", at(p.audit.max_bytes)));
   return all;
 }
 

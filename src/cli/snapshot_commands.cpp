@@ -135,6 +135,8 @@ Exit create(const Options& options) {
   if (leader.empty())
     throw CommandError(Exit::unhealthy, "nobody leads " + options.app + " at the moment");
   const DatabaseSnapshot taken = take(client, options, leader);
+  client.audit("database", options.app, "snapshot_asked", {{"txid", std::to_string(taken.txid)}},
+               "info");
   if (options.output.json)
     print(Json{{"v", 1}, {"app", options.app}, {"node", leader}, {"snapshot", json_of(taken)}}.dump(
               2) +

@@ -66,6 +66,9 @@ Exit step_down(const Options& options) {
   if (answer.is_object() && answer.contains("epoch") && answer["epoch"].is_number_unsigned())
     epoch = answer["epoch"].get<std::uint64_t>();
 
+  client.audit("transition", options.app, "step_down_asked",
+               {{"from", leader}, {"target", options.target}, {"epoch", std::to_string(epoch)}},
+               "info");
   std::string next;
   if (!options.no_wait) {
     const auto spent =

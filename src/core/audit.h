@@ -1,23 +1,14 @@
-// What has happened to a platform, for those who ask later: entries of its audit log
-// (ops/audit_log.h).
+// Where the parts of a node tell what has happened, for those who ask later: entries of the
+// platform's audit log (ops/audit_log.h).
 #pragma once
 
 #include <functional>
-#include <string>
-#include <utility>
-#include <vector>
+
+#include "cluster/audit.h"
 
 namespace cluster {
 
-struct AuditEntry {
-  std::string category{};  ///< of what: "database"
-  std::string action{};    ///< what happened: "primary"
-  std::string app{};       ///< empty: to none alone
-  std::string level{};     ///< "info", "warn", "error"
-  std::vector<std::pair<std::string, std::string>> fields{};
-};
-
-/// Takes an entry; on the loop. Never blocks.
+/// Takes an entry, whose node and time are added; on the loop. Never blocks.
 using AuditSink = std::function<void(AuditEntry)>;
 
 }  // namespace cluster

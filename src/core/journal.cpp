@@ -20,7 +20,9 @@ Journal::Journal(std::string category, std::string app, std::string node, AuditS
 
 void Journal::tell(log::Level level, std::string_view event,
                    std::span<const log::Field> fields) const {
-  std::vector<log::Field> all{{"app", app_}, {"node", node_}};
+  std::vector<log::Field> all;
+  if (!app_.empty()) all.emplace_back("app", app_);
+  all.emplace_back("node", node_);
   all.insert(all.end(), fields.begin(), fields.end());
   log::write(level, event, all);
   enter(level, event, fields);

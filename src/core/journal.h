@@ -12,7 +12,7 @@ namespace cluster {
 
 class Journal {
  public:
-  /// `category`: of the audit log's entries, "database" say.
+  /// `category`: of the audit log's entries, "database" say. `app`: empty for the node itself.
   Journal(std::string category, std::string app, std::string node, AuditSink audit);
 
   /// `event` is the log's; in the audit log without the category before it ("database_primary" is

@@ -71,6 +71,8 @@ Snapshots& App::snapshots() {
 
 Events App::events() { return {core_->host.events_bus(), name()}; }
 
+Audit App::audit() { return {core_->host.audit_trail(), name()}; }
+
 Kv App::kv() { return Kv(core_->kv); }
 
 Lock App::lock(const std::string& lock) {

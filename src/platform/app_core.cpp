@@ -519,6 +519,16 @@ void App::Core::invited() {
     offer();
 }
 
+HookThrew App::Core::hook_threw() {
+  return [this, alive = alive_, &loop = host.loop()](const char* hook, const std::string& why) {
+    loop.post([this, alive, hook, why] {
+      if (*alive)
+        hooks_.enter(log::Level::error, "hook_threw",
+                     std::array{log::Field{"hook", hook}, log::Field{"why", why}});
+    });
+  };
+}
+
 void App::Core::leader_seen(std::optional<Leader> now_leads, std::uint64_t newest) {
   newest_epoch.store(std::max(newest_epoch.load(), newest));
   {
@@ -532,16 +542,16 @@ void App::Core::leader_seen(std::optional<Leader> now_leads, std::uint64_t newes
                        {"leader", now_leads ? now_leads->node : "none"},
                        {"epoch", newest}});
   tell(*strand_, "on_leader_change", options.name, leader_hooks,
-       LeaderChange{options.name, now_leads});
+       LeaderChange{options.name, now_leads}, hook_threw());
 }
 
 void App::Core::member_joined(const Member& member) {
-  tell(*strand_, "on_member_join", options.name, join_hooks, member);
+  tell(*strand_, "on_member_join", options.name, join_hooks, member, hook_threw());
 }
 
 void App::Core::member_left(const Member& member) {
   kv->look_for_expiry();
-  tell(*strand_, "on_member_leave", options.name, leave_hooks, member);
+  tell(*strand_, "on_member_leave", options.name, leave_hooks, member, hook_threw());
 }
 
 void App::Core::step_down(const std::string& target, Completion done) {

@@ -26,9 +26,11 @@
 #include "data/kv_bucket.h"
 #include "nats/exchange.h"
 #include "nats/jetstream.h"
+#include "ops/audit_trail.h"
 #include "ops/process_backend.h"
 #include "platform/lock_service.h"
 #include "platform/step_times.h"
+#include "platform/tell.h"
 #include "platform/transition.h"
 #include "sqlite/replicated_database.h"
 
@@ -60,6 +62,7 @@ class AppHost {
   virtual const std::shared_ptr<CallClient>& calls() const noexcept = 0;
   /// Once a session has begun.
   virtual nats::Connection& connection() = 0;
+  virtual const std::shared_ptr<AuditTrail>& audit_trail() const noexcept = 0;
   virtual int stream_replicas() const = 0;
   virtual void audit(AuditEntry entry) = 0;
   virtual bool is_live(const std::string& node) const = 0;
@@ -149,6 +152,8 @@ struct App::Core {
   void step(const std::function<void(Transition&, Time, Transition::Output&)>& event);
   void run_hooks(const char* what, const std::vector<Hook>& hooks, std::stop_source stop,
                  std::function<void(std::optional<std::string>)> done);
+  /// Puts into the audit log what hooks throw that are only told of something.
+  HookThrew hook_threw();
   void promote();
   void demotion_begins();
   void step_is_over(const StepDone& done);

@@ -63,8 +63,12 @@ int checked_limit(const std::string& name, int limit) {
                                           std::to_string(kMostHolders));
 }
 
-LockService::LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform)
-    : jetstream_(std::move(exchange)), platform_(std::move(platform)), gate_(loop) {}
+LockService::LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform,
+                         AuditSink audit)
+    : jetstream_(std::move(exchange)),
+      platform_(std::move(platform)),
+      audit_(std::move(audit)),
+      gate_(loop) {}
 
 // ---- the loop's side
 
@@ -83,11 +87,24 @@ void LockService::news(const LockNews& news) {
     state = it->second;
     if (news.what != LockNews::What::granted) states_.erase(it);
   }
+  if (news.what == LockNews::What::lost && state->held.load()) tell_lost(*state);
   if (news.what != LockNews::What::granted) return end(state, news);
   const std::lock_guard lock(state->mutex);
   state->token.store(news.token);
   state->held.store(true);
   state->changed.notify_all();
+}
+
+// Its session has ended, or somebody took it away by force.
+void LockService::tell_lost(const LockGuard::State& state) const {
+  const std::string app = state.key.substr(0, state.key.find('.'));
+  audit_({.category = "lock",
+          .action = "lost",
+          .app = app == "_" ? "" : app,
+          .level = "warn",
+          .fields = {{"name", state.name},
+                     {"kind", coord::to_text(state.kind)},
+                     {"token", std::to_string(state.token.load())}}});
 }
 
 void LockService::end(const std::shared_ptr<LockGuard::State>& state, const LockNews& news) {
@@ -126,7 +143,9 @@ LockService::Answer LockService::claim(const Wanted& wanted, Milliseconds timeou
   gate_.check_may_block(what);
   const auto state = std::make_shared<LockGuard::State>();
   state->service = shared_from_this();
+  state->key = wanted.key;
   state->name = wanted.name;
+  state->kind = wanted.kind;
   {
     const std::lock_guard lock(mutex_);
     state->id = ++last_id_;

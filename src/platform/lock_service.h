@@ -16,6 +16,7 @@
 
 #include "cluster/lock.h"
 #include "coord/driver.h"
+#include "core/audit.h"
 #include "core/loop_gate.h"
 #include "nats/blocking_jetstream.h"
 
@@ -30,7 +31,8 @@ int checked_limit(const std::string& name, int limit);
 struct LockGuard::State {
   std::shared_ptr<LockService> service;
   std::uint64_t id = 0;
-  std::string name;
+  std::string key, name;
+  coord::LockKind kind{};
   std::stop_source lost;
   std::atomic<std::uint64_t> token{0};
   std::atomic<bool> held{false};
@@ -52,7 +54,9 @@ class LockService : public std::enable_shared_from_this<LockService> {
   };
   using Milliseconds = std::chrono::milliseconds;
 
-  LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform);
+  /// `audit`: is told of locks that were lost while somebody held them.
+  LockService(Loop& loop, std::shared_ptr<nats::Exchange> exchange, std::string platform,
+              AuditSink audit);
 
   // Of the loop.
 
@@ -90,11 +94,13 @@ class LockService : public std::enable_shared_from_this<LockService> {
 
  private:
   void end(const std::shared_ptr<LockGuard::State>& state, const coord::LockNews& news);
+  void tell_lost(const LockGuard::State& state) const;
   [[noreturn]] void give_up(const Wanted& wanted, Milliseconds timeout) const;
   bool post(std::function<void(LockService&)> task);
 
   const nats::BlockingJetStream jetstream_;
   const std::string platform_;
+  const AuditSink audit_;
   LoopGate gate_;
   std::atomic<std::int64_t> limit_ns_{0};
   coord::Driver* driver_ = nullptr;                  // of the loop

@@ -2,6 +2,7 @@
 #include "cluster/platform.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <csignal>
@@ -88,7 +89,14 @@ bool final_error(const Error& error) {
 }  // namespace
 
 struct Platform::Core final : AppHost {
-  explicit Core(PlatformOptions o) : options(completed(std::move(o))) {}
+  explicit Core(PlatformOptions o)
+      : options(completed(std::move(o))),
+        members_journal_("member", {}, options.node, sink()),
+        nodes_journal_("node", {}, options.node, sink()),
+        hooks_journal_("hook", {}, options.node, sink()) {}
+  AuditSink sink() {
+    return [this](AuditEntry entry) { audit(std::move(entry)); };
+  }
 
   // AppHost
   Loop& loop() override { return loop_; }
@@ -119,6 +127,7 @@ struct Platform::Core final : AppHost {
   const std::shared_ptr<EventBus>& events_bus() const noexcept override { return events_; }
   const std::shared_ptr<CallClient>& calls() const noexcept override { return calls_; }
   nats::Connection& connection() override { return *connection_; }
+  const std::shared_ptr<AuditTrail>& audit_trail() const noexcept override { return trail_; }
   int stream_replicas() const override { return stream_replicas_; }
   void audit(AuditEntry entry) override {
     if (audit_) audit_->add(std::move(entry));
@@ -136,6 +145,9 @@ struct Platform::Core final : AppHost {
   void app_is_down(const std::string&) override { leave_when_all_are_down(); }
 
   void run();
+  void tell_of_leaving(const std::string& node, const std::string& session,
+                       const std::string& action, const std::string& by);
+  HookThrew hook_threw();
   void live();  ///< run(), between its first and its last step
   void stop();
   void wait_until_over();
@@ -168,6 +180,7 @@ struct Platform::Core final : AppHost {
 
   PlatformOptions options;
   std::vector<std::function<void(const Member&)>> join_hooks, leave_hooks;
+  const Journal members_journal_, nodes_journal_, hooks_journal_;
 
   Loop loop_;
   // These outlive the apps: a backend that still runs then is ended by its app's destructor.
@@ -187,13 +200,15 @@ struct Platform::Core final : AppHost {
   std::unique_ptr<nats::EmbeddedServer> embedded_;
   const std::shared_ptr<nats::Exchange> exchange_ = std::make_shared<nats::Exchange>();
   const std::shared_ptr<LockService> locks_ =
-      std::make_shared<LockService>(loop_, exchange_, options.name);
+      std::make_shared<LockService>(loop_, exchange_, options.name, sink());
   const std::shared_ptr<EventBus> events_ = std::make_shared<EventBus>(
       loop_, strands_, exchange_, EventBus::Options{options.name, options.events});
   const std::shared_ptr<CallClient> calls_ = std::make_shared<CallClient>(
       loop_, exchange_,
       CallClient::Options{options.name, options.node, options.calls,
                           [this](const std::string& app) { return nodes_with(app); }});
+  const std::shared_ptr<AuditTrail> trail_ =
+      std::make_shared<AuditTrail>(loop_, strands_, exchange_, options.name, options.audit);
   std::unique_ptr<nats::Connection> connection_;
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
@@ -273,9 +288,6 @@ void Platform::Core::live() {
         path, std::chrono::duration_cast<std::chrono::milliseconds>(kFolderPatience));
     marker_ = folder_->id();
     auto leftovers = end_marked({instance_mark(marker_)}, std::chrono::seconds(5));
-    for (const auto& process : leftovers.ended)
-      log::warn("leftover_ended",
-                {{"node", options.node}, {"pid", process.pid}, {"command", process.command}});
     if (!leftovers.remaining.empty())
       throw Error(Errc::system,
                   "process " + std::to_string(leftovers.remaining.front().pid) + " (" +
@@ -288,6 +300,8 @@ void Platform::Core::live() {
       http_address_ = http_->address();
     }
     start_nats();
+    for (const auto& process : leftovers.ended)
+      nodes_journal_.warn("leftover_ended", {{"pid", process.pid}, {"command", process.command}});
     if (options.nats.start_timeout.count() > 0)
       start_limit_ = loop_.after(options.nats.start_timeout, [this] {
         finish(std::make_exception_ptr(Error(
@@ -317,6 +331,7 @@ void Platform::Core::live() {
   locks_->close();
   events_->close();
   calls_->close();
+  trail_->close();
   driver_.reset();
   audit_.reset();
   exchange_->close();
@@ -347,6 +362,10 @@ void Platform::Core::start_nats() {
   connect.name = "cpp-cluster " + options.name + "/" + options.node;
   connection_ = std::make_unique<nats::Connection>(loop_, connect, exchange_);
   jetstream_ = std::make_unique<nats::JetStream>(*connection_, std::chrono::seconds(2));
+  audit_ = std::make_unique<AuditLog>(
+      loop_, *jetstream_,
+      AuditLog::Options{options.name, options.node, options.audit, trail_->room()});
+  trail_->write_to(*audit_);
   connection_->on_state([this](nats::ConnectionState state, const std::string& why) {
     if (state == nats::ConnectionState::connected) {
       log::info("nats_connected", {{"node", options.node}, {"server", connection_->server().url}});
@@ -371,10 +390,8 @@ void Platform::Core::watch_embedded() {
   if (life_ == Life::starting || embedded_->running(&why)) return;
   try {
     embedded_->start_again();
-    log::error("nats_server_restarted", {{"node", options.node},
-                                         {"url", embedded_->url()},
-                                         {"pid", embedded_->pid()},
-                                         {"why", why}});
+    nodes_journal_.error("nats_server_restarted",
+                         {{"url", embedded_->url()}, {"pid", embedded_->pid()}, {"why", why}});
   } catch (const Error& error) {
     last_trouble_ = error.what();
     log::error("nats_server_failed", {{"node", options.node}, {"why", error.what()}});
@@ -398,11 +415,11 @@ void Platform::Core::mend_placement(const Error& error) {
   ++server_restarts_;
   try {
     embedded_->start_again();
-    log::warn("nats_server_restarted",
-              {{"node", options.node},
-               {"url", embedded_->url()},
-               {"pid", embedded_->pid()},
-               {"why", "the NATS cluster places no replicas; it may have left this server out"}});
+    nodes_journal_.warn(
+        "nats_server_restarted",
+        {{"url", embedded_->url()},
+         {"pid", embedded_->pid()},
+         {"why", "the NATS cluster places no replicas; it may have left this server out"}});
   } catch (const Error& failure) {
     log::error("nats_server_failed", {{"node", options.node}, {"why", failure.what()}});
   }
@@ -487,9 +504,7 @@ void Platform::Core::start_coordination(int replicas) {
   coord::Driver::Options driver;
   driver.platform = options.name;
   driver.replicas = stream_replicas_ = replicas;
-  if (!audit_)
-    audit_ = std::make_unique<AuditLog>(loop_, *jetstream_,
-                                        AuditLog::Options{options.name, options.node, replicas});
+  audit_->open(replicas);
   auto& coordination = driver.coordination;
   auto& session = coordination.session;
   session.node = options.node;
@@ -558,7 +573,7 @@ coord::DriverEvents Platform::Core::events() {
     if (auto* core = find_app(app))
       core->acquired(epoch);
     else
-      log::info("coordinator", {{"node", options.node}, {"epoch", epoch}});
+      nodes_journal_.info("coordinator", {{"epoch", epoch}});
     lease_changed(app);
   };
   events.released = [this](const std::string& app) {
@@ -588,10 +603,9 @@ coord::DriverEvents Platform::Core::events() {
 
 // Another session stands under this node's name: is somebody there?
 void Platform::Core::blocked_by(const coord::SessionRecord& other) {
-  log::warn("name_in_use", {{"node", options.node},
-                            {"session", other.session},
-                            {"host", other.facts ? other.facts->host : std::string()},
-                            {"do", "waiting until that session has ended"}});
+  nodes_journal_.warn("name_in_use", {{"session", other.session},
+                                      {"host", other.facts ? other.facts->host : std::string()},
+                                      {"do", "waiting until that session has ended"}});
   ask_for_node(
       *connection_, options.name, options.node, [this, alive = alive_](Result<std::string> who) {
         if (!*alive || !who || life_ == Life::stopping || life_ == Life::over) return;
@@ -612,9 +626,14 @@ void Platform::Core::session_began(const coord::SessionId& id, coord::Revision r
   start_limit_.reset();
   waiting_for_.clear();
   log::info("session_began", {{"node", options.node}, {"session", id.session}, {"rev", rev}});
+  members_journal_.enter(
+      log::Level::info, "joined",
+      std::array{log::Field{"member", options.node}, log::Field{"session", id.session},
+                 log::Field{"version", CLUSTER_VERSION}});
   if (guardian_) guardian_->memory().set_session(id.session);
   if (life_ == Life::starting) life_ = Life::running;
   events_->open(*jetstream_, stream_replicas_);
+  trail_->open(*jetstream_, stream_replicas_);
   if (!control_)
     control_ = std::make_unique<ControlService>(*connection_, options.name, options.node,
                                                 control_answers());
@@ -622,7 +641,7 @@ void Platform::Core::session_began(const coord::SessionId& id, coord::Revision r
 }
 
 void Platform::Core::session_ended(const std::string& why) {
-  if (!leaving_) log::error("session_ended", {{"node", options.node}, {"why", why}});
+  if (!leaving_) members_journal_.error("session_ended", {{"why", why}});
   control_.reset();
   for (auto& [name, app] : cores_) app->session_ended(why);
 }
@@ -671,9 +690,9 @@ void Platform::Core::member_changed(const std::string& node) {
       if (std::find(member.apps.begin(), member.apps.end(), name) != member.apps.end())
         joined ? app->member_joined(member) : app->member_left(member);
     if (joined)
-      tell(*strand_, "on_member_join", {}, join_hooks, member);
+      tell(*strand_, "on_member_join", {}, join_hooks, member, hook_threw());
     else
-      tell(*strand_, "on_member_leave", {}, leave_hooks, member);
+      tell(*strand_, "on_member_leave", {}, leave_hooks, member, hook_threw());
   };
   bool life_changed = false;
   if (known != known_.end() && (!record.live() || !same)) {
@@ -685,6 +704,8 @@ void Platform::Core::member_changed(const std::string& node) {
                               {"member", node},
                               {"session", gone.session},
                               {"by", gone.ended_by}});
+    tell_of_leaving(node, gone.session, gone.state == MemberState::expired ? "expired" : "left",
+                    gone.ended_by);
     tell_all(gone, false);
     life_changed = true;
     same = false;
@@ -709,6 +730,28 @@ void Platform::Core::member_changed(const std::string& node) {
   }
   if (life_changed)
     for (auto& [name, app] : cores_) lease_changed(name);  // a leader's session may have ended
+}
+
+// All nodes see it, and one entry tells of it: JetStream keeps the first of an id. Nodes without a
+// session were cut off, and may see it when the others have told of it long ago.
+void Platform::Core::tell_of_leaving(const std::string& node, const std::string& session,
+                                     const std::string& action, const std::string& by) {
+  if (!audit_ || limit_ns_.load() < BootClock::now().time_since_epoch().count()) return;
+  audit_->add({.category = "member",
+               .action = action,
+               .level = action == "left" ? "info" : "warn",
+               .fields = {{"member", node}, {"session", session}, {"by", by}}},
+              "member/" + node + "/" + session + "/ended");
+}
+
+HookThrew Platform::Core::hook_threw() {
+  return [this, alive = alive_](const char* hook, const std::string& why) {
+    loop_.post([this, alive, hook, why] {
+      if (*alive)
+        hooks_journal_.enter(log::Level::error, "hook_threw",
+                             std::array{log::Field{"hook", hook}, log::Field{"why", why}});
+    });
+  };
 }
 
 // ---- the end
@@ -748,6 +791,9 @@ void Platform::Core::leave_when_all_are_down() {
                {"means", "the guardian goes on with it, or the others end the session"}});
     finish(nullptr);
   });
+  // With the words that are in its record then (coord/session_owner.cpp).
+  tell_of_leaving(options.node, driver_->coordination().session().id().session, "left",
+                  options.node + ": left");
   if (audit_) audit_->flush();
   driver_->leave();
 }
@@ -934,6 +980,7 @@ Platform::~Platform() {
   // It may never have run.
   core_->events_->close();
   core_->calls_->close();
+  core_->trail_->close();
   *core_->alive_ = false;
 }
 
@@ -965,6 +1012,7 @@ void Platform::use(CallerMiddleware middleware) {
   core_->calls_->use(std::move(middleware));
 }
 Events Platform::events() { return {core_->events_, "_"}; }
+Audit Platform::audit() { return {core_->trail_, "_"}; }
 Lock Platform::lock(const std::string& name) { return {core_->locks_, lock_key("_", name), name}; }
 Semaphore Platform::semaphore(const std::string& name, int limit) {
   return {core_->locks_, lock_key("_", name), name, checked_limit(name, limit)};

@@ -12,19 +12,27 @@
 
 namespace cluster {
 
+/// Told, on the strand, of a hook that threw, once that is in the log.
+using HookThrew = std::function<void(const char* hook, const std::string& why)>;
+
 /// `hooks` must live until the strand's tasks have run. `about`: the app, empty for the platform.
 template <typename News>
 void tell(Strand& strand, const char* name, const std::string& about,
-          const std::vector<std::function<void(const News&)>>& hooks, const News& news) {
+          const std::vector<std::function<void(const News&)>>& hooks, const News& news,
+          const HookThrew& threw) {
   if (hooks.empty()) return;
-  bool queued = strand.post([&hooks, name, about, news] {
+  bool queued = strand.post([&hooks, name, about, news, threw] {
+    const auto fail = [&](const std::string& why) {
+      log::error("hook_threw", {{"app", about}, {"hook", name}, {"why", why}});
+      threw(name, why);
+    };
     for (const auto& hook : hooks) {
       try {
         hook(news);
       } catch (const std::exception& e) {
-        log::error("hook_threw", {{"app", about}, {"hook", name}, {"why", e.what()}});
+        fail(e.what());
       } catch (...) {
-        log::error("hook_threw", {{"app", about}, {"hook", name}, {"why", "not a std::exception"}});
+        fail("not a std::exception");
       }
     }
   });

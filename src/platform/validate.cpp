@@ -287,6 +287,15 @@ void check_events(const EventsOptions& events, Faults& faults) {
                     "it must be 0 (the server's limit) or at least 1 KiB (1024)");
 }
 
+void check_audit(const AuditOptions& audit, Faults& faults) {
+  if (audit.max_age.count() > 0 && audit.max_age < std::chrono::minutes(1))
+    faults.add("audit.max_age", "it must be 0 (for ever) or at least 1 minute (1m)");
+  else
+    faults.at_least("audit.max_age", audit.max_age, milliseconds(0));
+  faults.add_unless(audit.max_bytes == 0 || audit.max_bytes >= 1024 * 1024, "audit.max_bytes",
+                    "it must be 0 (no limit) or at least 1 MiB (1048576)");
+}
+
 }  // namespace
 
 std::string split_host_port(const std::string& text, HostPort& out) {
@@ -327,6 +336,7 @@ std::vector<std::string> faults_of(const PlatformOptions& options) {
   check_timing(options.timing, faults);
   check_events(options.events, faults);
   check_calls(options.calls, faults);
+  check_audit(options.audit, faults);
   return faults.take();
 }
 

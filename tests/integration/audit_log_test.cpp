@@ -30,12 +30,12 @@ class AuditLogTest : public ::testing::Test {
         nats::await<nats::StreamState>(loop, kSoon, [&](auto done) { js.stream("p_audit", done); });
     return state ? state.value().messages : 0;
   }
-  nlohmann::json entry(std::uint64_t sequence) {
+  nlohmann::json entry(std::uint64_t sequence, const std::string& subject = "database.primary") {
     auto message = nats::await<nats::StoredMessage>(
         loop, kSoon, [&](auto done) { js.message("p_audit", sequence, done); });
     EXPECT_TRUE(message);
     if (!message) return {};
-    EXPECT_EQ(message.value().subject, "p._.audit.database.primary");
+    EXPECT_EQ(message.value().subject, "p._.audit." + subject);
     return nlohmann::json::parse(message.value().data);
   }
 
@@ -47,6 +47,7 @@ class AuditLogTest : public ::testing::Test {
 
 TEST_F(AuditLogTest, KeepsWhatHappenedWhereAndWhen) {
   AuditLog log(loop, js, {"p", "node-1"});
+  log.open(1);
   for (int i = 1; i <= 20; ++i) add(log, i);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 20; }, kSoon));
   EXPECT_EQ(stored(), 20U);
@@ -62,6 +63,7 @@ TEST_F(AuditLogTest, KeepsWhatHappenedWhereAndWhen) {
 
 TEST_F(AuditLogTest, WhatFindsNoRoomIsCountedAndTheRestIsStoredOnce) {
   AuditLog log(loop, js, {"p", "node-1"});
+  log.open(1);
   add(log, 0);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
   testing::freeze(servers[0].pid());
@@ -73,13 +75,15 @@ TEST_F(AuditLogTest, WhatFindsNoRoomIsCountedAndTheRestIsStoredOnce) {
   testing::thaw(servers[0].pid());
   ASSERT_TRUE(loop.run_until([&] { return log.status().waiting == 0; }, kSoon));
   EXPECT_EQ(log.status().trouble, "");
-  EXPECT_EQ(log.status().stored, 1'001U);
-  EXPECT_EQ(stored(), 1'001U);
+  EXPECT_EQ(log.status().stored, 1'002U);
+  EXPECT_EQ(stored(), 1'002U);
   EXPECT_EQ(entry(1'001).at("fields").at("number"), "1000");
+  EXPECT_EQ(entry(1'002, "audit.dropped").at("fields").at("entries"), "100");
 }
 
 TEST_F(AuditLogTest, AStreamThatSomebodyDeletedIsMadeAgain) {
   AuditLog log(loop, js, {"p", "node-1"});
+  log.open(1);
   add(log, 1);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
   must(loop, [&](auto done) { js.delete_stream("p_audit", done); });
@@ -91,6 +95,7 @@ TEST_F(AuditLogTest, AStreamThatSomebodyDeletedIsMadeAgain) {
 TEST_F(AuditLogTest, WhatWaitsWhenTheNodeEndsIsSentAllTheSame) {
   {
     AuditLog log(loop, js, {"p", "node-1"});
+    log.open(1);
     add(log, 1);
     ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
     for (int i = 2; i <= 10; ++i) add(log, i);

@@ -177,5 +177,87 @@ TEST_F(TalkCommands, MethodsAreCalled) {
   EXPECT_EQ(json::parse(all.out)["answers"][0]["error"], "sold_out");
 }
 
+TEST_F(TalkCommands, TheAuditLogIsListedAndFollowed) {
+  EXPECT_TRUE(app->audit().record("order_refunded", {{"order", "4711"}, {"why", "two words"}}));
+  EXPECT_TRUE(node.platform->audit().record("maintenance"));
+  const auto entries = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments{"audit", "list", "-o", "json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const auto told = run(arguments);
+    EXPECT_EQ(told.status, 0) << told.err;
+    return json::parse(told.out)["entries"];
+  };
+  ASSERT_TRUE(eventually([&] { return entries({"--category", "user"}).size() == 2; }));
+  const auto all = entries({"--category", "user"});
+  EXPECT_EQ(all[0]["action"], "order_refunded");
+  EXPECT_EQ(all[0]["app"], "shop");
+  EXPECT_EQ(all[0]["node"], "node-1");
+  EXPECT_EQ(all[0]["fields"]["order"], "4711");
+  const std::string second = all[1]["time"];
+  const auto count = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--category", "user"});
+    return entries(more).size();
+  };
+  EXPECT_EQ(count({"--app", "shop"}), 1u);
+  EXPECT_EQ(count({"--app", "_"}), 1u);
+  EXPECT_EQ(count({"--node", "node-1"}), 2u);
+  EXPECT_EQ(count({"--node", "node-2"}), 0u);
+  EXPECT_EQ(count({"--action", "maintenance"}), 1u);
+  EXPECT_EQ(count({"--since", "1h"}), 2u);
+  EXPECT_EQ(count({"--since", second}), 1u);
+  EXPECT_EQ(count({"--until", "1h"}), 0u);
+  EXPECT_EQ(count({"--limit", "1"}), 1u);
+  const auto table = run({"audit", "list", "--category", "user"});
+  for (const char* word : {"user.order_refunded", "order=4711", "why=\"two words\""})
+    EXPECT_NE(table.out.find(word), std::string::npos) << word << " in\n" << table.out;
+  EXPECT_EQ(run({"audit", "list", "--category", "none"}).out, "no entries\n");
+  EXPECT_EQ(run({"audit", "list", "--since", "yesterday"}).status, 2);
+  EXPECT_EQ(run({"audit", "list", "--limit", "0"}).status, 2);
+  EXPECT_EQ(run({"audit", "list", "--category", "a.b"}).status, 2);
+
+  Program lines(folder, at_server({"audit", "follow", "--app", "shop", "--since", "10m"}));
+  Program documents(
+      folder, at_server({"audit", "follow", "--category", "user", "--since", "10m", "-o", "json"}));
+  ASSERT_TRUE(eventually([&] { return documents.out().find("maintenance") != std::string::npos; }));
+  ASSERT_TRUE(eventually([&] { return lines.out().find("order=4711") != std::string::npos; }));
+  app->audit().record("order_paid");
+  EXPECT_TRUE(eventually([&] {
+    return lines.out().find("user.order_paid") != std::string::npos &&
+           documents.out().find("order_paid") != std::string::npos;
+  }));
+  EXPECT_EQ(json::parse(documents.out().substr(0, documents.out().find('\n')))["v"], 1);
+  for (Program* program : {&lines, &documents}) {
+    program->send(SIGINT);
+    EXPECT_TRUE(eventually([&] { return program->ended(); }));
+    EXPECT_EQ(program->status(), 0) << program->err();
+  }
+  EXPECT_EQ(lines.out().find("maintenance"), std::string::npos) << "it is of no app";
+}
+
+TEST_F(TalkCommands, WhatOperatorsDoIsInTheAuditLog) {
+  const LockGuard guard = app->lock("till").acquire();
+  ASSERT_EQ(run({"kv", "put", "shop", "k", "secret"}).status, 0);
+  ASSERT_EQ(run({"kv", "del", "shop", "k"}).status, 0);
+  ASSERT_EQ(run({"event", "publish", "order.new", "secret", "--app", "shop"}).status, 0);
+  ASSERT_EQ(run({"lock", "release", "--force", "--app", "shop", "till"}).status, 0);
+  const auto one = [&](const std::string& category, const std::string& action) {
+    const auto told = run({"audit", "list", "--app", "shop", "--category", category, "--action",
+                           action, "-o", "json"});
+    const auto entries = json::parse(told.out)["entries"];
+    EXPECT_EQ(entries.size(), 1u) << category << "." << action;
+    return entries.empty() ? json() : entries[0];
+  };
+  for (const auto& [category, action] :
+       {std::pair("kv", "put"), std::pair("kv", "removed"), std::pair("event", "published"),
+        std::pair("lock", "released_by_force")}) {
+    const json entry = one(category, action);
+    EXPECT_EQ(entry["node"], "");
+    EXPECT_NE(entry["fields"].value("by", ""), "");
+    EXPECT_EQ(entry.dump().find("secret"), std::string::npos) << entry;
+  }
+  EXPECT_TRUE(eventually([&] { return guard.lost().stop_requested(); }));
+  EXPECT_EQ(one("lock", "lost")["node"], "node-1");
+}
+
 }  // namespace
 }  // namespace cluster

@@ -1,0 +1,204 @@
+#include "ops/audit_trail.h"
+
+#include <algorithm>
+#include <future>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "core/log.h"
+#include "ops/audit_query.h"
+#include "ops/audit_subscription.h"
+
+namespace cluster {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kFirstRetry{20};
+constexpr milliseconds kLastRetry{500};
+constexpr milliseconds kTryLimit{2'000};  // of one request
+/// Longer ones would overflow where they are added to a time.
+constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
+
+Time deadline_after(milliseconds timeout) {
+  return BootClock::now() + std::min(timeout, kLongestWait);
+}
+
+Duration left_until(Time deadline) {
+  return std::max<Duration>(deadline - BootClock::now(), milliseconds(1));
+}
+
+/// With the app that is meant: none for all.
+AuditFilter resolved(const std::string& what, const std::string& app, AuditFilter filter) {
+  if (auto fault = audit_filter_fault(filter); !fault.empty())
+    throw Error(Errc::invalid_argument, what + ": " + fault);
+  if (filter.app == "*" || (filter.app.empty() && app == "_"))
+    filter.app.clear();
+  else if (filter.app.empty())
+    filter.app = app;
+  return filter;
+}
+
+}  // namespace
+
+AuditTrail::AuditTrail(Loop& loop, StrandPool& strands, std::shared_ptr<nats::Exchange> exchange,
+                       std::string platform, AuditOptions options)
+    : gate_(loop),
+      strands_(strands),
+      jetstream_(std::move(exchange)),
+      platform_(std::move(platform)),
+      options_(options) {}
+
+AuditTrail::~AuditTrail() = default;
+
+// ---- the loop's side
+
+void AuditTrail::open(nats::JetStream& jetstream, int replicas) {
+  on_loop_ = &jetstream;
+  const std::lock_guard lock(mutex_);
+  replicas_ = replicas;
+  open_ = true;
+  opened_.notify_all();
+}
+
+void AuditTrail::close() {
+  gate_.close();
+  on_loop_ = nullptr;
+  log_ = nullptr;
+  for (const auto& core : std::exchange(subscriptions_, {})) core->halt();
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  opened_.notify_all();
+}
+
+void AuditTrail::forget(AuditSubscription::Core* core) {
+  std::erase_if(subscriptions_, [core](const auto& one) { return one.get() == core; });
+}
+
+// ---- of other threads
+
+bool AuditTrail::record(const std::string& app, std::string_view action, AuditFields fields) {
+  if (auto fault = audit_record_fault(action, fields); !fault.empty())
+    throw Error(Errc::invalid_argument, "audit entry: " + fault);
+  auto place = AuditPlace::take(room_);
+  if (!place) {
+    if (room_->dropped.load() == 1)
+      log::warn("audit_dropped", {{"app", app == "_" ? "" : app},
+                                  {"action", action},
+                                  {"why", "too many users' entries wait to be stored"}});
+    return false;
+  }
+  AuditEntry entry{.category = kUserCategory,
+                   .action = std::string(action),
+                   .app = app == "_" ? "" : app,
+                   .level = "info",
+                   .fields = std::move(fields),
+                   .time = std::chrono::system_clock::now()};
+  return gate_.post([weak = weak_from_this(), entry = std::move(entry), place = std::move(place)] {
+    const auto self = weak.lock();
+    if (self && self->log_) self->log_->add(entry, place);
+  });
+}
+
+void AuditTrail::wait_open(const std::string& what, Time deadline) {
+  std::unique_lock lock(mutex_);
+  opened_.wait_for(lock, left_until(deadline), [this] { return open_ || closed_; });
+  if (closed_) throw Error(Errc::shutting_down, what + ": the platform has stopped");
+  if (!open_)
+    throw Error(Errc::unavailable,
+                what + ": the node has not joined its platform yet (it does in Platform::run())");
+}
+
+void AuditTrail::ensure_stream(Time deadline) {
+  int replicas = 1;
+  {
+    const std::lock_guard lock(mutex_);
+    replicas = replicas_;
+  }
+  Duration pause = kFirstRetry;
+  while (true) {
+    const auto there =
+        jetstream_.ensure_stream(audit_stream(platform_, options_, replicas),
+                                 std::min<Duration>(left_until(deadline), kTryLimit));
+    if (there) return;
+    const Error& error = there.error();
+    // Who may only listen need not be allowed to look.
+    if (error.errc() == Errc::permission_denied) return;
+    const bool again = error.errc() == Errc::timeout || error.errc() == Errc::unknown_outcome ||
+                       error.errc() == Errc::unavailable;
+    if (!again) throw error;
+    if (BootClock::now() + pause >= deadline) throw Error(Errc::unavailable, error.what());
+    std::this_thread::sleep_for(pause);
+    pause = std::min<Duration>(2 * pause, kLastRetry);
+  }
+}
+
+std::vector<AuditEntry> AuditTrail::query(const std::string& app, AuditFilter filter,
+                                          Milliseconds timeout) {
+  const std::string what = "query of the audit log";
+  filter = resolved(what, app, std::move(filter));
+  gate_.check_may_block(what);
+  const Time deadline = deadline_after(timeout);
+  wait_open(what, deadline);
+  using Answer = Result<std::vector<AuditEntry>>;
+  const auto promise = std::make_shared<std::promise<Answer>>();
+  auto future = promise->get_future();
+  // Of the loop.
+  const auto query = std::make_shared<std::shared_ptr<AuditQuery>>();
+  const bool posted = gate_.post([self = shared_from_this(), query, filter, promise] {
+    if (!self->on_loop_)
+      return promise->set_value(Error(Errc::shutting_down, "the platform has stopped"));
+    *query = std::make_shared<AuditQuery>(*self->on_loop_, self->platform_, filter);
+    (*query)->start([promise](Answer answer) { promise->set_value(std::move(answer)); });
+  });
+  if (!posted) throw Error(Errc::shutting_down, what + ": the platform has stopped");
+  const bool answered = future.wait_for(left_until(deadline)) == std::future_status::ready;
+  // What the query holds is the loop's, also when nobody waits for it any more.
+  gate_.post([query] {
+    if (*query) (*query)->cancel();
+    query->reset();
+  });
+  if (!answered)
+    throw Error(Errc::timeout, what + ": not read within " + std::to_string(timeout.count()) +
+                                   " ms; ask for fewer entries, or give it more time");
+  auto answer = future.get();
+  if (!answer) throw Error(answer.error().errc(), what + ": " + answer.error().what());
+  return std::move(answer.value());
+}
+
+std::shared_ptr<AuditSubscription::Core> AuditTrail::follow(
+    const std::string& app, AuditFilter filter, std::function<void(const AuditEntry&)> handler,
+    AuditFollowOptions options) {
+  const std::string what = "subscription to the audit log";
+  filter = resolved(what, app, std::move(filter));
+  if (filter.until) throw Error(Errc::invalid_argument, what + ": until is for query()");
+  if (!handler) throw Error(Errc::invalid_argument, what + ": it has no handler");
+  gate_.check_may_block(what);
+  const Time deadline = deadline_after(options.timeout);
+  wait_open(what, deadline);
+  ensure_stream(deadline);
+  const auto core = std::make_shared<AuditSubscription::Core>(
+      shared_from_this(), std::move(filter), std::move(handler), std::move(options.on_trouble),
+      strands_.strand());
+  const auto begun = std::make_shared<std::promise<Failure>>();
+  auto future = begun->get_future();
+  const bool posted = gate_.post([self = shared_from_this(), core, begun] {
+    if (!self->on_loop_)
+      return begun->set_value(Error(Errc::shutting_down, "the platform has stopped"));
+    self->subscriptions_.insert(core);
+    core->begin([begun](Failure failure) { begun->set_value(std::move(failure)); });
+  });
+  Failure failure;
+  if (!posted)
+    failure = Error(Errc::shutting_down, "the platform has stopped");
+  else if (future.wait_for(left_until(deadline)) != std::future_status::ready)
+    failure = Error(Errc::unavailable, "JetStream has not confirmed it in time");
+  else
+    failure = future.get();
+  if (!failure) return core;
+  core->end();
+  throw Error(failure->errc(), what + ": " + failure->what());
+}
+
+}  // namespace cluster
