@@ -198,6 +198,7 @@ std::unique_ptr<CLI::App> make_commands(Chosen& chosen) {
   add_kv(*app, chosen);
   add_lock(*app, chosen);
   add_event(*app, chosen);
+  add_nats(*app, chosen);
   add_node(*app, chosen);
   add_config(*app, chosen);
   add_version(*app, chosen);

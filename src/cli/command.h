@@ -92,6 +92,7 @@ void add_db(CLI::App& root, Chosen& chosen);
 void add_kv(CLI::App& root, Chosen& chosen);
 void add_lock(CLI::App& root, Chosen& chosen);
 void add_event(CLI::App& root, Chosen& chosen);
+void add_nats(CLI::App& root, Chosen& chosen);
 void add_node(CLI::App& root, Chosen& chosen);
 void add_config(CLI::App& root, Chosen& chosen);
 void add_version(CLI::App& root, Chosen& chosen);

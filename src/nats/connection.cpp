@@ -1,6 +1,7 @@
 #include "nats/connection.h"
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <set>
 #include <unordered_map>
@@ -29,6 +30,18 @@ std::string quoted_in(const std::string& text) {
   return end == std::string::npos ? std::string() : text.substr(begin + 1, end - begin - 1);
 }
 
+// Where a connection's answers come. Below the user's own name, so that a user can be kept from
+// those of others; a name that is no token of a subject has no such place.
+std::string inbox_of(const Nats& nats, const std::vector<ServerUrl>& servers) {
+  std::string user = nats.user;
+  if (user.empty() && !servers.empty() && !servers.front().password.empty())
+    user = servers.front().user;
+  const bool token = !user.empty() && std::all_of(user.begin(), user.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '-' || c == '_';
+  });
+  return "_INBOX." + (token ? user + "." : "") + random_id();
+}
+
 }  // namespace
 
 struct Connection::Core : std::enable_shared_from_this<Core> {
@@ -54,7 +67,7 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
   Loop& loop;
   ConnectOptions options;
   const std::shared_ptr<Exchange> exchange;
-  std::string inbox = "_INBOX." + random_id();
+  std::string inbox;
   std::shared_ptr<Feed> feed;
   std::unique_ptr<Link> link;
 
@@ -119,6 +132,7 @@ Subscription& Subscription::operator=(Subscription&&) noexcept = default;
 Subscription::~Subscription() = default;
 
 void Connection::Core::start(std::vector<ServerUrl> servers) {
+  inbox = inbox_of(options.nats, servers);
   feed = std::make_shared<Feed>(loop, [weak = weak_from_this()] {
     if (auto core = weak.lock()) core->drain();
   });
