@@ -30,7 +30,7 @@ int checked_limit(const std::string& name, int limit);
 struct LockGuard::State {
   std::shared_ptr<LockService> service;
   std::uint64_t id = 0;
-  std::string name;
+  std::string key, name;
   std::stop_source lost;
   std::atomic<std::uint64_t> token{0};
   std::atomic<bool> held{false};
@@ -38,6 +38,7 @@ struct LockGuard::State {
   std::mutex mutex;  // over what follows
   std::condition_variable changed;
   std::optional<coord::LockNews> ended;
+  Failure refused;  // NATS does not let this node claim it
 };
 
 class LockService : public std::enable_shared_from_this<LockService> {
@@ -59,6 +60,8 @@ class LockService : public std::enable_shared_from_this<LockService> {
   /// There is a driver, and claims can go to it; nullptr: there is none any more.
   void use(coord::Driver* driver);
   void news(const coord::LockNews& news);
+  /// NATS refuses something to this node: claims that need it end.
+  void refused(const Error& error);
   /// Until when the node's session holds.
   void set_limit(Time limit) { limit_ns_.store(limit.time_since_epoch().count()); }
   /// The platform ends: what is held is lost, who waits is told.
@@ -67,7 +70,7 @@ class LockService : public std::enable_shared_from_this<LockService> {
   // Of any other thread.
 
   /// What became of the claim: granted, with the guard, or how it ended. Throws timeout,
-  /// unavailable, shutting_down.
+  /// unavailable, permission_denied, shutting_down.
   struct Answer {
     LockGuard guard{};
     coord::LockNews::What what = coord::LockNews::What::granted;
