@@ -240,7 +240,7 @@ TEST_F(Isolation, TheApisOfAConfinedNodeSayWhatIsRefused) {
       denies([&] { node.platform->events().publish("alarm", "1"); }, "shop._.events.alarm"));
 }
 
-TEST_F(Isolation, AnotherAppsNodeCannotStart) {
+TEST_F(Isolation, AnAppThatTheUserIsNotForNeverLeads) {
   Node node(options("node-1", "shop-notes"));
   App& bank = node.platform->add_app({.name = "bank"});
   node.run();
@@ -302,16 +302,36 @@ TEST_F(Isolation, AnOperatorMayEverything) {
 }
 
 TEST_F(Isolation, WithoutLeaveToMakeStreamsAnAppUsesThoseThatAreThere) {
+  start_server({"--no-create"});
+  {
+    Node missing(options("node-1", "shop-notes"));
+    missing.run();
+    EXPECT_TRUE(refused(thrown([&] { missing.over.get(); }), "STREAM.CREATE.KV_shop_members"));
+  }
   {
     Node node(options("node-1", "shop-operator"));
-    App& notes = add_notes(node, "node-1");
+    App& notes = add_notes(node, "by-operator");
     node.run();
     ASSERT_TRUE(notes.election().wait_for_leadership(kSoon));
     notes.kv().put("k", "v");
     notes.events().publish("new", "1");
     EXPECT_TRUE(notes.lock("l").acquire(kSoon).held());
+    auto db = notes.database().open();
+    db.exec("CREATE TABLE made_by_operator(v)");
     notes.snapshots().create(kSoon);
   }
+  Node node(options("node-2", "shop-notes"));
+  App& notes = add_notes(node, "node-2");
+  node.run();
+  ASSERT_TRUE(notes.election().wait_for_leadership(kSoon));
+  notes.database().open().exec("INSERT INTO made_by_operator VALUES(1)");
+  notes.kv().put("k", "v");
+  notes.events().publish("new", "2");
+  EXPECT_TRUE(notes.lock("l").acquire(kSoon).held());
+  Client client(*server, "shop-notes");
+  ASSERT_TRUE(connect(client.connection));
+  EXPECT_TRUE(refused(client.ask("$JS.API.STREAM.CREATE.KV_shop_notes"),
+                      "\"$JS.API.STREAM.CREATE.KV_shop_notes\""));
 }
 
 }  // namespace
