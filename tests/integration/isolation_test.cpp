@@ -165,11 +165,22 @@ struct Client {
   }
   /// Why a request there fails; nothing when something answers.
   std::optional<Error> ask(const std::string& subject) {
-    auto answer = nats::await<nats::Message>(loop, kSoon, [&](Callback<nats::Message> done) {
-      connection.request({.subject = subject}, kSoon, std::move(done));
-    });
+    const auto answer = send({.subject = subject});
     if (answer) return std::nullopt;
     return answer.error();
+  }
+  Result<nats::Message> send(nats::Message message) {
+    return nats::await<nats::Message>(loop, kSoon, [&](Callback<nats::Message> done) {
+      connection.request(std::move(message), kSoon, std::move(done));
+    });
+  }
+  /// A request to JetStream that does not fail: its answer.
+  json api(const std::string& what, const json& body) {
+    const auto answer = send({.subject = "$JS.API." + what, .data = body.dump()});
+    if (!answer) throw answer.error();
+    const json said = json::parse(answer.value().data);
+    if (said.contains("error")) throw Error(Errc::invalid_argument, said["error"].dump());
+    return said;
   }
   std::optional<Error> listen(const std::string& subject) {
     errors.clear();
@@ -332,6 +343,62 @@ TEST_F(Isolation, WithoutLeaveToMakeStreamsAnAppUsesThoseThatAreThere) {
   ASSERT_TRUE(connect(client.connection));
   EXPECT_TRUE(refused(client.ask("$JS.API.STREAM.CREATE.KV_shop_notes"),
                       "\"$JS.API.STREAM.CREATE.KV_shop_notes\""));
+}
+
+// docs/isolation.md says so: permissions see a request's subject, not what it asks for. Should one
+// of these fail, a server has learnt to refuse it, and the document may promise more.
+class WhatPermissionsDoNotSee : public Isolation {
+ protected:
+  void SetUp() override {
+    Isolation::SetUp();
+    if (!server) return;
+    admin.emplace(*server, "shop-operator");
+    confined.emplace(*server, "shop-notes");
+    ASSERT_TRUE(connect(admin->connection) && connect(confined->connection));
+    make("KV_shop_bank", "$KV.shop_bank.>");
+    ASSERT_TRUE(admin->send({.subject = "$KV.shop_bank.k", .data = "secret"}));
+  }
+  void make(const std::string& stream, const std::string& subjects) {
+    admin->api(
+        "STREAM.CREATE." + stream,
+        {{"name", stream}, {"subjects", json::array({subjects})}, {"allow_rollup_hdrs", true}});
+  }
+  std::uint64_t messages(const std::string& stream) {
+    return admin->api("STREAM.INFO." + stream, json::object())["state"]["messages"];
+  }
+  std::optional<Client> admin, confined;
+};
+
+TEST_F(WhatPermissionsDoNotSee, AStreamCopiesAnother) {
+  confined->api(
+      "STREAM.CREATE.KV_shop_notes",
+      {{"name", "KV_shop_notes"}, {"sources", json::array({json{{"name", "KV_shop_bank"}}})}});
+  EXPECT_TRUE(eventually([&] { return messages("KV_shop_notes") == 1; }));
+}
+
+TEST_F(WhatPermissionsDoNotSee, AConsumerDeliversToAnySubject) {
+  const std::string subject = "shop._.node.node-1.stepdown";
+  make("KV_shop_notes", "$KV.shop_notes.>");
+  ASSERT_TRUE(confined->send({.subject = "$KV.shop_notes.k", .data = "forged"}));
+  std::string heard;
+  const auto node =
+      admin->connection.subscribe(subject, [&](const nats::Message& m) { heard = m.data; });
+  testing::must(admin->loop,
+                [&](Completion done) { admin->connection.flush(kSoon, std::move(done)); });
+  EXPECT_TRUE(refused(confined->ask(subject), subject));
+  confined->api(
+      "CONSUMER.CREATE.KV_shop_notes.x",
+      {{"stream_name", "KV_shop_notes"},
+       {"config", {{"name", "x"}, {"deliver_subject", subject}, {"ack_policy", "none"}}}});
+  EXPECT_TRUE(admin->loop.run_until([&] { return heard == "forged"; }, kSoon));
+}
+
+TEST_F(WhatPermissionsDoNotSee, ARollupEmptiesASharedBucket) {
+  make("KV_shop_locks", "$KV.shop_locks.>");
+  ASSERT_TRUE(admin->send({.subject = "$KV.shop_locks.bank.l", .data = "held"}));
+  ASSERT_TRUE(confined->send(
+      {.subject = "$KV.shop_locks.notes.l", .data = "x", .headers = {{"Nats-Rollup", "all"}}}));
+  EXPECT_EQ(messages("KV_shop_locks"), 1u) << "the lock of bank is gone";
 }
 
 }  // namespace
