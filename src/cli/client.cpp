@@ -182,7 +182,12 @@ void Client::ask(Snapshot& snapshot, const std::string& only) {
                          [pending, node = member.node](Result<nats::Message> answer) {
                            if (pending->snapshot == nullptr) return;
                            --pending->open;
-                           if (!answer.ok()) return;
+                           if (!answer.ok()) {
+                             // Silence is told of already; a refusal is not the node's.
+                             if (answer.error().errc() == Errc::permission_denied)
+                               pending->snapshot->answers[node] = {"", answer.error().what()};
+                             return;
+                           }
                            const nats::Message& message = answer.value();
                            const auto refusal = message.header("Nats-Service-Error");
                            pending->snapshot->answers[node] =

@@ -213,6 +213,7 @@ std::unique_ptr<CLI::App> make_commands(Chosen& chosen) {
   add_event(*app, chosen);
   add_call(*app, chosen);
   add_audit(*app, chosen);
+  add_nats(*app, chosen);
   add_node(*app, chosen);
   add_config(*app, chosen);
   add_version(*app, chosen);

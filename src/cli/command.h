@@ -98,6 +98,7 @@ void add_lock(CLI::App& root, Chosen& chosen);
 void add_call(CLI::App& root, Chosen& chosen);
 void add_event(CLI::App& root, Chosen& chosen);
 void add_audit(CLI::App& root, Chosen& chosen);
+void add_nats(CLI::App& root, Chosen& chosen);
 void add_node(CLI::App& root, Chosen& chosen);
 void add_config(CLI::App& root, Chosen& chosen);
 void add_version(CLI::App& root, Chosen& chosen);

@@ -321,10 +321,11 @@ void Loader::apply_layer(const std::vector<Override>& layer) {
     });
   };
   Nats& nats = config_.platform.nats;
-  // A layer that says how to log in replaces what those below said, whatever way that was.
+  // A layer that says how to log in replaces what those below said, whatever way that was. But a
+  // user's password may come from below: flags show.
   if (names({"nats.creds", "nats.nkey", "nats.user", "nats.token"})) {
     nats.creds_file = nats.nkey_seed_file = nats.user = nats.token = "";
-    nats.password = "";
+    if (!names({"nats.user"})) nats.password = "";
   }
   std::set<std::string> entered;
   for (const auto& entry : layer) {

@@ -279,6 +279,7 @@ struct KvBucket::Listing {
   std::vector<KvEntry> entries{};
   bool complete = false;
   bool too_many = false;
+  bool denied = false;
   Failure trouble{};  // that came last
 
   void add(KvEntry entry, std::size_t limit) {
@@ -296,9 +297,11 @@ struct KvBucket::Listing {
   }
   void fail(const Error& error) {
     const std::lock_guard lock(mutex);
+    if (complete) return;
     trouble = error;
-    // Where nobody has written anything there is no bucket.
-    if (error.errc() != Errc::not_found) return;
+    // Where nobody has written anything there is no bucket. A refusal stays one.
+    denied = error.errc() == Errc::permission_denied;
+    if (error.errc() != Errc::not_found && !denied) return;
     complete = true;
     changed.notify_all();
   }
@@ -350,6 +353,7 @@ std::vector<KvEntry> KvBucket::list(const Wanted& wanted, Milliseconds timeout) 
     throw Error(Errc::overloaded, what + ": more than " + std::to_string(wanted.limit) +
                                       " keys begin with \"" + wanted.prefix +
                                       "\"; name a longer prefix or a higher limit");
+  if (listing->denied) throw Error(Errc::permission_denied, what + ": " + listing->trouble->what());
   if (!std::exchange(listing->complete, true))
     throw Error(Errc::unavailable,
                 what + ": not complete within " + std::to_string(timeout.count()) + " ms" +

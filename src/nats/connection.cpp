@@ -1,6 +1,7 @@
 #include "nats/connection.h"
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <set>
 #include <unordered_map>
@@ -10,6 +11,7 @@
 #include "nats/credentials.h"
 #include "nats/exchange.h"
 #include "nats/link.h"
+#include "nats/refusal.h"
 #include "nats/send.h"
 
 namespace cluster::nats {
@@ -21,12 +23,26 @@ Error not_connected(const std::string& what) {
   return Error(Errc::unavailable, what + ": not connected to NATS now");
 }
 
-// The subject in `Permissions Violation for Publish to "a.b"`, or what else is quoted first.
-std::string quoted_in(const std::string& text) {
-  auto begin = text.find('"');
-  if (begin == std::string::npos) return {};
-  auto end = text.find('"', begin + 1);
-  return end == std::string::npos ? std::string() : text.substr(begin + 1, end - begin - 1);
+Error denied(const std::string& server, const std::string& text) {
+  return {Errc::permission_denied,
+          "NATS server " + server + ": " + text + "; allow it for this user"};
+}
+
+// The server's words, with all of a subject that was cut.
+std::string whole(const Refusal& refusal, const std::string& text, const std::string& subject) {
+  return text.substr(0, text.size() - refusal.subject.size()) + subject + '"';
+}
+
+// Where a connection's answers come. Below the user's own name, so that a user can be kept from
+// those of others; a name that is no token of a subject has no such place.
+std::string inbox_of(const Nats& nats, const std::vector<ServerUrl>& servers) {
+  std::string user = nats.user;
+  if (user.empty() && !servers.empty() && !servers.front().password.empty())
+    user = servers.front().user;
+  const bool token = !user.empty() && std::all_of(user.begin(), user.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '-' || c == '_';
+  });
+  return "_INBOX." + (token ? user + "." : "") + random_id();
 }
 
 }  // namespace
@@ -54,7 +70,7 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
   Loop& loop;
   ConnectOptions options;
   const std::shared_ptr<Exchange> exchange;
-  std::string inbox = "_INBOX." + random_id();
+  std::string inbox;
   std::shared_ptr<Feed> feed;
   std::unique_ptr<Link> link;
 
@@ -119,6 +135,7 @@ Subscription& Subscription::operator=(Subscription&&) noexcept = default;
 Subscription::~Subscription() = default;
 
 void Connection::Core::start(std::vector<ServerUrl> servers) {
+  inbox = inbox_of(options.nats, servers);
   feed = std::make_shared<Feed>(loop, [weak = weak_from_this()] {
     if (auto core = weak.lock()) core->drain();
   });
@@ -224,20 +241,25 @@ void Connection::Core::down(const LinkDown& event) {
 }
 
 void Connection::Core::refused(const std::string& text) {
-  const std::string subject = quoted_in(text);
-  const bool permission = text.find("ermissions Violation") != std::string::npos;
-  Error error(
-      permission ? Errc::permission_denied : Errc::unavailable,
-      "NATS server " + server.url + ": " + text + (permission ? "; allow it for this user" : ""));
-  if (permission && !subject.empty()) {
-    const bool ours = subject == inbox + ".*";  // we may not hear any answer
+  const auto refusal = refusal_from(text);
+  if (!refusal) return report(Error(Errc::unavailable, "NATS server " + server.url + ": " + text));
+  const Error error = denied(server.url, text);
+  if (!refusal->subject.empty()) {
+    const bool ours = refusal->names(inbox + ".*");  // we may not hear any answer
     if (ours) inbox_refused = error;
     std::vector<std::uint64_t> hit;
     for (const auto& [id, p] : pending)
-      if (ours || p.subject == subject) hit.push_back(id);
+      if (ours || refusal->names(p.subject)) hit.push_back(id);
     std::sort(hit.begin(), hit.end());
-    for (auto id : hit) settle(id, error);
-    exchange->refused(subject, error);
+    for (auto id : hit) {
+      const auto it = pending.find(id);
+      if (it == pending.end()) continue;  // settled by what another one's end has set off
+      settle(id,
+             refusal->cut ? denied(server.url, whole(*refusal, text, it->second.subject)) : error);
+    }
+    exchange->refused(*refusal, [&](const std::string& subject) {
+      return refusal->cut ? denied(server.url, whole(*refusal, text, subject)) : error;
+    });
   }
   if (!closed) report(error);
 }

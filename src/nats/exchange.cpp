@@ -65,16 +65,17 @@ void Exchange::down(const std::string& why) {
                            " before the answer came; whether it took effect is unknown"));
 }
 
-void Exchange::refused(const std::string& subject, const Error& error) {
+void Exchange::refused(const Refusal& refusal,
+                       const std::function<Error(const std::string& subject)>& why) {
   std::vector<std::shared_ptr<Waiter>> hit;
   {
     const std::lock_guard lock(mutex_);
-    const bool ours = !inbox_.empty() && subject == inbox_ + "*";
-    if (ours) answers_refused_ = error;
+    const bool ours = !inbox_.empty() && refusal.names(inbox_ + "*");
+    if (ours) answers_refused_ = why(inbox_ + "*");
     for (const auto& [id, waiter] : waiters_)
-      if (ours || waiter->subject == subject) hit.push_back(waiter);
+      if (ours || refusal.names(waiter->subject)) hit.push_back(waiter);
   }
-  for (const auto& waiter : hit) waiter->fail(error);
+  for (const auto& waiter : hit) waiter->fail(why(waiter->subject));
 }
 
 void Exchange::answered(Message message) {

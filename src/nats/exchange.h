@@ -16,6 +16,7 @@
 #include "cluster/clock.h"
 #include "core/result.h"
 #include "nats/message.h"
+#include "nats/refusal.h"
 
 namespace cluster::nats {
 
@@ -71,8 +72,8 @@ class Exchange {
   // Of the Connection, on the loop.
   void up(std::shared_ptr<Wire> wire, const std::string& inbox);
   void down(const std::string& why);
-  /// The server refuses a subject to us, or our answers.
-  void refused(const std::string& subject, const Error& error);
+  /// The server refuses a subject to us, or our answers; `why` makes the error for a subject.
+  void refused(const Refusal& refusal, const std::function<Error(const std::string& subject)>& why);
   /// Of libnats' thread.
   void answered(Message message);
 

@@ -107,6 +107,20 @@ void LockService::tell_lost(const LockGuard::State& state) const {
                      {"token", std::to_string(state.token.load())}}});
 }
 
+void LockService::refused(const Error& error) {
+  const std::string text = error.what();
+  const std::string bucket = "KV." + platform_ + "_locks.";
+  // Not the record of one lock but reading, or the bucket itself.
+  const bool all = text.find("KV_" + platform_ + "_locks") != std::string::npos;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, state] : states_) {
+    if (!all && text.find(bucket + state->key + '"') == std::string::npos) continue;
+    const std::lock_guard waits(state->mutex);
+    state->refused = error;
+    state->changed.notify_all();
+  }
+}
+
 void LockService::end(const std::shared_ptr<LockGuard::State>& state, const LockNews& news) {
   {
     const std::lock_guard lock(state->mutex);
@@ -169,11 +183,13 @@ LockService::Answer LockService::claim(const Wanted& wanted, Milliseconds timeou
   if (!posted) news({state->id, LockNews::What::lost});  // the platform has just ended
   std::unique_lock lock(state->mutex);
   state->changed.wait_for(lock, std::min(timeout, kLongestWait),
-                          [&] { return state->held.load() || state->ended; });
+                          [&] { return state->held.load() || state->ended || state->refused; });
   if (state->held.load()) return {LockGuard(state)};
   if (!state->ended) {
+    const Failure refusal = state->refused;
     lock.unlock();
     release(state, false);
+    if (refusal) throw Error(refusal->errc(), what + ": " + refusal->what());
     give_up(wanted, timeout);
   }
   const LockNews ended = *state->ended;

@@ -40,6 +40,7 @@ struct LockGuard::State {
   std::mutex mutex;  // over what follows
   std::condition_variable changed;
   std::optional<coord::LockNews> ended;
+  Failure refused;  // NATS does not let this node claim it
 };
 
 class LockService : public std::enable_shared_from_this<LockService> {
@@ -63,6 +64,8 @@ class LockService : public std::enable_shared_from_this<LockService> {
   /// There is a driver, and claims can go to it; nullptr: there is none any more.
   void use(coord::Driver* driver);
   void news(const coord::LockNews& news);
+  /// NATS refuses something to this node: claims that need it end.
+  void refused(const Error& error);
   /// Until when the node's session holds.
   void set_limit(Time limit) { limit_ns_.store(limit.time_since_epoch().count()); }
   /// The platform ends: what is held is lost, who waits is told.
@@ -71,7 +74,7 @@ class LockService : public std::enable_shared_from_this<LockService> {
   // Of any other thread.
 
   /// What became of the claim: granted, with the guard, or how it ended. Throws timeout,
-  /// unavailable, shutting_down.
+  /// unavailable, permission_denied, shutting_down.
   struct Answer {
     LockGuard guard{};
     coord::LockNews::What what = coord::LockNews::What::granted;

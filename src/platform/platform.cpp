@@ -593,6 +593,7 @@ coord::DriverEvents Platform::Core::events() {
     last_trouble_ = error.what();
     if (life_ == Life::starting && final_error(error))
       return finish(std::make_exception_ptr(error));
+    if (error.errc() == Errc::permission_denied) locks_->refused(error);
     // Writes are repeated several times a second.
     if (const auto kept_back = trouble_told_.tell(error.what(), BootClock::now()))
       log::warn("nats_trouble",

@@ -104,8 +104,11 @@ void ReplicatedDatabase::ensure_stream() {
   };
   jetstream_.create_stream(config, [this, alive = alive_, known](Result<nats::StreamState> state) {
     if (!*alive) return;
-    // With another configuration it is there already, and stays as it is.
-    if (state || state.error().errc() != Errc::invalid_argument) return known(state);
+    // With another configuration it is there already, and stays as it is; who may not make it may
+    // use it.
+    if (state || (state.error().errc() != Errc::invalid_argument &&
+                  state.error().errc() != Errc::permission_denied))
+      return known(state);
     jetstream_.stream(stream_, known);
   });
 }

@@ -3,12 +3,14 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "integration/configured_server.h"
 #include "integration/nats_fixture.h"
 #include "nats/credentials.h"
 
 namespace cluster::nats {
 namespace {
 
+using testing::ConfiguredServer;
 using testing::connect;
 using testing::kSoon;
 using testing::TemporaryFolder;
@@ -23,36 +25,6 @@ std::string text_of(const std::string& path) {
   text << file.rdbuf();
   return text.str();
 }
-
-// A nats-server with a configuration of the test's own, beside what the embedded server writes.
-class ConfiguredServer {
- public:
-  explicit ConfiguredServer(const std::string& more) {
-    // The embedded server's configuration can't express these: a script puts the rest behind it.
-    const std::string real = "nats-server";
-    std::ofstream(folder_ / "more.conf") << more;
-    const std::string script = folder_ / "nats-server";
-    std::ofstream(script) << "#!/bin/sh\nPATH=$PATH:/usr/sbin\n[ \"$1\" = --version ] && exec " +
-                                 real + " --version\ncat '" + (folder_ / "more.conf") +
-                                 "' >>\"$2\"\nexec " + real + " \"$@\"\n";
-    std::filesystem::permissions(script, std::filesystem::perms::owner_all);
-    EmbeddedNats o;
-    o.folder = folder_ / "nats";
-    o.port = 0;
-    o.server_name = "configured";
-    o.sync_always = false;
-    o.binary = script;
-    server_ = std::make_unique<EmbeddedServer>(o);
-  }
-  std::string place() const { return server_->url().substr(server_->url().find("://") + 3); }
-  int port() const { return server_->options().port; }
-  std::string operator/(const std::string& name) const { return folder_ / name; }
-  EmbeddedServer& operator*() { return *server_; }
-
- private:
-  TemporaryFolder folder_;
-  std::unique_ptr<EmbeddedServer> server_;
-};
 
 Nats nats_at(const std::string& url) {
   Nats n;
