@@ -18,6 +18,7 @@
 #include "cluster/cluster.h"
 #include "core/process_scan.h"
 #include "tools/e2e_journal.h"
+#include "tools/e2e_workload.h"
 
 namespace {
 
@@ -169,6 +170,7 @@ cluster::App& add_app(cluster::Platform& platform, const Journal& journal, const
   options.name = o.at("name");
   if (o.value("spread", false)) options.mode = cluster::Spread{};
   options.backend = backend_from(o);
+  options.kv.history = o.value("kv_history", options.kv.history);
   if (o.contains("sqlite")) {
     options.sqlite.path = o.at("sqlite").at("path");
     options.sqlite.replica = o.at("sqlite").value("replica", "");
@@ -204,10 +206,13 @@ int run(const json& o) {
   cluster::Platform platform(platform_options(o));
   const std::string node = platform.node();
   std::vector<std::unique_ptr<LeadWatch>> watches;
+  std::unique_ptr<cluster::e2e::Workload> workload;
   for (const auto& one : o.at("apps")) {
     cluster::App& app = add_app(platform, journal, one);
     if (!one.value("spread", false))
       watches.push_back(std::make_unique<LeadWatch>(journal, node, app));
+    if (one.contains("workload"))
+      workload = std::make_unique<cluster::e2e::Workload>(platform, app, one.at("workload"));
   }
   platform.on_member_join([&](const cluster::Member& m) {
     journal.write(boot_ns(), node, "-", "member_join", 0, m.node);
@@ -217,6 +222,7 @@ int run(const json& o) {
   });
   journal.write(boot_ns(), node, "-", "run", 0);
   platform.run();
+  workload.reset();
   journal.write(boot_ns(), node, "-", "ran", 0);
   return 0;
 }

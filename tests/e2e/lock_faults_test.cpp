@@ -1,0 +1,154 @@
+// Keys and locks under faults: what clients were told of them is written down, and must be what one
+// thing at a time could have told (tests/linearizability.h).
+#include <algorithm>
+#include <csignal>
+#include <thread>
+
+#include "e2e/workload.h"
+#include "outage.h"
+
+namespace cluster::e2e {
+namespace {
+
+std::int64_t now_ns() { return BootClock::now().time_since_epoch().count(); }
+
+TEST(LocksAndKeys, SurviveTheDeathOfTheirOnlyServer) {
+  Workload work;
+  work.start(3);
+  if (testing::Test::HasFailure()) return;
+  for (int round = 0; round < 3; ++round) {
+    const auto away = work.count("", "failed") + work.count("", "unknown");
+    work.c.server(0).kill_hard();
+    EXPECT_TRUE(work.c.wait_for("calls that fail", [&] {
+      return work.count("", "failed") + work.count("", "unknown") >= away + 10;
+    }));
+    work.c.server(0).start_again();
+    work.c.server(0).wait_ready(seconds(60) * slowness());
+    EXPECT_TRUE(work.wait_more("update", "done", 100));
+    EXPECT_TRUE(work.wait_more("acquire", "done", 100));
+  }
+  work.finish();
+  EXPECT_TRUE(work.noted("lost").empty()) << "sessions outlast it";
+  EXPECT_GT(work.count("", "unknown"), 3u);
+  EXPECT_GT(work.count("", "failed"), 3u);
+  EXPECT_GT(work.count("update", "refused"), 10u);
+  EXPECT_GT(work.count("acquire", "refused"), 10u);
+}
+
+TEST(LocksAndKeys, SurviveAServerThatStoresWhatWasGivenUp) {
+  Workload work;
+  work.start(3);
+  if (testing::Test::HasFailure()) return;
+  for (int round = 0; round < 3; ++round) {
+    const auto unknown = work.count("", "unknown");
+    stop_and_wait(work.c.server(0).pid());
+    EXPECT_TRUE(work.c.wait_for("writes that are given up",
+                                [&] { return work.count("", "unknown") >= unknown + 5; }));
+    ::kill(work.c.server(0).pid(), SIGCONT);
+    EXPECT_TRUE(work.wait_more("update", "done", 100));
+    EXPECT_TRUE(work.wait_more("acquire", "done", 50));
+  }
+  work.finish();
+  EXPECT_GE(work.count("", "unknown"), 15u);
+}
+
+TEST(LocksAndKeys, SurviveTheDeathOfEachOfThreeServers) {
+  CLUSTER_SKIP_LONG_WAITS();
+  Workload work({.servers = 3, .session_timeout = milliseconds(1500)});
+  work.options["pace_ms"] = 40;  // what is written during an election is less than history keeps
+  work.start(3);
+  if (testing::Test::HasFailure()) return;
+  faults::Outage outage(work.c.all_servers());
+  for (std::size_t i = 0; i < work.c.servers(); ++i) {
+    ASSERT_TRUE(outage.wait_whole());
+    outage.kill(i);
+    const auto updates = work.count("update", "done");
+    const auto acquires = work.count("acquire", "done");
+    EXPECT_TRUE(outage.outlast([&] {
+      std::this_thread::sleep_for(milliseconds(100));
+      return work.count("update", "done") >= updates + 50 &&
+             work.count("acquire", "done") >= acquires + 20;
+    }));
+    EXPECT_TRUE(outage.end());
+  }
+  work.finish();
+  EXPECT_GT(work.count("", "unknown") + work.count("", "failed"), 3u);
+  EXPECT_GT(work.count("update", "refused"), 10u);
+}
+
+// node-4 keeps the lock "first", which the others want, too; returns its token.
+std::uint64_t start_with_keeper(Workload& work) {
+  work.start(3);
+  work.start("node-4", {{"hold", "first"}});
+  EXPECT_TRUE(work.c.wait_watched({"node-1", "node-2", "node-3", "node-4"}));
+  EXPECT_TRUE(work.c.wait_for("its lock", [&] { return !work.noted("kept").empty(); }));
+  return work.noted("kept").empty() ? 0
+                                    : work.noted("kept").front().at("token").get<std::uint64_t>();
+}
+
+testing::AssertionResult wait_next_holder(Workload& work, std::uint64_t token) {
+  return work.c.wait_for("the next holder",
+                         [&] { return !work.next_holder("first", token).is_null(); });
+}
+
+// Of the fenced writes with that token, the last.
+json last_fenced(Workload& work, std::uint64_t token) {
+  json last;
+  for (const auto& line : work.noted("fenced"))
+    if (line.at("lock") == "first" && line.at("token") == token) last = line;
+  return last;
+}
+
+TEST(LocksAndKeys, AKilledHoldersLockGoesToTheNext) {
+  Workload work;
+  const auto token = start_with_keeper(work);
+  if (testing::Test::HasFailure()) return;
+  EXPECT_TRUE(work.wait_more("acquire", "refused", 3));
+  EXPECT_TRUE(work.next_holder("first", token).is_null());
+  const pid_t pid = work.c.node("node-4").pid();
+  const std::int64_t killed = now_ns();
+  work.harmed(pid, killed);
+  kill_and_wait(pid);
+  ASSERT_TRUE(wait_next_holder(work, token));
+  EXPECT_GT(work.next_holder("first", token).at("ns"), killed);
+  EXPECT_TRUE(work.wait_more("acquire", "done", 100));
+  work.finish();
+  EXPECT_GT(work.count("acquire", "refused"), 10u);
+  EXPECT_GT(work.count("acquire", "unknown"), 3u) << "who waits too long gives up";
+}
+
+TEST(LocksAndKeys, AStoppedHolderHearsTheTruthWhenItWakesAndItsTokenIsRefused) {
+  Workload work;
+  const auto token = start_with_keeper(work);
+  if (testing::Test::HasFailure()) return;
+  const pid_t pid = work.c.node("node-4").pid();
+  const std::int64_t stopped = now_ns();
+  work.harmed(pid, stopped);
+  stop_and_wait(pid);
+  ASSERT_TRUE(wait_next_holder(work, token));
+  EXPECT_GT(work.next_holder("first", token).at("ns"), stopped);
+  EXPECT_TRUE(work.c.wait_for("a fenced write by a later holder", [&] {
+    const auto all = work.noted("fenced");
+    return std::any_of(all.begin(), all.end(), [&](const json& line) {
+      return line.at("lock") == "first" && line.at("outcome") == "done" && line.at("token") > token;
+    });
+  }));
+  const std::int64_t woken = now_ns();
+  ::kill(pid, SIGCONT);
+  const auto of_token = [&](const json& line) { return line.at("token") == token; };
+  EXPECT_TRUE(work.c.wait_for("its holder to hear that it is lost", [&] {
+    const auto not_held = work.noted("not_held"), lost = work.noted("lost");
+    return !not_held.empty() && std::any_of(lost.begin(), lost.end(), of_token);
+  }));
+  EXPECT_TRUE(work.c.wait_for("its late write to be refused", [&] {
+    const json last = last_fenced(work, token);
+    return last.at("ns") > woken && last.at("outcome") != "failed";
+  }));
+  EXPECT_EQ(last_fenced(work, token).at("outcome"), "refused");
+  EXPECT_TRUE(work.wait_more("acquire", "done", 100));
+  work.finish();
+  EXPECT_EQ(work.held_after(token, woken), 0u) << "it thought so when it woke";
+}
+
+}  // namespace
+}  // namespace cluster::e2e
