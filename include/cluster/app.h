@@ -7,8 +7,8 @@
 #include <stop_token>
 #include <string>
 
-#include "cluster/call.h"
 #include "cluster/audit.h"
+#include "cluster/call.h"
 #include "cluster/database.h"
 #include "cluster/election.h"
 #include "cluster/events.h"

@@ -118,6 +118,9 @@ struct PlatformOptions {
   /// lease_ttl / 5, on a thread of its own, never twice at a time. What it throws is logged; until
   /// it has returned, and after it threw, the record has the last value.
   std::function<double()> load{};
+  /// run() ends in order on SIGINT and SIGTERM, which it blocks on its thread for that. False: they
+  /// are the program's, which calls stop().
+  bool handle_signals = true;
   /// The guardian program; empty: the installed one, or one beside this program
   std::string guardian{};
 };

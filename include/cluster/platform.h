@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "cluster/app.h"
-#include "cluster/call.h"
 #include "cluster/audit.h"
+#include "cluster/call.h"
 #include "cluster/events.h"
 #include "cluster/lock.h"
 #include "cluster/member.h"
@@ -73,6 +73,8 @@ class Platform {
   Audit audit();
   /// As App's, of the whole platform.
   Lock lock(const std::string& name);
+  /// The lock of that name of an app, which this node need not have.
+  Lock lock_of(const std::string& app, const std::string& name);
   Semaphore semaphore(const std::string& name, int limit);
   Barrier barrier(const std::string& name);
 

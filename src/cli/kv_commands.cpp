@@ -28,6 +28,7 @@ struct Options {
   std::string app{}, key{}, value{};
   bool create = false, purge = false, values = false;
   std::uint64_t revision = 0, from = 0;
+  milliseconds ttl{0};
 };
 
 std::int64_t ms_of(const KvEntry& entry) {
@@ -36,6 +37,7 @@ std::int64_t ms_of(const KvEntry& entry) {
 
 Json json_of(const KvEntry& entry) {
   Json json{{"key", entry.key}, {"revision", entry.revision}, {"time", time_text(ms_of(entry))}};
+  if (entry.ttl.count() > 0) json["ttl_ms"] = entry.ttl.count();
   if (entry.removed)
     json["removed"] = true;
   else if (is_utf8(entry.value))
@@ -57,7 +59,10 @@ class Bucket {
         timeout_(options.common.timeout),
         bucket_(std::make_shared<KvBucket>(
             client_.loop(), strands_, client_.jetstream().connection().exchange(),
-            KvBucket::Options{client_.platform() + "_" + options.app, {}})) {
+            KvBucket::Options{client_.platform() + "_" + options.app,
+                              {},
+                              client_.platform() + "." + options.app + ".kv.expiry",
+                              {}})) {
     bucket_->open(client_.jetstream(), client_.replicas());
   }
   ~Bucket() { bucket_->close(); }
@@ -117,9 +122,10 @@ Exit put(const Options& options) {
   Bucket bucket(options);
   std::uint64_t revision = 0;
   bucket.use([&](Kv& kv, milliseconds timeout) {
-    revision = options.create          ? kv.create(options.key, value, timeout)
-               : options.revision != 0 ? kv.update(options.key, value, options.revision, timeout)
-                                       : kv.put(options.key, value, timeout);
+    const KvWrite how{.ttl = options.ttl, .timeout = timeout};
+    revision = options.create          ? kv.create(options.key, value, how)
+               : options.revision != 0 ? kv.update(options.key, value, options.revision, how)
+                                       : kv.put(options.key, value, how);
   });
   bucket.audit(options, "put", {{"revision", std::to_string(revision)}});
   print(options.output.json ? text_of({{"key", options.key}, {"revision", revision}})
@@ -223,6 +229,7 @@ void add_kv(CLI::App& root, Chosen& chosen) {
   group.footer(
       "Examples:\n"
       "  cpp-cluster kv put shop currency EUR\n"
+      "  cpp-cluster kv put shop session/4711 anna --ttl 30m\n"
       "  cpp-cluster kv watch shop user.");
   const auto options = std::make_shared<Options>();
 
@@ -241,6 +248,8 @@ void add_kv(CLI::App& root, Chosen& chosen) {
       ->type_name("N")
       ->check(CLI::PositiveNumber)
       ->excludes(create);
+  add_duration_flag(store, "--ttl", options->ttl,
+                    "Removed after this by the nodes that have the app; without it, it stays");
   store.footer(
       "Exit status: 0 stored, 1 another revision was there, 6 whether it was stored is unknown.\n\n"
       "Examples:\n"

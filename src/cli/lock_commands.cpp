@@ -7,6 +7,7 @@
 #include "cli/client.h"
 #include "cli/command.h"
 #include "cli/database_client.h"
+#include "cli/lock_hold.h"
 #include "cli/table.h"
 #include "coord/records_json.h"
 #include "core/key_text.h"
@@ -24,6 +25,9 @@ struct Options {
   OutputFlags output{};
   std::string app{}, name{};
   bool force = false;
+  std::string note{};
+  std::chrono::milliseconds wait{30'000};
+  std::vector<std::string> command{};
 };
 
 /// A lock as it is shown.
@@ -205,6 +209,12 @@ CLI::App& add_one(CLI::App& group, const char* name, const char* help,
   return app;
 }
 
+Exit hold(const Options& options) {
+  key_of(options);  // throws for what can't name a lock
+  return hold_lock(options.common,
+                   {options.app, options.name, options.note, options.wait, options.command});
+}
+
 }  // namespace
 
 void add_lock(CLI::App& root, Chosen& chosen) {
@@ -219,6 +229,28 @@ void add_lock(CLI::App& root, Chosen& chosen) {
   all.footer(
       "Without --app, those of the platform and of all apps.\n\n"
       "Examples:\n  cpp-cluster lock list\n  cpp-cluster lock list --app shop --watch");
+
+  CLI::App& held =
+      add_one(group, "hold", "Hold a lock while a command runs", options, chosen, hold);
+  held.add_option("NAME", options->name, "The lock")->required();
+  held.add_option("COMMAND", options->command,
+                  "What runs meanwhile, behind --; without it the lock is held until Ctrl-C");
+  held.add_option("--note", options->note, "Shown to those who look who holds it")
+      ->type_name("TEXT");
+  add_duration_flag(held, "--wait", options->wait, "Give up when others hold it for so long");
+  held.footer(
+      "This becomes a node of the platform for that time, named hold-HOST-PID: the lock is free a "
+      "moment\n"
+      "after this program or its machine has died. When the lock is lost the command is killed at "
+      "once,\n"
+      "since another may hold it soon. It has CPP_CLUSTER_LOCK and CPP_CLUSTER_LOCK_TOKEN in its\n"
+      "environment; SIGINT and SIGTERM are passed on to it.\n"
+      "Exit status: the command's own (128 + the signal that ended it); 1 the lock was lost, 3 no "
+      "NATS,\n"
+      "6 others held it all the time.\n\n"
+      "Examples:\n"
+      "  cpp-cluster lock hold nightly -- /usr/local/bin/backup --full\n"
+      "  cpp-cluster lock hold --app shop invoices --wait 5s --note 'by hand'");
 
   CLI::App& free =
       add_one(group, "release", "Take a lock away from who holds it", options, chosen, release);

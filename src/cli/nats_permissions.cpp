@@ -22,6 +22,7 @@ struct StreamUse {
   bool direct = false;   ///< reading without the stream's leader
   bool purges = false;
   bool deletes = false;  ///< single messages
+  bool updates = false;  ///< its configuration
 };
 
 Grant grant_of(const StreamUse& use, Streams streams) {
@@ -47,6 +48,7 @@ Grant grant_of(const StreamUse& use, Streams streams) {
   if (use.direct) api("DIRECT.GET", ".>");
   if (use.purges) api("STREAM.PURGE");
   if (use.deletes) api("STREAM.MSG.DELETE");
+  if (use.updates) api("STREAM.UPDATE");
   return grant;
 }
 
@@ -75,9 +77,10 @@ std::vector<Grant> stream_grants(const std::string& platform, const std::string&
       grant_of({.name = platform + "_audit", .why = "the audit log, which is only written"},
                streams),
       grant_of({.name = "KV_" + own,
-                .why = "the app's keys and values: read",
+                .why = "the app's keys and values: read, mark that some have a ttl",
                 .reads = true,
-                .direct = true},
+                .direct = true,
+                .updates = true},
                streams),
       grant_of({.name = own + "_wal",
                 .why = "the app's database: follow it, drop what snapshots have",
@@ -131,7 +134,10 @@ NatsUser confined_user(const std::string& platform, const std::string& app, std:
       {"the app's database and its snapshots: write",
        {platform + "." + app + ".wal", "$O." + own + "_snapshots.>"}},
       {"the app's events, and no others'", {platform + "." + app + ".events.>"}},
-      {"calls, of all apps: apps are there to be called", {platform + ".*.calls.>"}},
+      {"calls of all apps, as this app and no other",
+       {platform + ".*.calls.*.*." + app, platform + ".*.calls.node.*.*." + app,
+        platform + ".*.calls.cancel"}},
+      {"tell the app's nodes that keys have a ttl now", {platform + "." + app + ".kv.expiry"}},
       {"sessions: the own one, and those of nodes that are dead",
        {"$KV." + platform + "_members.*"}},
       {"leases: the app's, and who coordinates the platform",
@@ -154,12 +160,14 @@ NatsUser confined_user(const std::string& platform, const std::string& app, std:
       {"locks that a node has got", {shared + "locks.*"}},
       {"what an operator asks of a node", {shared + "node.>"}},
       {"calls of the app", {platform + "." + app + ".calls.>"}},
+      {"keys have a ttl now", {platform + "." + app + ".kv.expiry"}},
   };
   Grant discovery{"nodes as micro-services: nats micro ls", {}};
   for (const char* verb : {"PING", "INFO", "STATS"}) {
     const std::string all = std::string("$SRV.") + verb;
     discovery.subjects.insert(discovery.subjects.end(),
-                              {all, all + "." + platform, all + "." + platform + ".*"});
+                              {all, all + "." + platform, all + "." + platform + ".*",
+                               all + "." + own, all + "." + own + ".*"});
   }
   user.subscribe.push_back(std::move(discovery));
   return user;

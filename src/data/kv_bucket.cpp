@@ -51,7 +51,7 @@ void KvBucket::open(nats::JetStream& jetstream, int replicas) {
   replicas_.store(replicas);
   for (const auto& [core, watch] : watches_) watch->begin();
   for (const auto& [id, begin] : std::exchange(early_lists_, {})) begin();
-  if (options_.expiry_subject.empty()) return;
+  if (!options_.rank) return;
   if (!expiry_news_)
     expiry_news_ = jetstream.connection().subscribe(
         options_.expiry_subject, [this](const nats::Message&) { look_for_expiry(); });

@@ -28,10 +28,10 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   struct Options {
     std::string bucket{};
     KvOptions kv{};
-    /// Where it is said that the bucket now has keys that are to go; empty: nobody looks after
-    /// them.
+    /// Where it is said that the bucket now has keys that are to go.
     std::string expiry_subject{};
-    std::function<std::size_t()> rank{};  ///< of this node, among those that look; on the loop
+    /// Of this node, among those that remove such keys, on the loop; empty: it does not.
+    std::function<std::size_t()> rank{};
   };
 
   KvBucket(Loop& loop, StrandPool& strands, std::shared_ptr<nats::Exchange> exchange,

@@ -19,6 +19,7 @@
 #include "cluster/version.h"
 #include "coord/driver.h"
 #include "coord/guardian.h"
+#include "coord/lock_sweeper.h"
 #include "coord/node_folder.h"
 #include "core/ids.h"
 #include "core/log.h"
@@ -168,6 +169,7 @@ struct Platform::Core final : AppHost {
   void blocked_by(const coord::SessionRecord& other);
   void session_began(const coord::SessionId& id, coord::Revision rev);
   void session_ended(const std::string& why);
+  void coordinates(std::uint64_t epoch);
   void lease_changed(const std::string& app);
   void member_changed(const std::string& node);
   void leave_when_all_are_down();
@@ -213,6 +215,7 @@ struct Platform::Core final : AppHost {
   std::unique_ptr<nats::JetStream> jetstream_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<coord::Driver> driver_;
+  std::unique_ptr<coord::LockSweeper> sweeper_;  // while this node coordinates the platform
   int stream_replicas_ = 1;
   SnapshotRequests snapshot_requests_;
   VerifyRequests verify_requests_;
@@ -266,7 +269,7 @@ void Platform::Core::run() {
 void Platform::Core::live() {
   sigset_t before;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
-  for (int signal : {SIGINT, SIGTERM})
+  for (int signal : options.handle_signals ? std::vector{SIGINT, SIGTERM} : std::vector<int>{})
     signals_.push_back(loop_.on_signal(signal, [this, signal] {
       log::info("signal",
                 {{"node", options.node}, {"signal", signal == SIGINT ? "SIGINT" : "SIGTERM"}});
@@ -332,6 +335,7 @@ void Platform::Core::live() {
   events_->close();
   calls_->close();
   trail_->close();
+  sweeper_.reset();
   driver_.reset();
   audit_.reset();
   exchange_->close();
@@ -573,11 +577,12 @@ coord::DriverEvents Platform::Core::events() {
     if (auto* core = find_app(app))
       core->acquired(epoch);
     else
-      nodes_journal_.info("coordinator", {{"epoch", epoch}});
+      coordinates(epoch);
     lease_changed(app);
   };
   events.released = [this](const std::string& app) {
     if (auto* core = find_app(app)) core->lease_gone();
+    if (app == kCoordinatorApp) sweeper_.reset();
     lease_changed(app);
   };
   events.lock_news = [this](const coord::LockNews& news) { locks_->news(news); };
@@ -600,6 +605,13 @@ coord::DriverEvents Platform::Core::events() {
                 {{"node", options.node}, {"why", error.what()}, {"repeated", *kept_back}});
   };
   return events;
+}
+
+void Platform::Core::coordinates(std::uint64_t epoch) {
+  nodes_journal_.info("coordinator", {{"epoch", epoch}});
+  coord::LockSweeper::Options sweeper;
+  sweeper.platform = options.name;
+  sweeper_ = std::make_unique<coord::LockSweeper>(*jetstream_, std::move(sweeper));
 }
 
 // Another session stands under this node's name: is somebody there?
@@ -644,6 +656,7 @@ void Platform::Core::session_began(const coord::SessionId& id, coord::Revision r
 void Platform::Core::session_ended(const std::string& why) {
   if (!leaving_) members_journal_.error("session_ended", {{"why", why}});
   control_.reset();
+  sweeper_.reset();
   for (auto& [name, app] : cores_) app->session_ended(why);
 }
 
@@ -1015,6 +1028,11 @@ void Platform::use(CallerMiddleware middleware) {
 Events Platform::events() { return {core_->events_, "_"}; }
 Audit Platform::audit() { return {core_->trail_, "_"}; }
 Lock Platform::lock(const std::string& name) { return {core_->locks_, lock_key("_", name), name}; }
+Lock Platform::lock_of(const std::string& app, const std::string& name) {
+  if (const auto why = app_name_fault(app); !why.empty())
+    throw Error(Errc::invalid_argument, "lock of app \"" + app + "\": " + why);
+  return {core_->locks_, lock_key(app, name), name};
+}
 Semaphore Platform::semaphore(const std::string& name, int limit) {
   return {core_->locks_, lock_key("_", name), name, checked_limit(name, limit)};
 }

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "coord/lock_sweeper.h"
 #include "coord/records_json.h"
 #include "integration/platform_fixture.h"
 
@@ -262,6 +263,53 @@ TEST_F(LockTest, AnAppsLockIsItsOwn) {
   LockGuard of_platform = n.platform->lock("l").acquire();
   LockGuard of_app = app.lock("l").acquire();
   EXPECT_TRUE(of_platform.held() && of_app.held());
+}
+
+TEST_F(LockTest, RecordsThatNobodyUsesAreRemoved) {
+  auto& platform = *node("a").platform;
+  ASSERT_TRUE(eventually([&] { return platform.members().size() == 1; }));
+  const auto used = platform.lock("used").acquire();
+  platform.lock("old").acquire().release();
+  const auto token = platform.lock("old").acquire().token();
+  platform.barrier("open").open();
+  ASSERT_TRUE(eventually([&] { return !platform.lock("old").holder(); }));
+  Loop loop;
+  nats::Connection connection(loop, servers.options());
+  ASSERT_TRUE(testing::connect(connection));
+  nats::JetStream js(connection);
+  const auto there = [&](const std::string& key) {
+    return nats::await<nats::StoredMessage>(loop, kSoon, [&](auto done) {
+             js.last_message("KV_test_locks", "$KV.test_locks._." + key, done);
+           })
+        .ok();
+  };
+  std::vector<int> rounds;
+  {
+    coord::LockSweeper::Options options;
+    options.platform = "test";
+    options.first = options.interval = milliseconds(10);
+    options.swept = [&](int removed) { rounds.push_back(removed); };
+    const coord::LockSweeper young(js, options);
+    ASSERT_TRUE(loop.run_until([&] { return rounds.size() == 2; }, kSoon));
+    EXPECT_EQ(rounds, (std::vector<int>{0, 0})) << "nothing is old enough";
+    rounds.clear();
+  }
+  {
+    coord::LockSweeper::Options options;
+    options.platform = "test";
+    options.idle = Duration(0);
+    options.first = options.interval = milliseconds(10);
+    options.swept = [&](int removed) { rounds.push_back(removed); };
+    const coord::LockSweeper all(js, options);
+    ASSERT_TRUE(loop.run_until([&] { return rounds.size() == 2; }, kSoon));
+    EXPECT_EQ(rounds, (std::vector<int>{1, 0}));
+  }
+  EXPECT_TRUE(there("used"));
+  EXPECT_TRUE(there("open"));
+  EXPECT_FALSE(there("old"));
+  EXPECT_TRUE(used.held());
+  EXPECT_TRUE(platform.barrier("open").is_open());
+  EXPECT_GT(platform.lock("old").acquire().token(), token) << "tokens grow all the same";
 }
 
 }  // namespace

@@ -59,6 +59,8 @@ TEST_F(TalkCommands, KeysAndValues) {
   EXPECT_EQ(run({"kv", "get", "shop", "k"}).out, "v\n");
   EXPECT_EQ(run({"kv", "put", "shop", "k", "w", "--create"}).status, 1);
   EXPECT_EQ(run({"kv", "put", "shop", "k", "w", "--revision", std::to_string(revision)}).status, 0);
+  EXPECT_EQ(run({"kv", "put", "shop", "brief", "v", "--ttl", "200ms"}).status, 0);
+  EXPECT_TRUE(eventually([&] { return run({"kv", "get", "shop", "brief"}).status == 4; }));
   auto stale = run({"kv", "put", "shop", "k", "x", "--revision", std::to_string(revision)});
   EXPECT_EQ(stale.status, 1);
   EXPECT_NE(stale.err.find("wrong last sequence"), std::string::npos) << stale.err;
@@ -151,6 +153,33 @@ TEST_F(TalkCommands, EventsArePublishedAndFollowed) {
     EXPECT_EQ(program->status(), 0) << program->err();
   }
   EXPECT_EQ(other.out(), "");
+}
+
+TEST_F(TalkCommands, ALockIsHeldWhileACommandRuns) {
+  const auto told = run({"lock", "hold", "--app", "shop", "till", "--note", "by hand", "--", "sh",
+                         "-c", "echo $CPP_CLUSTER_LOCK $CPP_CLUSTER_LOCK_TOKEN; exit 7"});
+  EXPECT_EQ(told.status, 7) << told.err;
+  EXPECT_EQ(told.out.rfind("till ", 0), 0U) << told.out;
+  EXPECT_TRUE(app->lock("till").try_acquire());
+  EXPECT_EQ(run({"lock", "hold", "till", "--", "/nosuch"}).status, 2);
+
+  Program holder(folder, at_server({"lock", "hold", "--app", "shop", "till", "--note", "by hand",
+                                    "--", "sleep", "600"}));
+  ASSERT_TRUE(eventually([&] { return app->lock("till").holder().has_value(); }));
+  EXPECT_EQ(app->lock("till").holder()->note, "by hand");
+  EXPECT_EQ(run({"lock", "hold", "--app", "shop", "till", "--wait", "300ms"}).status, 6);
+  ASSERT_EQ(run({"lock", "release", "--force", "--app", "shop", "till"}).status, 0);
+  ASSERT_TRUE(eventually([&] { return holder.ended(); }));
+  EXPECT_EQ(holder.status(), 1);
+  EXPECT_NE(holder.err().find("was lost: the command has been killed"), std::string::npos)
+      << holder.err();
+
+  Program other(folder, at_server({"lock", "hold", "--app", "shop", "till"}));
+  ASSERT_TRUE(eventually([&] { return other.out().find("holding \"till\"") == 0; }));
+  other.send(SIGTERM);
+  ASSERT_TRUE(eventually([&] { return other.ended(); }));
+  EXPECT_EQ(other.status(), 0) << other.err();
+  EXPECT_TRUE(app->lock("till").try_acquire());
 }
 
 TEST_F(TalkCommands, MethodsAreCalled) {
