@@ -603,6 +603,7 @@ void App::Core::finish_stop() {
   auto close = [this] {
     stop_limit_.reset();
     over();
+    down_ = true;
     host.app_is_down(options.name);
   };
   auto done = [this, close] {

@@ -89,7 +89,7 @@ struct App::Core {
   void stop();      ///< demote in order, then on_stop; AppHost::app_is_down follows
   void kill_now();  ///< what runs, at once; hooks are told to return
   void over();      ///< nothing follows: whoever waits in a call of the API is told
-  bool down() const { return stopped_; }
+  bool down() const { return down_; }  ///< AppHost::app_is_down was told
   bool singleton() const { return std::holds_alternative<Singleton>(options.mode); }
 
   struct Seen {
@@ -192,7 +192,8 @@ struct App::Core {
   bool start_hooks_done_ = false;
   bool start_hooks_begun_ = false;
   bool stopping_ = false;
-  bool stopped_ = false;
+  bool stopped_ = false;  // it is not active any more, and on_stop has begun
+  bool down_ = false;
   bool offered_ = false;
   int failures_ = 0;  // promotions that failed in a row
   Time not_before_{};

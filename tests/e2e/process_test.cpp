@@ -82,6 +82,12 @@ TEST(Processes, WhatAFailoverDidIsInTheAuditLogAndInTheMetrics) {
     EXPECT_EQ(std::count(all.begin(), all.end(), action), 1) << action;
   all = audited(entries, leader);
   EXPECT_EQ(std::count(all.begin(), all.end(), "transition.active"), 1);
+  std::vector<std::string> ends;
+  for (const auto& entry : entries)
+    if (entry.value("category", "") == "member" && entry["fields"].value("member", "") == leader &&
+        entry.value("action", "") != "joined")
+      ends.push_back(entry.value("action", "") + ", " + entry["fields"].value("by", ""));
+  EXPECT_EQ(ends, (std::vector{"left, " + leader + ": guardian: the process has ended"}));
   // It may lead again meanwhile, in another epoch.
   std::map<std::string, json> fields;
   for (const auto& entry : entries)

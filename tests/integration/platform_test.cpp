@@ -59,6 +59,25 @@ class PlatformTest : public ::testing::Test {
   Story story;
 };
 
+TEST_F(PlatformTest, TheNodeStaysUntilTheLastAppsOnStopHasReturned) {
+  Node node(servers, folder.path());
+  App& slow = node.platform->add_app({.name = "slow", .mode = Spread{}});
+  node.platform->add_app({.name = "quick", .mode = Spread{}});
+  std::promise<void> begun, go;
+  slow.on_stop([&](std::stop_token) {
+    begun.set_value();
+    go.get_future().wait();
+  });
+  node.run();
+  ASSERT_TRUE(eventually([&] { return slow.role() == Role::active; }));
+  node.platform->stop();
+  ASSERT_EQ(begun.get_future().wait_for(kSoon), std::future_status::ready);
+  EXPECT_EQ(node.over.wait_for(300ms), std::future_status::timeout);
+  EXPECT_EQ(node.platform->members().size(), 1U) << "it has left";
+  go.set_value();
+  EXPECT_EQ(node.over.wait_for(kSoon), std::future_status::ready);
+}
+
 TEST_F(PlatformTest, ItsGuardianEndsWithItAndTheNodeCanStartAgainInTheSameProcess) {
   for (int i = 0; i < 3; ++i) {
     Node node(servers, folder.path());
