@@ -156,6 +156,9 @@ void Lock::answer(const LockRecord& next, const Context& context, Output& out) {
       doubted_ = true;
       return false;
     }
+    // Nobody holds what another is about to be given: that may yet go to a third.
+    const bool taken = record_.holders.size() >= static_cast<std::size_t>(record_.limit);
+    if (fits && !m.claim.wait && !taken) return false;
     if (!fits)
       out.news.push_back({m.claim.id, LockNews::What::mismatch, 0, describe(next)});
     else if (m.claim.wait)

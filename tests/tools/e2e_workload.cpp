@@ -281,6 +281,8 @@ void Workload::keep_lock() {
     if (!stopped()) {
       client.note("not_held", {{"lock", name}, {"token", token}});
       client.write_fenced(name, token);
+      // Released before that is said, it would be given up, not lost.
+      while (!stopped() && !guard->lost().stop_requested()) std::this_thread::sleep_for(kLook);
     }
     client.call("release", {{"lock", name}, {"token", token}}, true,
                 [&](json&) { guard->release(client.timeout()); });
