@@ -86,7 +86,7 @@ HandOvers contend(Surroundings& around, const MonitoredServer& server,
             const std::lock_guard hold(mutex);
             // The first ones find the others on their way into the queue.
             if (++seen == 2 * contenders) before = server.messages();
-            if (seen > 2 * contenders) found.times.add(now - released);
+            if (seen > 2 * contenders && !over) found.times.add(now - released);
             if (found.times.size() == static_cast<std::size_t>(wanted) && !over) {
               found.messages = static_cast<double>(server.messages() - before) / wanted;
               over = true;

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/client.h"
 #include "cluster/platform.h"
 #include "core/ids.h"
 
@@ -29,7 +30,8 @@ constexpr milliseconds kLook{20};  // at the lock, the command and signals
 class OwnFolder {
  public:
   OwnFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "cpp-cluster-hold-XXXXXX").string();
+    std::string name =
+        (std::filesystem::temp_directory_path() / "cpp-cluster-hold-XXXXXX").string();
     if (!mkdtemp(name.data()))
       throw Error(Errc::system, "no folder can be made in " +
                                     std::filesystem::temp_directory_path().string() + ": " +
@@ -123,7 +125,9 @@ Exit wait_for_signal(const LockGuard& guard, const sigset_t& signals) {
 }
 
 PlatformOptions node_options(const CommonFlags& flags, const std::string& folder) {
-  PlatformOptions options = load_config(flags.request(true)).platform;
+  Client client(flags);
+  PlatformOptions options = client.config().platform;
+  options.name = client.platform();
   options.node = ("hold-" + short_host_name()).substr(0, 50) + "-" + std::to_string(getpid());
   options.labels = {{"kind", "lock-hold"}};
   options.folder = folder;

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include <unistd.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "integration/nats_fixture.h"
 #include "temporary_folder.h"
@@ -20,10 +20,10 @@ class ExamplesTest : public ::testing::Test {
   std::vector<std::string> lines_of(const std::string& name) {
     const std::string program = std::string(CLUSTER_EXAMPLES_BUILT) + "/talk_" + name;
     if (access(program.c_str(), X_OK) != 0) return {};
-    const std::string command = "cd " + folder.path().string() + " && HOME=" +
-                                folder.path().string() + " NATS_URL=" + servers[0].url() +
-                                " CPP_CLUSTER_GUARDIAN=" + CLUSTER_GUARDIAN + " timeout 60 " +
-                                program + " 2>log";
+    const std::string command =
+        "cd " + folder.path().string() + " && HOME=" + folder.path().string() +
+        " NATS_URL=" + servers[0].url() + " CPP_CLUSTER_GUARDIAN=" + CLUSTER_GUARDIAN +
+        " timeout 60 " + program + " 2>log";
     std::FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) return {};
     std::string text;

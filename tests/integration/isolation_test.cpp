@@ -206,7 +206,8 @@ TEST_F(Isolation, WhatIsAnotherAppsIsRefusedAndNamed) {
         "$JS.API.STREAM.INFO.shop_bank_wal", "$JS.API.STREAM.MSG.GET.shop_bank_wal",
         "$JS.API.CONSUMER.CREATE.shop_bank_wal.x", "$JS.API.STREAM.PURGE.shop_bank_wal",
         "$O.shop_bank_snapshots.M.x", "$JS.API.STREAM.MSG.DELETE.OBJ_shop_bank_snapshots",
-        "shop.bank.events.paid", "$KV.shop_leases.bank", "$KV.shop_locks.bank.l"})
+        "shop.bank.events.paid", "shop.bank.calls.any.price.bank", "shop.bank.calls.node.n.price._",
+        "$KV.shop_leases.bank", "$KV.shop_locks.bank.l"})
     EXPECT_TRUE(refused(client.ask(subject), '"' + std::string(subject) + '"')) << subject;
   for (const char* subject : {"shop.bank.calls.>", "shop.>", ">", "_INBOX.>", "$KV.>"})
     EXPECT_TRUE(refused(client.listen(subject), '"' + std::string(subject) + '"')) << subject;
@@ -218,7 +219,7 @@ TEST_F(Isolation, WhatIsThePlatformsOrAnOperatorsIsRefusedAndNamed) {
   ASSERT_TRUE(connect(client.connection));
   for (const char* subject :
        {"$JS.API.STREAM.DELETE.KV_shop_notes", "$JS.API.STREAM.DELETE.KV_shop_members",
-        "$JS.API.STREAM.UPDATE.KV_shop_notes", "$JS.API.STREAM.PURGE.KV_shop_members",
+        "$JS.API.STREAM.UPDATE.KV_shop_members", "$JS.API.STREAM.PURGE.KV_shop_members",
         "$JS.API.STREAM.PURGE.shop_audit", "$JS.API.STREAM.MSG.GET.shop_audit",
         "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.CREATE.other",
         "$JS.API.CONSUMER.NAMES.shop_events", "shop._.events.alarm", "shop._.node.node-1.status",

@@ -278,9 +278,11 @@ TEST_F(LockTest, RecordsThatNobodyUsesAreRemoved) {
   ASSERT_TRUE(testing::connect(connection));
   nats::JetStream js(connection);
   const auto there = [&](const std::string& key) {
-    return nats::await<nats::StoredMessage>(loop, kSoon, [&](auto done) {
-             js.last_message("KV_test_locks", "$KV.test_locks._." + key, done);
-           })
+    return nats::await<nats::StoredMessage>(loop, kSoon,
+                                            [&](auto done) {
+                                              js.last_message("KV_test_locks",
+                                                              "$KV.test_locks._." + key, done);
+                                            })
         .ok();
   };
   std::vector<int> rounds;

@@ -156,15 +156,24 @@ TEST_F(TalkCommands, EventsArePublishedAndFollowed) {
 }
 
 TEST_F(TalkCommands, ALockIsHeldWhileACommandRuns) {
-  const auto told = run({"lock", "hold", "--app", "shop", "till", "--note", "by hand", "--", "sh",
-                         "-c", "echo $CPP_CLUSTER_LOCK $CPP_CLUSTER_LOCK_TOKEN; exit 7"});
+  const auto hold = [&](std::vector<std::string> more) {
+    auto arguments = at_server({"lock", "hold", "--app", "shop", "till"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  Program brief(folder, hold({"--note", "by hand", "--", "sh", "-c",
+                              "echo $CPP_CLUSTER_LOCK $CPP_CLUSTER_LOCK_TOKEN; exit 7"}));
+  ASSERT_TRUE(eventually([&] { return brief.ended(); }));
+  const Outcome told{brief.status(), brief.out(), brief.err()};
   EXPECT_EQ(told.status, 7) << told.err;
   EXPECT_EQ(told.out.rfind("till ", 0), 0U) << told.out;
   EXPECT_TRUE(app->lock("till").try_acquire());
-  EXPECT_EQ(run({"lock", "hold", "till", "--", "/nosuch"}).status, 2);
+  Program wrong(folder, hold({"--", "/nosuch"}));
+  ASSERT_TRUE(eventually([&] { return wrong.ended(); }));
+  EXPECT_EQ(wrong.status(), 2) << wrong.err();
+  EXPECT_NE(wrong.err().find("\"/nosuch\" can't be run"), std::string::npos) << wrong.err();
 
-  Program holder(folder, at_server({"lock", "hold", "--app", "shop", "till", "--note", "by hand",
-                                    "--", "sleep", "600"}));
+  Program holder(folder, hold({"--note", "by hand", "--", "sleep", "600"}));
   ASSERT_TRUE(eventually([&] { return app->lock("till").holder().has_value(); }));
   EXPECT_EQ(app->lock("till").holder()->note, "by hand");
   EXPECT_EQ(run({"lock", "hold", "--app", "shop", "till", "--wait", "300ms"}).status, 6);
@@ -174,7 +183,7 @@ TEST_F(TalkCommands, ALockIsHeldWhileACommandRuns) {
   EXPECT_NE(holder.err().find("was lost: the command has been killed"), std::string::npos)
       << holder.err();
 
-  Program other(folder, at_server({"lock", "hold", "--app", "shop", "till"}));
+  Program other(folder, hold({}));
   ASSERT_TRUE(eventually([&] { return other.out().find("holding \"till\"") == 0; }));
   other.send(SIGTERM);
   ASSERT_TRUE(eventually([&] { return other.ended(); }));
