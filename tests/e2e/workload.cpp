@@ -340,10 +340,16 @@ void Workload::check_watched(const json& event) {
 // A bucket keeps so many values of a key. Who was away may miss those that went meanwhile.
 bool Workload::may_be_gone(const Call& write, const json& next) const {
   int newer = 0;
-  for (const auto& [id, one] : calls_)
-    newer += one.call.contains("value") && one.outcome() == "done" &&
-             one.call.at("key") == write.call.at("key") &&
-             revision(one.told) > revision(write.told) && ns(one.call) < ns(next);
+  for (const auto& [id, one] : calls_) {
+    const std::string what = one.call.at("what");
+    if (one.outcome() != "done" || one.call.value("key", "") != write.call.at("key") ||
+        ns(one.call) >= ns(next))
+      continue;
+    // Nobody is told the revision of a removal.
+    newer += what.starts_with("remove")
+                 ? ns(one.told) > ns(write.call)
+                 : one.call.contains("value") && revision(one.told) > revision(write.told);
+  }
   return newer >= kHistory;
 }
 
