@@ -63,7 +63,8 @@ class LockGuard {
 /// One holder at a time, on all nodes. From Platform::lock() or App::lock(); small, to be copied.
 /// Methods block; from any thread but that of Platform::run(). Throw Error{unavailable} where the
 /// platform has not begun to run, {shutting_down} when it stops, {overloaded} when 500 wait
-/// already, {invalid_argument} when others use that name for a semaphore or a barrier.
+/// already, {permission_denied} when the NATS user may not, {invalid_argument} when others use that
+/// name for a semaphore or a barrier.
 class Lock {
  public:
   /// Waits until it holds the lock: in order of arrival, as well as that can be told. Throws

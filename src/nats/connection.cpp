@@ -98,7 +98,11 @@ struct Connection::Core : std::enable_shared_from_this<Core> {
     std::function<void(ConnectionState, const std::string&)> call;
   };
   std::vector<StateListener> on_state;
-  std::vector<std::function<void(const Error&)>> on_error;
+  struct ErrorListener {
+    std::weak_ptr<const void> life;
+    std::function<void(const Error&)> call;
+  };
+  std::vector<ErrorListener> on_error;
 
   void start(std::vector<ServerUrl> servers);
   void close();
@@ -276,8 +280,9 @@ void Connection::Core::set_state(ConnectionState s, std::string reason) {
 
 void Connection::Core::report(const Error& error) {
   for (std::size_t i = 0; i < on_error.size() && !closed; ++i) {
-    auto fn = on_error[i];
-    fn(error);
+    auto alive = on_error[i].life.lock();
+    auto call = on_error[i].call;
+    if (alive) call(error);
   }
 }
 
@@ -392,7 +397,15 @@ void Connection::on_state(std::weak_ptr<const void> life,
 }
 
 void Connection::on_error(std::function<void(const Error&)> fn) {
-  core_->on_error.push_back(std::move(fn));
+  on_error(std::weak_ptr<const void>(core_), std::move(fn));
+}
+
+void Connection::on_error(std::weak_ptr<const void> life, std::function<void(const Error&)> fn) {
+  // As for on_state.
+  core_->defer([core = core_.get()] {
+    std::erase_if(core->on_error, [](const auto& listener) { return listener.life.expired(); });
+  });
+  core_->on_error.push_back({std::move(life), std::move(fn)});
 }
 
 std::string Connection::new_inbox() {

@@ -83,6 +83,8 @@ class Connection {
   /// Asynchronous errors: slow consumers (with the subject), permission violations
   /// (Errc::permission_denied, naming the subject).
   void on_error(std::function<void(const Error&)> fn);
+  /// The same, until what `life` points to is gone.
+  void on_error(std::weak_ptr<const void> life, std::function<void(const Error&)> fn);
   /// Of the server connected to now, or last.
   ServerInfo server() const;
   /// A subject under which only this connection listens, for consumers' deliveries: unique at each

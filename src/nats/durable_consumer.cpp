@@ -93,6 +93,10 @@ struct DurableConsumer::Core : std::enable_shared_from_this<Core> {
   void drop();
   void again();
   void failed(const Error& error);
+  void refused(const Error& error);
+  std::string next_subject() const {
+    return "$JS.API.CONSUMER.MSG.NEXT." + config.stream + "." + config.name;
+  }
   void look_at(const std::string& text);
   void absent(const Error& error);
   void store(const Json& wanted, const char* action);
@@ -135,6 +139,15 @@ void DurableConsumer::Core::again() {
 void DurableConsumer::Core::failed(const Error& error) {
   again();
   if (handlers.trouble) handlers.trouble(error);
+}
+
+// Pulling and acknowledging have no answer in which a refusal could come.
+void DurableConsumer::Core::refused(const Error& error) {
+  if (ended || error.errc() != Errc::permission_denied) return;
+  const std::string text = error.what();
+  const std::string acks = "\"$JS.ACK." + config.stream + "." + config.name + ".";
+  if (text.find('"' + next_subject() + '"') != std::string::npos) return failed(error);
+  if (text.find(acks) != std::string::npos && handlers.trouble) handlers.trouble(error);
 }
 
 void DurableConsumer::Core::absent(const Error& error) {
@@ -196,7 +209,7 @@ void DurableConsumer::Core::ask() {
   asked = ready;
   heard = BootClock::now();
   Message request;
-  request.subject = "$JS.API.CONSUMER.MSG.NEXT." + config.stream + "." + config.name;
+  request.subject = next_subject();
   request.reply = inbox;
   request.data = text_of({{"batch", asked},
                           {"expires", nanoseconds(kExpires).count()},
@@ -261,6 +274,8 @@ DurableConsumer::DurableConsumer(JetStream& jetstream, DurableConfig config, Han
         if (core->ended) return;
         state == ConnectionState::connected ? core->begin() : core->drop();
       });
+  jetstream.connection().on_error(
+      core_, [core = core_.get()](const Error& error) { core->refused(error); });
   // Not from within the constructor: its caller has nothing to hold on to yet.
   jetstream.connection().defer([weak = std::weak_ptr(core_)] {
     auto core = weak.lock();

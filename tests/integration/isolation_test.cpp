@@ -55,12 +55,16 @@ class Isolation : public ::testing::Test {
     if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
     start_server({});
   }
-  void start_server(std::vector<std::string> more) {
+  /// With the users' block, without the line of a `subject` that is given.
+  void start_server(std::vector<std::string> more, const std::string& without = {}) {
     std::vector<std::string> arguments{"nats",  "permissions", "--platform", "shop",      "--app",
                                        "notes", "--app",       "bank",       "--operator"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    const Outcome printed = outcome_of(arguments);
+    Outcome printed = outcome_of(arguments);
     ASSERT_EQ(printed.status, 0) << printed.err;
+    const std::string line = "            \"" + without + "\"\n";
+    for (auto at = printed.out.find(line); at != std::string::npos; at = printed.out.find(line))
+      printed.out.erase(at, line.size());
     const std::string passwords =
         "SHOP_NOTES_PASSWORD: \"secret\"\nSHOP_BANK_PASSWORD: \"secret\"\n"
         "SHOP_OPERATOR_PASSWORD: \"secret\"\n";
@@ -111,6 +115,9 @@ void use_everything(App& leading, App& standby, Platform& platform) {
   EXPECT_EQ(standby.kv().get("k")->value, "v");
   EXPECT_EQ(standby.kv().keys(), std::vector<std::string>{"k"});
   leading.kv().purge("k");
+  for (const char* key : {"a", "b", "c", "d", "e"})
+    leading.kv().put(key, std::string(900'000, 'v'));
+  EXPECT_EQ(standby.kv().entries().size(), 5u);
   std::atomic<int> came{0};
   const auto lasting = leading.events().subscribe("order.>", [&](const Event&) { ++came; },
                                                   {.durable = "bill", .max_deliver = 1});
@@ -138,12 +145,20 @@ TEST_F(Isolation, AConfinedAppCanDoAllThatIsItsOwn) {
   auto db = one.database().open();
   db.exec("CREATE TABLE t(v)");
   db.exec("INSERT INTO t VALUES(1)");
+  for (int i = 0; i < 4; ++i)  // so much that JetStream controls its flow
+    db.exec("INSERT INTO t VALUES(randomblob(4000000))");
   const auto position = one.database().sync(kSoon);
   ASSERT_TRUE(
       eventually([&] { return !thrown([&] { two.database().wait_for(position, kSoon); }); }));
-  EXPECT_GT(two.snapshots().create(kSoon).txid, 0u) << "which its leader takes";
+  const auto older = two.snapshots().create(kSoon);
+  EXPECT_GT(older.txid, 0u) << "which its leader takes";
   EXPECT_EQ(two.snapshots().list().size(), 1u);
+  EXPECT_GT(two.snapshots().restore({.to = folder / "restored.db"}).bytes, 0u);
   use_everything(one, two, *second.platform);
+  db.exec("DELETE FROM t WHERE length(v) > 1");
+  const auto newer = one.snapshots().create(kSoon);
+  EXPECT_GT(newer.txid, older.txid);
+  two.snapshots().remove(older.txid);
   one.election().step_down("node-2");
   EXPECT_TRUE(two.election().wait_for_leadership(kSoon));
   EXPECT_EQ(trouble_of(first), "\"\"") << "nothing that a node does is refused";
@@ -285,6 +300,31 @@ TEST_F(Isolation, CommandsOfAConfinedUserSayWhatIsRefused) {
   const Outcome status = run_as("shop-notes", {"status", "--output", "json"});
   EXPECT_NE(status.out.find("shop._.node.node-1.status"), std::string::npos)
       << status.out << status.err;
+}
+
+TEST_F(Isolation, ADurableSubscriptionTellsThatItMayNotPullOrAcknowledge) {
+  for (const std::string refusal :
+       {"$JS.API.CONSUMER.MSG.NEXT.shop_events.notes_bill", "$JS.ACK.shop_events.notes_bill."}) {
+    const bool pulling = refusal.starts_with("$JS.API");
+    start_server({}, pulling ? "$JS.API.CONSUMER.MSG.NEXT.shop_events.*" : "$JS.ACK.shop_events.>");
+    Node node(options(pulling ? "node-1" : "node-2", "shop-notes"));
+    App& notes = node.platform->add_app({.name = "notes", .mode = Spread{}});
+    node.run();
+    ASSERT_TRUE(eventually([&] { return node.platform->members().size() == 1; }));
+    std::promise<Error> told;
+    std::atomic<bool> once{false};
+    const auto subscription = notes.events().subscribe(">", [](const Event&) {},
+                                                       {.on_trouble =
+                                                            [&](const Error& error) {
+                                                              if (!once.exchange(true))
+                                                                told.set_value(error);
+                                                            },
+                                                        .durable = "bill"});
+    notes.events().publish("new", "1");
+    auto future = told.get_future();
+    ASSERT_EQ(future.wait_for(kSoon), std::future_status::ready) << refusal;
+    EXPECT_TRUE(refused(future.get(), refusal));
+  }
 }
 
 TEST_F(Isolation, AnOperatorMayEverything) {

@@ -341,6 +341,15 @@ TEST_F(ConfigFile, ALoginFromAHigherLayerReplacesTheLowerOne) {
   EXPECT_EQ(c.platform.nats.password, "");
 }
 
+TEST_F(ConfigFile, AUserNamedByAFlagHasThePasswordOfTheEnvironment) {
+  environment_["CPP_CLUSTER_NATS_PASSWORD"] = "s3cret";
+  flags_ = {{"nats.user", "me", "--user"}};
+  const Config c = load("platform: a\nnats: {creds: /me.creds}\n");
+  EXPECT_EQ(c.platform.nats.user, "me");
+  EXPECT_EQ(c.platform.nats.password, "s3cret");
+  EXPECT_EQ(c.platform.nats.creds_file, "");
+}
+
 TEST_F(ConfigFile, ServersFromTheEnvironmentReplaceThoseOfTheFile) {
   environment_["NATS_URL"] = "nats://x:1, nats://y:2";
   EXPECT_EQ(load("platform: a\nnats: {servers: ['nats://a:1']}\n").platform.nats.servers,
