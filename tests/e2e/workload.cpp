@@ -89,6 +89,13 @@ std::size_t Workload::count(const std::string& what, const std::string& outcome)
   return count;
 }
 
+std::size_t Workload::keys_troubled() {
+  std::size_t troubled = 0;
+  for (const auto& [what, call] : register_calls())
+    troubled += count(what, "failed") + count(what, "unknown");
+  return troubled;
+}
+
 std::vector<json> Workload::noted(const std::string& what) {
   read();
   std::vector<json> found;

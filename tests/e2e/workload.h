@@ -33,6 +33,8 @@ class Workload {
 
   /// How many calls have returned like that; empty: all.
   std::size_t count(const std::string& what, const std::string& outcome);
+  /// Of calls for keys, those that came to nothing, or may have.
+  std::size_t keys_troubled();
   /// How often `what` was noted: of a lock's token, "lost", say.
   std::vector<json> noted(const std::string& what);
   /// Waits until as many calls as that have returned so since now.

@@ -1,7 +1,9 @@
 // The checker of histories, on histories of which it is known whether they can be.
 #include "linearizability.h"
 
+#include <algorithm>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <random>
 #include <string>
@@ -213,6 +215,107 @@ TEST(LinearizableMutex, AReleaseOfUnknownOutcomeMayComeLate) {
   expect_good<MutexOperation>({acquire({1, 2}, 5), unknown(release({3, 4}, 5)),
                                refused(acquire({5, 6})), acquire({7, 8}, 9)});
   expect_bad<MutexOperation>({acquire({1, 2}, 5), unknown(release({4, 5}, 5)), acquire({2, 3}, 9)});
+}
+
+// ---- short histories, decided by trying every order
+
+/// What a register does, as plainly as can be said.
+class Plain {
+ public:
+  explicit Plain(std::vector<RegisterOperation> history)
+      : history_(std::move(history)), placed_(history_.size(), false) {}
+  bool possible() { return place_next(std::nullopt, 0, true); }
+
+ private:
+  // The value that is there, its revision, and whether that is known; else it is above.
+  bool place_next(const std::optional<std::string>& value, std::uint64_t revision, bool exact) {
+    std::int64_t first_return = std::numeric_limits<std::int64_t>::max();
+    bool left = false;
+    for (std::size_t i = 0; i < history_.size(); ++i)
+      if (!placed_[i] && history_[i].outcome != Outcome::unknown) {
+        left = true;
+        first_return = std::min(first_return, history_[i].returned);
+      }
+    if (!left) return true;
+    for (std::size_t i = 0; i < history_.size(); ++i) {
+      if (placed_[i] || history_[i].call > first_return) continue;
+      placed_[i] = true;
+      if (place(history_[i], value, revision, exact)) return true;
+      placed_[i] = false;
+    }
+    return false;
+  }
+
+  bool place(const RegisterOperation& o, const std::optional<std::string>& value,
+             std::uint64_t revision, bool exact) {
+    const bool fits = exact ? o.expected == revision : o.expected > revision;
+    const bool is_refused = o.outcome == Outcome::refused;
+    std::uint64_t at_least = revision;
+    switch (o.what) {
+      case RegisterCall::get:
+        if (o.value != value) return false;
+        if (!value) return place_next(value, revision, exact);
+        if (exact ? o.revision != revision : o.revision <= revision) return false;
+        return place_next(value, o.revision, true);
+      case RegisterCall::create:
+        if (is_refused) return value && place_next(value, revision, exact);
+        if (value) return false;
+        break;
+      case RegisterCall::update:
+      case RegisterCall::remove_revision:
+        if (is_refused) return !(exact && fits) && place_next(value, revision, exact);
+        if (!fits) return false;
+        at_least = o.expected;
+        break;
+      case RegisterCall::put:
+      case RegisterCall::remove: break;
+    }
+    if (o.revision == 0) return place_next(o.value, at_least, false);
+    return o.revision > at_least && place_next(o.value, o.revision, true);
+  }
+
+  const std::vector<RegisterOperation> history_;
+  std::vector<bool> placed_;
+};
+
+TEST(LinearizableRegister, ShortHistoriesAreDecidedAsByTryingEveryOrder) {
+  int good = 0, bad = 0;
+  for (unsigned seed = 1; seed <= 20'000; ++seed) {
+    std::mt19937 random(seed);
+    const auto below = [&](int limit) {
+      return std::uniform_int_distribution(0, limit - 1)(random);
+    };
+    std::vector<RegisterOperation> history;
+    for (int i = 0, count = 3 + below(5); i < count; ++i) {
+      const std::int64_t call = below(12);
+      auto& o = history.emplace_back(
+          operation({call, call + below(8)}, static_cast<RegisterCall>(below(6))));
+      o.outcome = static_cast<Outcome>(below(3));
+      const bool conditional = o.what == RegisterCall::create || o.what == RegisterCall::update ||
+                               o.what == RegisterCall::remove_revision;
+      if (o.what == RegisterCall::get || (o.outcome == Outcome::refused && !conditional))
+        o.outcome = Outcome::done;
+      if (o.what == RegisterCall::put || o.what == RegisterCall::create ||
+          o.what == RegisterCall::update || (o.what == RegisterCall::get && below(3) != 0))
+        o.value = std::string(1, static_cast<char>('a' + below(5)));
+      if (o.value && o.outcome == Outcome::done)
+        o.revision = static_cast<std::uint64_t>(1 + below(5));
+      if (o.what == RegisterCall::update || o.what == RegisterCall::remove_revision)
+        o.expected = static_cast<std::uint64_t>(1 + below(4));
+    }
+    const bool possible = Plain(history).possible();
+    ++(possible ? good : bad);
+    const auto verdict = check_register(history);
+    std::string text;
+    for (const auto& o : history)
+      text += "[" + std::to_string(o.call) + ", " + std::to_string(o.returned) + "] " +
+              describe(o) + "\n";
+    ASSERT_EQ(verdict.kind, possible ? Kind::linearizable : Kind::violated)
+        << "seed " << seed << ":\n"
+        << text << verdict.why;
+  }
+  EXPECT_GT(good, 1'000);
+  EXPECT_GT(bad, 1'000);
 }
 
 // ---- long histories, as clients of something that is right would write them down
