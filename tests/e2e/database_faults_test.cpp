@@ -252,7 +252,7 @@ TEST_P(DatabaseFaultsByCommit, WhatIsWrittenWhileTheNodeIsStoppedIsKeptAside) {
     return (replicated() || d.status(leader).value("divergences", 0) > 0) && d.ready(leader);
   }));
   EXPECT_TRUE(d.c.node(leader).running());
-  EXPECT_EQ(d.audited("primary"), 2U);
+  EXPECT_TRUE(d.c.wait_for("audit entries", [&] { return d.audited("primary") == 2; }));
   if (!replicated()) {
     EXPECT_TRUE(d.c.wait_for("audit entries", [&] { return d.audited("diverged") == 1; }));
   }
