@@ -277,24 +277,24 @@ TEST_F(CallTest, MoreThanMayRunAreRefusedAtOnce) {
 
 TEST_F(CallTest, OnlyWhatMayRunTwiceIsTriedAgain) {
   std::atomic<int> tries{0};
+  std::atomic<bool> go_on{false};
   adjust = [&](App& echo, App&) {
     echo.handle("slow_at_first", [&](const CallRequest& r) {
-      if (++tries == 1) {
-        std::mutex mutex;
-        std::unique_lock lock(mutex);
-        std::condition_variable_any ends;
-        ends.wait(lock, r.stop, [] { return false; });
-      }
+      if (++tries == 1) eventually([&] { return go_on || tries > 1; });
       return std::to_string(r.attempt);
     });
   };
   start();
   CallOptions options{.node = "a", .timeout = milliseconds(300)};
   EXPECT_EQ(error_of_call("echo", "slow_at_first", options).errc(), Errc::unknown_outcome);
+  go_on = true;
+  EXPECT_TRUE(eventually([&] { return tries == 1; }));
+  std::this_thread::sleep_for(milliseconds(200));
   EXPECT_EQ(tries, 1);
+  go_on = false;
   tries = 0;
   options.idempotent = true;
-  options.timeout = seconds(20);
+  options.timeout = kSoon;
   options.try_timeout = milliseconds(300);
   EXPECT_EQ(caller().call("echo", "slow_at_first", "", options).payload, "2");
   EXPECT_EQ(tries, 2);
