@@ -51,7 +51,7 @@ TEST(LocksAndKeys, SurviveAServerThatStoresWhatWasGivenUp) {
   EXPECT_GT(work.count("acquire", "unknown"), 3u);
 }
 
-TEST(LocksAndKeys, SurviveTheDeathOfEachOfThreeServers) {
+TEST(LocksAndKeys, SurviveTheDeathOfEachNatsServer) {
   CLUSTER_SKIP_LONG_WAITS();
   Workload work({.servers = 3, .session_timeout = milliseconds(1500)});
   // What is written to a key during an election, or two, is less than its history keeps.
