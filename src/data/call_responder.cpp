@@ -1,5 +1,6 @@
 // How a call is answered, and what may stand around its handler.
 #include <algorithm>
+#include <cstdio>
 #include <mutex>
 
 #include "core/log.h"
@@ -19,6 +20,12 @@ std::string checked_name(std::string name) {
   if (name.empty() || name.size() > 64 || !std::all_of(name.begin(), name.end(), fits))
     return "handler_failed";
   return name;
+}
+
+std::string rate_text(double per_second) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", per_second);
+  return text;
 }
 
 double ms(std::chrono::nanoseconds took) { return static_cast<double>(took.count()) / 1e6; }
@@ -112,9 +119,8 @@ CallMiddleware limit_calls(double per_second, double burst) {
   return [bucket, per_second](const CallRequest& request, const CallResponder& responder,
                               const CallHandler& next) {
     if (bucket->take(BootClock::now())) return next(request, responder);
-    responder.fail("overloaded", "more than " + std::to_string(per_second) +
-                                     " calls a second of \"" + request.app + "." + request.method +
-                                     "\"");
+    responder.fail("overloaded", "more than " + rate_text(per_second) + " calls a second of \"" +
+                                     request.app + "." + request.method + "\"");
   };
 }
 
@@ -146,7 +152,7 @@ CallerMiddleware limit_outgoing_calls(double per_second, double burst) {
     if (bucket->take(BootClock::now())) return next(call);
     throw CallError(Errc::overloaded, "overloaded",
                     "call to \"" + call.app + "." + call.method + "\": this node makes more than " +
-                        std::to_string(per_second) + " calls a second",
+                        rate_text(per_second) + " calls a second",
                     {});
   };
 }
