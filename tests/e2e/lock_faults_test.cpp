@@ -13,6 +13,7 @@ namespace {
 std::int64_t now_ns() { return BootClock::now().time_since_epoch().count(); }
 
 TEST(LocksAndKeys, SurviveTheDeathOfTheirOnlyServer) {
+  CLUSTER_SKIP_HEAVY_LOAD();
   Workload work;
   work.start(3);
   if (testing::Test::HasFailure()) return;
@@ -34,6 +35,7 @@ TEST(LocksAndKeys, SurviveTheDeathOfTheirOnlyServer) {
 }
 
 TEST(LocksAndKeys, SurviveAServerThatStoresWhatWasGivenUp) {
+  CLUSTER_SKIP_HEAVY_LOAD();
   Workload work;
   work.start(3);
   if (testing::Test::HasFailure()) return;
@@ -52,7 +54,7 @@ TEST(LocksAndKeys, SurviveAServerThatStoresWhatWasGivenUp) {
 }
 
 TEST(LocksAndKeys, SurviveTheDeathOfEachNatsServer) {
-  CLUSTER_SKIP_LONG_WAITS();
+  CLUSTER_SKIP_HEAVY_LOAD();
   Workload work({.servers = 3, .session_timeout = milliseconds(1500)});
   // What is written to a key during an election, or two, is less than its history keeps.
   work.options["pace_ms"] = 100;
@@ -102,6 +104,7 @@ json last_fenced(Workload& work, std::uint64_t token) {
 }
 
 TEST(LocksAndKeys, AKilledHoldersLockGoesToTheNext) {
+  CLUSTER_SKIP_HEAVY_LOAD();
   Workload work;
   const auto token = start_with_keeper(work);
   if (testing::Test::HasFailure()) return;
@@ -120,6 +123,7 @@ TEST(LocksAndKeys, AKilledHoldersLockGoesToTheNext) {
 }
 
 TEST(LocksAndKeys, AStoppedHolderHearsTheTruthWhenItWakesAndItsTokenIsRefused) {
+  CLUSTER_SKIP_HEAVY_LOAD();
   Workload work;
   const auto token = start_with_keeper(work);
   if (testing::Test::HasFailure()) return;
