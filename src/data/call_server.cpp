@@ -12,6 +12,12 @@ namespace cluster {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+constexpr milliseconds kGrace{500};
+
+}  // namespace
+
 CallServer::CallServer(Loop& loop, StrandPool& strands, std::shared_ptr<nats::Exchange> exchange,
                        Options options)
     : gate_(loop),
@@ -51,6 +57,7 @@ void CallServer::use(CallMiddleware middleware) {
 
 void CallServer::open(nats::Connection& connection) {
   if (methods_.empty() || !subscriptions_.empty()) return;
+  ending_.clear();
   {
     const std::lock_guard lock(mutex_);
     connection_ = &connection;
@@ -93,17 +100,34 @@ void CallServer::open(nats::Connection& connection) {
         name, call_subject(options_.platform, options_.app, "any", {}, name, "*"), method.counts);
 }
 
+// In a queue group each call goes to one of those that listen: when that is a leader whose lead has
+// passed, its answer not_leader means that nobody has carried the call out.
 void CallServer::lead_begins() {
   if (subscriptions_.empty() || !of_lead_.empty()) return;
+  ending_.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    leads_ = true;
+  }
   for (const char* route : {"leader", "key"})
     of_lead_.push_back(connection_->subscribe_direct(
         call_subject(options_.platform, options_.app, route, {}, "*", "*"),
-        [self = shared_from_this()](nats::Message m) { self->take(std::move(m)); }));
+        [self = shared_from_this()](nats::Message m) { self->take(std::move(m)); }, "q"));
+}
+
+// A call that is on its way here is answered, instead of leaving its caller to wait.
+void CallServer::let_end(std::vector<nats::Subscription> subscriptions) {
+  for (auto& subscription : subscriptions) ending_.push_back(std::move(subscription));
+  ending_timer_ = loop_.after(kGrace, [this] { ending_.clear(); });
 }
 
 void CallServer::lead_ends() {
   if (of_lead_.empty()) return;
-  of_lead_.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    leads_ = false;
+  }
+  let_end(std::exchange(of_lead_, {}));
   stop_all(true);
 }
 
@@ -112,8 +136,8 @@ void CallServer::close_doors() {
     const std::lock_guard lock(mutex_);
     open_ = false;
   }
-  of_lead_.clear();
-  subscriptions_.clear();
+  let_end(std::exchange(of_lead_, {}));
+  let_end(std::exchange(subscriptions_, {}));
   service_.reset();
   stop_all(false);
 }
@@ -122,6 +146,8 @@ void CallServer::close() {
   close_doors();
   gate_.close();
   timer_.reset();
+  ending_timer_.reset();
+  ending_.clear();
   const std::lock_guard lock(mutex_);
   over_ = true;
   connection_ = nullptr;
@@ -181,7 +207,7 @@ void CallServer::take(nats::Message message) {
   auto request = call_request(message, options_.platform, BootClock::now());
   if (!request) return refuse(message, "invalid_argument", request.error().what());
   std::unique_lock lock(mutex_);
-  if (!over_) request.value().epoch = options_.lead().value_or(0);
+  if (!over_ && leads_) request.value().epoch = options_.lead().value_or(0);
   if (const auto no = objection(request.value())) {
     if (no->first == "overloaded") ++overloaded_;
     lock.unlock();

@@ -88,6 +88,7 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   void send(nats::Message message, const std::string& to);
   void plan(Time deadline);  ///< with the mutex held
   void sweep();
+  void let_end(std::vector<nats::Subscription> subscriptions);
   void stop_all(bool only_of_lead);
   std::string known_methods() const;
 
@@ -101,6 +102,7 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
 
   mutable std::mutex mutex_;  // over what follows
   bool open_ = false, over_ = false;
+  bool leads_ = false;  // between lead_begins() and lead_ends()
   std::unordered_map<std::uint64_t, std::weak_ptr<State>> running_;
   std::uint64_t last_ = 0;
   std::vector<std::unique_ptr<Strand>> all_strands_;
@@ -113,7 +115,8 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   nats::Connection* connection_ = nullptr;
   std::unique_ptr<nats::MicroService> service_;
   std::vector<nats::Subscription> subscriptions_, of_lead_;
-  LoopSource timer_;
+  std::vector<nats::Subscription> ending_;  // what still comes there is refused
+  LoopSource timer_, ending_timer_;
 };
 
 /// A call under way on this node.

@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "integration/platform_fixture.h"
+#include "long_waits.h"
 
 namespace cluster {
 namespace {
@@ -155,6 +156,7 @@ TEST_F(AuditTest, EachPartOfAFilterLeavesOutWhatDoesNotFit) {
 }
 
 TEST_F(AuditTest, TheNewestThatFitAreFoundFarBehindOthers) {
+  CLUSTER_SKIP_HEAVY_LOAD();
   auto& a = start("a");
   a.shop->audit().record("old", {{"n", "first"}});
   a.shop->audit().record("old", {{"n", "second"}});

@@ -319,19 +319,22 @@ TEST_F(EventsTest, DestroyingASubscriptionWaitsForItsHandlerButNotFromWithinIt) 
   ending.get();
   EXPECT_TRUE(left);
 
-  std::promise<void> over;
+  const auto over = std::make_shared<std::promise<void>>();
   std::unique_ptr<EventSubscription> inner;
   std::mutex mutex;
   {
     const std::lock_guard lock(mutex);
-    inner = std::make_unique<EventSubscription>(events.subscribe("t", [&](const Event&) {
-      const std::lock_guard wait(mutex);
-      inner.reset();
-      over.set_value();
+    inner = std::make_unique<EventSubscription>(events.subscribe("t", [&, over](const Event&) {
+      const auto told = over;
+      {
+        const std::lock_guard wait(mutex);
+        inner.reset();
+      }
+      told->set_value();
     }));
   }
   events.publish("t", "1");
-  EXPECT_EQ(over.get_future().wait_for(kSoon), std::future_status::ready);
+  EXPECT_EQ(over->get_future().wait_for(kSoon), std::future_status::ready);
 }
 
 TEST_F(EventsTest, NodesShareADurableSubscriptionWhichRemembersWhatWasHandled) {
