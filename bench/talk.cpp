@@ -2,6 +2,8 @@
 // the same settings, at the same server.
 #include <atomic>
 #include <functional>
+#include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -38,18 +40,23 @@ void one_by_one(Side& side, const Operation& once, int count) {
 
 double together(const Operation& once, int count) {
   const auto begin = BootClock::now();
-  std::atomic<bool> failed{false};
+  std::mutex mutex;
+  std::string failure;
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t)
     threads.emplace_back([&, t] {
       try {
         for (int i = 0; i < count / kThreads; ++i) once(t);
-      } catch (...) {
-        failed = true;
+      } catch (const Failed& fault) {
+        const std::lock_guard lock(mutex);
+        failure = fault.text;
+      } catch (const std::exception& fault) {
+        const std::lock_guard lock(mutex);
+        failure = fault.what();
       }
     });
   for (auto& thread : threads) thread.join();
-  if (failed) throw Failed{"an operation failed while several ran"};
+  if (!failure.empty()) throw Failed{failure};
   return count / (milliseconds(BootClock::now() - begin) / 1'000);
 }
 
