@@ -280,7 +280,7 @@ class Plain {
 
 TEST(LinearizableRegister, ShortHistoriesAreDecidedAsByTryingEveryOrder) {
   int good = 0, bad = 0;
-  for (unsigned seed = 1; seed <= 20'000; ++seed) {
+  for (unsigned seed = 1; seed <= 10'000; ++seed) {
     std::mt19937 random(seed);
     const auto below = [&](int limit) {
       return std::uniform_int_distribution(0, limit - 1)(random);
@@ -387,7 +387,7 @@ std::vector<RegisterOperation> long_register_history(unsigned seed, int operatio
 }
 
 TEST(LinearizableRegister, LongHistoriesAreDecidedInFewSteps) {
-  for (unsigned seed = 1; seed <= 5; ++seed) {
+  for (unsigned seed = 1; seed <= 3; ++seed) {
     constexpr int kOperations = 6'000;
     auto history = long_register_history(seed, kOperations);
     const auto verdict = check_register(history);
@@ -442,7 +442,7 @@ std::vector<MutexOperation> long_mutex_history(unsigned seed, int operations) {
 }
 
 TEST(LinearizableMutex, LongHistoriesAreDecidedInFewSteps) {
-  for (unsigned seed = 1; seed <= 5; ++seed) {
+  for (unsigned seed = 1; seed <= 3; ++seed) {
     constexpr int kOperations = 6'000;
     auto history = long_mutex_history(seed, kOperations);
     const auto verdict = check_mutex(history);
