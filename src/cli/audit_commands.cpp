@@ -13,6 +13,7 @@
 #include "cli/table.h"
 #include "cluster/audit.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "nats/stored_message.h"
 #include "ops/audit_trail.h"
 
@@ -29,15 +30,10 @@ struct Options {
   std::string since{}, until{};
 };
 
-std::int64_t ns_of(const AuditEntry& entry) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(entry.time.time_since_epoch())
-      .count();
-}
-
 Json json_of(const AuditEntry& entry) {
   Json fields = Json::object();
   for (const auto& [name, value] : entry.fields) fields[name] = value;
-  return {{"sequence", entry.sequence}, {"time", nats::rfc3339_from(ns_of(entry))},
+  return {{"sequence", entry.sequence}, {"time", nats::rfc3339_from(wall_ns_from(entry.time))},
           {"node", entry.node},         {"app", entry.app},
           {"category", entry.category}, {"action", entry.action},
           {"level", entry.level},       {"fields", std::move(fields)}};
@@ -66,7 +62,7 @@ Cell what_of(const AuditEntry& entry) {
 std::string line_of(const AuditEntry& entry) {
   const auto or_dash = [](const std::string& text) { return text.empty() ? "-" : harmless(text); };
   const Cell what = what_of(entry);
-  return time_text(ns_of(entry) / 1'000'000) + "  " + or_dash(entry.node) + "  " +
+  return time_text(wall_ns_from(entry.time) / 1'000'000) + "  " + or_dash(entry.node) + "  " +
          or_dash(entry.app) + "  " + paint(harmless(what.text), what.colour, use_colour()) + "  " +
          harmless(fields_of(entry)) + "\n";
 }
@@ -118,8 +114,8 @@ Exit list(const Options& options) {
   }
   Table table({"TIME", "NODE", "APP", "WHAT", "FIELDS"});
   for (const auto& entry : entries)
-    table.add({time_text(ns_of(entry) / 1'000'000), entry.node, entry.app, what_of(entry),
-               fields_of(entry)});
+    table.add({time_text(wall_ns_from(entry.time) / 1'000'000), entry.node, entry.app,
+               what_of(entry), fields_of(entry)});
   print(table.empty() ? "no entries\n" : table.text(use_colour()));
   return Exit::ok;
 }

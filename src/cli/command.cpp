@@ -14,6 +14,7 @@
 #include "cluster/version.h"
 #include "core/duration.h"
 #include "core/names.h"
+#include "core/wall_time.h"
 #include "nats/stored_message.h"
 
 namespace cluster::cli {
@@ -146,9 +147,7 @@ std::chrono::system_clock::time_point moment_of(const std::string& flag, const s
   if (const auto ago = parse_duration(text); ago.ok())
     return std::chrono::system_clock::now() - ago.value();
   if (const auto time = nats::time_ns_from(text))
-    return std::chrono::system_clock::time_point(
-        std::chrono::duration_cast<std::chrono::system_clock::duration>(
-            std::chrono::nanoseconds(*time)));
+    return wall_time_from(std::chrono::nanoseconds(*time));
   throw CommandError(Exit::usage, flag + ": \"" + text +
                                       "\" is neither a duration like 10m nor a time in UTC like "
                                       "2025-06-01T09:30:00Z");

@@ -15,6 +15,7 @@
 #include "cluster/events.h"
 #include "core/key_text.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "data/event_bus.h"
 #include "nats/object_info.h"
 #include "nats/stored_message.h"
@@ -32,10 +33,7 @@ struct Options {
   bool all = false;
 };
 
-std::string time_of(const Event& event) {
-  return nats::rfc3339_from(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(event.time.time_since_epoch()).count());
-}
+std::string time_of(const Event& event) { return nats::rfc3339_from(wall_ns_from(event.time)); }
 
 std::string json_of(const Event& event) {
   Json headers = Json::array();

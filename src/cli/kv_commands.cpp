@@ -13,6 +13,7 @@
 #include "cluster/kv.h"
 #include "core/key_text.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "data/kv_bucket.h"
 #include "nats/object_info.h"
 
@@ -31,12 +32,10 @@ struct Options {
   milliseconds ttl{0};
 };
 
-std::int64_t ms_of(const KvEntry& entry) {
-  return std::chrono::duration_cast<milliseconds>(entry.time.time_since_epoch()).count();
-}
-
 Json json_of(const KvEntry& entry) {
-  Json json{{"key", entry.key}, {"revision", entry.revision}, {"time", time_text(ms_of(entry))}};
+  Json json{{"key", entry.key},
+            {"revision", entry.revision},
+            {"time", time_text(wall_ms_from(entry.time))}};
   if (entry.ttl.count() > 0) json["ttl_ms"] = entry.ttl.count();
   if (entry.removed)
     json["removed"] = true;
@@ -155,7 +154,7 @@ void show(const std::vector<KvEntry>& entries, bool as_json) {
   }
   Table table({"KEY", "REVISION", "TIME", "VALUE"});
   for (const auto& entry : entries)
-    table.add({entry.key, std::to_string(entry.revision), time_text(ms_of(entry)),
+    table.add({entry.key, std::to_string(entry.revision), time_text(wall_ms_from(entry.time)),
                entry.removed ? Cell("(removed)", Colour::dim) : Cell(entry.value)});
   print(table.text(use_colour()));
 }
@@ -191,7 +190,7 @@ Exit watch(const Options& options) {
         options.key,
         [&](const KvEntry& entry) {
           if (options.output.json) return print(text_of(json_of(entry), true));
-          print(time_text(ms_of(entry)) + "  " + std::to_string(entry.revision) + "  " +
+          print(time_text(wall_ms_from(entry.time)) + "  " + std::to_string(entry.revision) + "  " +
                 harmless(entry.key) +
                 (entry.removed ? "  (removed)" : " = " + harmless(entry.value)) + "\n");
         },

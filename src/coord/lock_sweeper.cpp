@@ -4,18 +4,11 @@
 
 #include "coord/records_json.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "nats/connection.h"
 
 namespace cluster::coord {
-namespace {
-
-std::int64_t wall_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-}  // namespace
+namespace {}  // namespace
 
 LockSweeper::LockSweeper(nats::JetStream& jetstream, Options options)
     : jetstream_(jetstream), options_(std::move(options)) {

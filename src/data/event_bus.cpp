@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/deadline.h"
 #include "core/ids.h"
 #include "core/log.h"
 #include "data/event_subscription.h"
@@ -24,16 +25,6 @@ using std::chrono::nanoseconds;
 constexpr milliseconds kFirstRetry{20};
 constexpr milliseconds kLastRetry{500};
 constexpr milliseconds kTryLimit{2'000};  // of one sending
-/// Longer ones would overflow where they are added to a time.
-constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
-
-Time deadline_after(milliseconds timeout) {
-  return BootClock::now() + std::min(timeout, kLongestWait);
-}
-
-Duration left_until(Time deadline) {
-  return std::max<Duration>(deadline - BootClock::now(), milliseconds(1));
-}
 
 // Whether it was stored is open.
 bool is_open(const Error& error) {

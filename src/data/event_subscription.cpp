@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/log.h"
+#include "core/wall_time.h"
 
 namespace cluster {
 namespace {
@@ -76,8 +77,7 @@ nats::StartAt EventSubscription::Core::start_at() const {
   }
   if (const auto* from = std::get_if<EventsFromTime>(&wanted_.options.from)) {
     start.kind = Kind::time;
-    start.time_ns =
-        std::chrono::duration_cast<std::chrono::nanoseconds>(from->time.time_since_epoch()).count();
+    start.time_ns = wall_ns_from(from->time);
   }
   return start;
 }
@@ -96,9 +96,7 @@ std::optional<Event> EventSubscription::Core::event_from(nats::StoredMessage mes
     else
       event.headers.push_back(std::move(header));
   event.sequence = message.sequence;
-  event.time = std::chrono::system_clock::time_point(
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(
-          std::chrono::nanoseconds(message.time_ns)));
+  event.time = wall_time_from(std::chrono::nanoseconds(message.time_ns));
   return event;
 }
 

@@ -6,8 +6,10 @@
 #include <thread>
 #include <utility>
 
+#include "core/deadline.h"
 #include "core/key_text.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "data/kv_watch.h"
 
 namespace cluster {
@@ -18,16 +20,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds kRetry{20};
 constexpr milliseconds kShortestTtl{100};
 constexpr milliseconds kLongestTtl = std::chrono::hours(24 * 366);
-/// Longer ones would overflow where they are added to a time.
-constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
-
-Time deadline_after(milliseconds timeout) {
-  return BootClock::now() + std::min(timeout, kLongestWait);
-}
-
-Duration left_until(Time deadline) {
-  return std::max<Duration>(deadline - BootClock::now(), milliseconds(1));
-}
 
 bool removes(const nats::StoredMessage& message) {
   return !message.header("KV-Operation").empty() || !message.header("Nats-Marker-Reason").empty();
@@ -100,9 +92,7 @@ KvEntry KvBucket::entry_from(const nats::StoredMessage& message) const {
   entry.value = message.data;
   entry.revision = message.sequence;
   entry.removed = removes(message);
-  entry.time = std::chrono::system_clock::time_point(
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(
-          std::chrono::nanoseconds(message.time_ns)));
+  entry.time = wall_time_from(std::chrono::nanoseconds(message.time_ns));
   const auto ttl = message.header(KvExpiry::kHeader);
   std::int64_t ms = 0;
   if (!ttl.empty()) std::from_chars(ttl.data(), ttl.data() + ttl.size(), ms);

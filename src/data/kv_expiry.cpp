@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "nats/connection.h"
 #include "nats/stored_message.h"
 
@@ -26,12 +27,6 @@ bool marked(const Json& info) {
   return info.is_object() && info.contains("config") && info["config"].is_object() &&
          info["config"].contains("metadata") && info["config"]["metadata"].is_object() &&
          info["config"]["metadata"].contains(kMark);
-}
-
-std::int64_t wall_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/ids.h"
+#include "core/wall_time.h"
 #include "nats/stored_message.h"
 
 namespace cluster::nats {
@@ -72,9 +73,7 @@ struct MicroService::Core : std::enable_shared_from_this<Core> {
   Connection& connection;
   const ServiceConfig config;
   const std::string id = random_id();
-  const std::string started = rfc3339_from(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                               std::chrono::system_clock::now().time_since_epoch())
-                                               .count());
+  const std::string started = rfc3339_from(wall_ns());
   std::vector<Endpoint> endpoints;
   std::shared_ptr<Gate> gate = std::make_shared<Gate>();
   std::vector<Subscription> subscriptions;

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <set>
+#include "core/wall_time.h"
 
 #include <nlohmann/json.hpp>
 
@@ -11,12 +12,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kMostAtOnce = 100;
-
-std::int64_t wall_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 // Looks at one id after the other.
 struct Sweep : std::enable_shared_from_this<Sweep> {

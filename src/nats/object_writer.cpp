@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/ids.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "nats/object_store_core.h"
 
 namespace cluster::nats {
@@ -16,10 +17,6 @@ namespace {
 // A server that dropped a chunk while it stored it may take its id for known. Not found so often,
 // it gets another one.
 constexpr int kMissesOfOneId = 3;
-
-std::int64_t wall_time_ns() {
-  return std::chrono::nanoseconds(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 
@@ -278,7 +275,7 @@ void ObjectWriter::Core::published(Result<std::optional<ObjectInfo>> before) {
                 refused);
   }
   auto visible = [](Core& self) {
-    self.info.mtime_ns = wall_time_ns();
+    self.info.mtime_ns = wall_ns();
     auto answer = std::exchange(self.finished, nullptr);
     auto result = self.info;
     self.end();

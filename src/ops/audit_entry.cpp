@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/names.h"
+#include "core/wall_time.h"
 #include "nats/stored_message.h"
 
 namespace cluster {
@@ -22,15 +23,6 @@ constexpr std::size_t kMostBytes = 16 * 1024;
 constexpr std::size_t kMostWanted = 10'000;
 constexpr nanoseconds kServerDuplicateWindow = std::chrono::minutes(2);  // its default
 constexpr auto kClocksDiffer = std::chrono::minutes(1);
-
-std::int64_t ns_of(system_clock::time_point time) {
-  return std::chrono::duration_cast<nanoseconds>(time.time_since_epoch()).count();
-}
-
-system_clock::time_point time_of(std::int64_t ns) {
-  return system_clock::time_point(
-      std::chrono::duration_cast<system_clock::duration>(nanoseconds(ns)));
-}
 
 std::string token_fault(std::string_view token) {
   const auto fine = [](char c) {
@@ -85,7 +77,7 @@ nats::Message audit_message(const std::string& platform, AuditEntry entry) {
   Json fields = Json::object();
   for (auto& [key, value] : entry.fields) fields[key] = std::move(value);
   const Json json{{"v", 1},
-                  {"time", nats::rfc3339_from(ns_of(entry.time))},
+                  {"time", nats::rfc3339_from(wall_ns_from(entry.time))},
                   {"node", entry.node},
                   {"app", entry.app},
                   {"category", entry.category},
@@ -108,7 +100,8 @@ std::optional<AuditEntry> audit_entry_from(const nats::StoredMessage& message) {
   entry.app = text_in(json, "app");
   entry.level = text_in(json, "level");
   entry.node = text_in(json, "node");
-  entry.time = time_of(nats::time_ns_from(text_in(json, "time")).value_or(message.time_ns));
+  entry.time = wall_time_from(
+      nanoseconds(nats::time_ns_from(text_in(json, "time")).value_or(message.time_ns)));
   entry.sequence = message.sequence;
   if (const auto fields = json.find("fields"); fields != json.end() && fields->is_object())
     for (const auto& [key, value] : fields->items())
@@ -169,7 +162,7 @@ bool fits(const AuditEntry& entry, const AuditFilter& filter) {
 }
 
 std::int64_t stored_since_ns(system_clock::time_point since) {
-  return std::max<std::int64_t>(0, ns_of(since) - nanoseconds(kClocksDiffer).count());
+  return std::max<std::int64_t>(0, wall_ns_from(since) - nanoseconds(kClocksDiffer).count());
 }
 
 }  // namespace cluster

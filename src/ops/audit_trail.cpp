@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/deadline.h"
 #include "core/log.h"
 #include "ops/audit_query.h"
 #include "ops/audit_subscription.h"
@@ -18,16 +19,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFirstRetry{20};
 constexpr milliseconds kLastRetry{500};
 constexpr milliseconds kTryLimit{2'000};  // of one request
-/// Longer ones would overflow where they are added to a time.
-constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
-
-Time deadline_after(milliseconds timeout) {
-  return BootClock::now() + std::min(timeout, kLongestWait);
-}
-
-Duration left_until(Time deadline) {
-  return std::max<Duration>(deadline - BootClock::now(), milliseconds(1));
-}
 
 /// With the app that is meant: none for all.
 AuditFilter resolved(const std::string& what, const std::string& app, AuditFilter filter) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <future>
 
+#include "core/deadline.h"
 #include "core/log.h"
 #include "platform/snapshots_core.h"
 #include "platform/tell.h"
@@ -21,8 +22,6 @@ constexpr std::size_t kMostStepDownWaiters = 64;
 constexpr Duration kDatabaseUp = std::chrono::minutes(10);
 constexpr Duration kDatabaseDown = std::chrono::seconds(15);
 constexpr std::size_t kMostPositionWaiters = 4096;
-/// Longer ones would overflow where they are added to a time.
-constexpr std::chrono::milliseconds kLongestWait = std::chrono::hours(24 * 365);
 
 std::int64_t in_ms(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();

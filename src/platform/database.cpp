@@ -7,6 +7,7 @@
 
 #include <sqlite3.h>
 
+#include "core/deadline.h"
 #include "platform/app_core.h"
 #include "sqlite/commit_hook.h"
 #include "sqlite/handle.h"
@@ -17,7 +18,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kStatusLimit{1'000};
-constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
 constexpr int kBusyMs = 5'000;
 
 DatabasePosition position_of(const sqlite::ReplicatedDatabase::Status& status) {

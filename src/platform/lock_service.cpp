@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "coord/records_json.h"
+#include "core/deadline.h"
 #include "core/key_text.h"
+#include "core/wall_time.h"
 
 namespace cluster {
 namespace {
@@ -15,14 +17,6 @@ using std::chrono::milliseconds;
 
 constexpr int kMostHolders = 1'000;
 constexpr milliseconds kLookLimit{1'000};  // for the sake of an error's text
-/// Longer ones would overflow where they are added to a time.
-constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
-
-std::int64_t wall_ms() {
-  return std::chrono::duration_cast<milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string title(LockKind kind, const std::string& name) {
   return std::string(coord::to_text(kind)) + " \"" + name + "\"";

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/wall_time.h"
 #include "nats/stored_message.h"
 
 namespace cluster {
@@ -31,14 +32,9 @@ std::string text_in(const Json& json, const char* key) {
 
 }  // namespace
 
-std::int64_t ms_from(system_clock::time_point time) {
-  return std::chrono::duration_cast<milliseconds>(time.time_since_epoch()).count();
-}
+std::int64_t ms_from(system_clock::time_point time) { return wall_ms_from(time); }
 
-system_clock::time_point time_from_ms(std::int64_t ms) {
-  return system_clock::time_point(
-      std::chrono::duration_cast<system_clock::duration>(milliseconds(ms)));
-}
+system_clock::time_point time_from_ms(std::int64_t ms) { return wall_time_from(milliseconds(ms)); }
 
 DatabaseSnapshot snapshot_from(const sqlite::StoredFile& file) {
   return {file.max,  file.end.epoch, file.end.sequence, time_from_ms(file.time_ms),

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/ask_loop.h"
+#include "core/deadline.h"
 #include "platform/snapshot_messages.h"
 #include "platform/snapshots_core.h"
 #include "sqlite/snapshot_removal.h"
@@ -18,8 +19,6 @@ using sqlite::SnapshotStore;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kAnswerLimit{5'000};  // of the leader, to one question
-/// Longer ones would overflow where they are added to a time.
-constexpr milliseconds kLongestWait = std::chrono::hours(24 * 365);
 
 // A thread that may block waits, unless it is to stop.
 void pause(milliseconds time, std::stop_token stop) {

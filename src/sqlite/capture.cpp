@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "sqlite/file.h"
 
 namespace cluster::sqlite {
@@ -57,12 +58,6 @@ constexpr int kCheckpointLock = 1;
 int shm_lock(const Handle& handle, int lock, int what) {
   auto* file = handle.database_file();
   return file->pMethods->xShmLock(file, lock, 1, what | SQLITE_SHM_EXCLUSIVE);
-}
-
-std::int64_t now_ms() {
-  return std::chrono::duration_cast<milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 }  // namespace
@@ -393,7 +388,7 @@ std::optional<Captured> Capture::write(const ByteSink& sink,
   header.commit = commit_;
   header.min_txid = written_.txid + 1;
   header.max_txid = noted_;
-  header.timestamp_ms = now_ms();
+  header.timestamp_ms = wall_ms();
   if (!header.snapshot()) header.pre_apply = before_;
   header.node_id = options_.node_id;
   captured.end = position_;

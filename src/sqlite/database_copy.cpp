@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "sqlite/left_over.h"
 #include "sqlite/move_database.h"
 #include "sqlite/set_aside.h"
@@ -23,12 +24,6 @@ constexpr Duration kFirstRetry = milliseconds(100);
 constexpr Duration kLaggingServer = std::chrono::seconds(20);
 constexpr Duration kLastRetry = milliseconds(5'000);
 constexpr int kMostFailures = 3;  // of one record, before another way is tried
-
-std::int64_t wall_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 /// Fences of leaders that have committed nothing yet are no history.
 bool has_transactions(const nats::StoredMessage& message) {

@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "sqlite/file.h"
 
 namespace cluster::sqlite {
@@ -487,9 +488,7 @@ bool Primary::make_image() {
     image->file = std::move(copy->file);
     image->state = std::move(copy->state);
     image->epoch = options_.epoch;
-    image->timestamp_ms = std::chrono::duration_cast<milliseconds>(
-                              std::chrono::system_clock::now().time_since_epoch())
-                              .count();
+    image->timestamp_ms = wall_ms();
     answer = std::move(image);
   } catch (const Error& error) {
     answer = error;

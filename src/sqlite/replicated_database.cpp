@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/ids.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "sqlite/left_over.h"
 #include "sqlite/set_aside.h"
 #include "sqlite/snapshot_restore.h"
@@ -502,9 +503,7 @@ void ReplicatedDatabase::verified(Result<Verified> result, const Callback<Verifi
   }
   if (!result) return done(std::move(result));
   verified_ = result.value();
-  verified_ms_ =
-      std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count();
+  verified_ms_ = wall_ms();
   if (verified_->sound())
     journal_.info(
         "database_verified",

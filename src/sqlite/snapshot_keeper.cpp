@@ -6,6 +6,7 @@
 
 #include "core/ask_loop.h"
 #include "core/log.h"
+#include "core/wall_time.h"
 #include "sqlite/snapshot_work.h"
 
 namespace cluster::sqlite {
@@ -21,12 +22,6 @@ constexpr Duration kImageLimit = std::chrono::minutes(10);
 constexpr std::size_t kMostWanted = 64;
 constexpr Duration kUploadRests = std::chrono::hours(1);  // longer than any that goes on
 constexpr int kMostFiles = 64;                            // that one turn writes of each kind
-
-std::int64_t wall_ms() {
-  return std::chrono::duration_cast<milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 }  // namespace
 
