@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "core/log.h"
+#include "core/thrown_by.h"
 #include "data/call_message.h"
 #include "data/call_server.h"
 #include "data/token_bucket.h"
@@ -62,11 +63,8 @@ bool CallResponder::State::answer(nats::Message message, std::string error,
     told = std::move(watchers);
   }
   for (const auto& look : told) {
-    try {
-      look(result);
-    } catch (const std::exception& fault) {
-      log::warn("call_watcher_threw", {{"app", request.app}, {"why", fault.what()}});
-    }
+    if (const auto thrown = thrown_by([&] { look(result); }))
+      log::warn("call_watcher_threw", {{"app", request.app}, {"why", *thrown}});
   }
   server->part_done(*this);
   return true;

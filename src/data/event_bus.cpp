@@ -78,18 +78,14 @@ EventBus::~EventBus() = default;
 void EventBus::open(nats::JetStream& jetstream, int replicas) {
   on_loop_ = &jetstream;
   replicas_.store(replicas);
-  const std::lock_guard lock(mutex_);
-  open_ = true;
-  opened_.notify_all();
+  opening_.open();
 }
 
 void EventBus::close() {
   gate_.close();
   on_loop_ = nullptr;
   for (const auto& core : std::exchange(subscriptions_, {})) core->halt();
-  const std::lock_guard lock(mutex_);
-  closed_ = true;
-  opened_.notify_all();
+  opening_.close();
 }
 
 void EventBus::forget(EventSubscription::Core* core) {
@@ -97,15 +93,6 @@ void EventBus::forget(EventSubscription::Core* core) {
 }
 
 // ---- of other threads
-
-void EventBus::wait_open(const std::string& what, Time deadline) {
-  std::unique_lock lock(mutex_);
-  opened_.wait_for(lock, left_until(deadline), [this] { return open_ || closed_; });
-  if (closed_) throw Error(Errc::shutting_down, what + ": the platform has stopped");
-  if (!open_)
-    throw Error(Errc::unavailable,
-                what + ": the node has not joined its platform yet (it does in Platform::run())");
-}
 
 Failure EventBus::make_stream(Duration limit) {
   nats::StreamConfig config;
@@ -177,7 +164,7 @@ PublishedEvent EventBus::publish(const std::string& app, std::string_view subjec
   check_headers(options.headers);
   gate_.check_may_block(what);
   const Time deadline = deadline_after(options.timeout);
-  wait_open(what, deadline);
+  opening_.wait(what, deadline);
   try {
     ensure_stream(deadline);
   } catch (const Error& error) {
@@ -237,7 +224,7 @@ std::shared_ptr<EventSubscription::Core> EventBus::subscribe(
   if (!handler) throw Error(Errc::invalid_argument, what + ": it has no handler");
   gate_.check_may_block(what);
   const Time deadline = deadline_after(options.timeout);
-  wait_open(what, deadline);
+  opening_.wait(what, deadline);
   try {
     ensure_stream(deadline);
   } catch (const Error& error) {
@@ -282,7 +269,7 @@ bool EventBus::remove_durable(const std::string& app, std::string_view name, Mil
     throw Error(Errc::invalid_argument, what + ": " + fault);
   gate_.check_may_block(what);
   const Time deadline = deadline_after(timeout);
-  wait_open(what, deadline);
+  opening_.wait(what, deadline);
   const auto removed =
       jetstream_.api("CONSUMER.DELETE." + stream() + "." + DurableEvents::consumer_name(app, name),
                      "", left_until(deadline));

@@ -4,11 +4,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <string_view>
@@ -16,6 +14,7 @@
 #include "cluster/events.h"
 #include "cluster/options.h"
 #include "core/loop_gate.h"
+#include "core/opening.h"
 #include "core/strand.h"
 #include "data/event_subject.h"
 #include "nats/blocking_jetstream.h"
@@ -63,7 +62,6 @@ class EventBus : public std::enable_shared_from_this<EventBus> {
   void forget(EventSubscription::Core* core);
 
  private:
-  void wait_open(const std::string& what, Time deadline);
   /// The stream is there, with our limits; once. Throws unavailable and what JetStream says.
   void ensure_stream(Time deadline);
   Failure make_stream(Duration limit);
@@ -78,9 +76,7 @@ class EventBus : public std::enable_shared_from_this<EventBus> {
   std::atomic<int> replicas_{0};
   std::atomic<bool> stream_made_{false};
 
-  std::mutex mutex_;  // over what follows
-  std::condition_variable opened_;
-  bool open_ = false, closed_ = false;
+  Opening opening_;
 
   // Of the loop:
   nats::JetStream* on_loop_ = nullptr;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/log.h"
+#include "core/thrown_by.h"
 #include "core/wall_time.h"
 
 namespace cluster {
@@ -37,12 +38,7 @@ void EventSubscription::Core::halt() {
 }
 
 void EventSubscription::Core::end() {
-  {
-    std::unique_lock lock(mutex_);
-    ended_.store(true);
-    const auto me = std::this_thread::get_id();
-    rested_.wait(lock, [&] { return running_.size() == running_.count(me); });
-  }
+  runs_.end();
   // What is published from now on is not to go where nobody listens any more: the server has to
   // know.
   const auto known = std::make_shared<std::promise<void>>();
@@ -102,34 +98,23 @@ std::optional<Event> EventSubscription::Core::event_from(nats::StoredMessage mes
 
 EventSubscription::Core::Outcome EventSubscription::Core::call(const Event& event,
                                                                std::string* why) {
-  const auto me = std::this_thread::get_id();
-  {
-    const std::lock_guard lock(mutex_);
-    if (ended_.load()) return Outcome::ended;
-    running_.insert(me);
-  }
-  Outcome outcome = Outcome::threw;
-  try {
-    wanted_.handler(event);
-    outcome = Outcome::returned;
-  } catch (const std::exception& e) {
-    *why = e.what();
-  } catch (...) {
-    *why = "not a std::exception";
-  }
-  if (outcome == Outcome::returned) {
-    ++handled_;
-  } else {
+  Outcome outcome = Outcome::ended;
+  runs_.run([&] {
+    auto thrown = thrown_by([&] { wanted_.handler(event); });
+    if (!thrown) {
+      outcome = Outcome::returned;
+      ++handled_;
+      return;
+    }
+    outcome = Outcome::threw;
     ++failed_;
+    *why = std::move(*thrown);
     log::error("event_handler_threw", {{"subject", event.subject},
                                        {"app", event.app},
                                        {"sequence", event.sequence},
                                        {"delivery", event.deliveries},
                                        {"why", *why}});
-  }
-  const std::lock_guard lock(mutex_);
-  running_.erase(running_.find(me));
-  rested_.notify_all();
+  });
   return outcome;
 }
 
@@ -148,29 +133,13 @@ void EventSubscription::Core::trouble(const Error& error) {
 
 void EventSubscription::Core::tell(const Error& error) {
   if (!wanted_.options.on_trouble) return;
-  const bool queued = strand_->post(
-      [self = self(), error] { self->run([&] { self->wanted_.options.on_trouble(error); }); });
+  const bool queued = strand_->post([self = self(), error] {
+    self->runs_.run([&] {
+      if (const auto thrown = thrown_by([&] { self->wanted_.options.on_trouble(error); }))
+        log::error("hook_threw", {{"hook", "on_trouble"}, {"why", *thrown}});
+    });
+  });
   if (!queued) log::error("events_trouble_untold", {{"why", error.what()}});
-}
-
-// Something of the user's other than the handler.
-void EventSubscription::Core::run(const std::function<void()>& work) {
-  const auto me = std::this_thread::get_id();
-  {
-    const std::lock_guard lock(mutex_);
-    if (ended_.load()) return;
-    running_.insert(me);
-  }
-  try {
-    work();
-  } catch (const std::exception& e) {
-    log::error("hook_threw", {{"hook", "on_trouble"}, {"why", e.what()}});
-  } catch (...) {
-    log::error("hook_threw", {{"hook", "on_trouble"}, {"why", "not a std::exception"}});
-  }
-  const std::lock_guard lock(mutex_);
-  running_.erase(running_.find(me));
-  rested_.notify_all();
 }
 
 // ---- each once, in order

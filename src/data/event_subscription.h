@@ -2,18 +2,16 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cluster/events.h"
+#include "core/handler_runs.h"
 #include "core/repeat_limit.h"
 #include "core/strand.h"
 #include "data/event_bus.h"
@@ -53,7 +51,7 @@ class EventSubscription::Core : public std::enable_shared_from_this<EventSubscri
   /// Calls the handler, unless the subscription has ended; what it throws, as text.
   enum class Outcome { returned, threw, ended };
   Outcome call(const Event& event, std::string* why);
-  bool ended() const noexcept { return ended_.load(); }
+  bool ended() const { return runs_.ended(); }
   /// Of the loop.
   void has_begun();
   void trouble(const Error& error);
@@ -66,14 +64,9 @@ class EventSubscription::Core : public std::enable_shared_from_this<EventSubscri
   std::atomic<std::uint64_t> handled_{0}, failed_{0}, dead_{0}, interrupted_{0}, gaps_{0};
 
  private:
-  void run(const std::function<void()>& work);
-
   Completion begun_;  // of the loop, until it was told
   RepeatLimit told_{std::chrono::seconds(5)};
-  std::atomic<bool> ended_{false};
-  std::mutex mutex_;  // over what follows
-  std::condition_variable rested_;
-  std::multiset<std::thread::id> running_;
+  HandlerRuns runs_;
 };
 
 /// Each event once and in order, as long as it lives. A bounded number waits for the handler; when

@@ -4,6 +4,7 @@
 
 #include "core/key_text.h"
 #include "core/log.h"
+#include "core/thrown_by.h"
 
 namespace cluster {
 
@@ -88,16 +89,10 @@ void KvWatch::Core::run() {
 }
 
 void KvWatch::Core::call(const Item& item) {
-  try {
-    item.news ? item.news() : handler(item.entry);
-  } catch (const std::exception& e) {
+  const auto thrown = thrown_by([&] { item.news ? item.news() : handler(item.entry); });
+  if (thrown)
     log::error("kv_handler_threw",
-               {{"bucket", bucket->options_.bucket}, {"key", item.entry.key}, {"why", e.what()}});
-  } catch (...) {
-    log::error("kv_handler_threw", {{"bucket", bucket->options_.bucket},
-                                    {"key", item.entry.key},
-                                    {"why", "not a std::exception"}});
-  }
+               {{"bucket", bucket->options_.bucket}, {"key", item.entry.key}, {"why", *thrown}});
 }
 
 void KvWatch::Core::end() {

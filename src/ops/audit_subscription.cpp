@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/log.h"
+#include "core/thrown_by.h"
 
 namespace cluster {
 namespace {
@@ -63,14 +64,7 @@ void AuditSubscription::Core::halt() {
 }
 
 void AuditSubscription::Core::end() {
-  {
-    std::unique_lock lock(mutex_);
-    ended_ = true;
-    queue_.clear();
-    rested_.wait(lock, [this] {
-      return running_ == std::thread::id() || running_ == std::this_thread::get_id();
-    });
-  }
+  runs_.end();
   const auto known = std::make_shared<std::promise<void>>();
   const auto future = known->get_future();
   const bool posted = trail_->gate().post([self = shared_from_this(), known] {
@@ -90,11 +84,10 @@ AuditCounts AuditSubscription::Core::counts() const {
 
 void AuditSubscription::Core::take(const nats::StoredMessage& message) {
   auto entry = audit_entry_from(message);
-  if (!entry || !fits(*entry, filter_)) return;
+  if (!entry || !fits(*entry, filter_) || runs_.ended()) return;
   bool pause = false;
   {
     const std::lock_guard lock(mutex_);
-    if (ended_) return;
     queue_.push_back(std::move(*entry));
     if (queue_.size() >= kMostQueued) pause = !std::exchange(full_, true);
   }
@@ -136,7 +129,7 @@ void AuditSubscription::Core::trouble(const Error& error) {
   log::warn("audit_follow_trouble", {{"why", error.what()}, {"repeated", *kept_back}});
   if (!on_trouble_) return;
   const bool queued = strand_->post([self = shared_from_this(), error] {
-    self->run("on_trouble", [&] { self->on_trouble_(error); });
+    self->runs_.run([&] { call("on_trouble", [&] { self->on_trouble_(error); }); });
   });
   if (!queued) log::error("audit_follow_trouble_untold", {{"why", error.what()}});
 }
@@ -155,36 +148,18 @@ void AuditSubscription::Core::drain() {
       });
     }
     lock.unlock();
-    const Outcome outcome = run("handler", [&] { handler_(entry); });
-    if (outcome == Outcome::returned) ++handled_;
-    if (outcome == Outcome::threw) ++failed_;
+    const bool on =
+        runs_.run([&] { ++(call("handler", [&] { handler_(entry); }) ? handled_ : failed_); });
     lock.lock();
+    if (!on) queue_.clear();
   }
   scheduled_ = false;
 }
 
-AuditSubscription::Core::Outcome AuditSubscription::Core::run(const char* what,
-                                                              const std::function<void()>& work) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (ended_) return Outcome::ended;
-    running_ = std::this_thread::get_id();
-  }
-  std::string why;
-  Outcome outcome = Outcome::threw;
-  try {
-    work();
-    outcome = Outcome::returned;
-  } catch (const std::exception& e) {
-    why = e.what();
-  } catch (...) {
-    why = "not a std::exception";
-  }
-  if (outcome == Outcome::threw) log::error("audit_follow_threw", {{"hook", what}, {"why", why}});
-  const std::lock_guard lock(mutex_);
-  running_ = {};
-  rested_.notify_all();
-  return outcome;
+bool AuditSubscription::Core::call(const char* what, const std::function<void()>& work) {
+  const auto thrown = thrown_by(work);
+  if (thrown) log::error("audit_follow_threw", {{"hook", what}, {"why", *thrown}});
+  return !thrown;
 }
 
 }  // namespace cluster

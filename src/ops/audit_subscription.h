@@ -4,14 +4,13 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 
+#include "core/handler_runs.h"
 #include "core/repeat_limit.h"
 #include "core/strand.h"
 #include "ops/audit_trail.h"
@@ -41,9 +40,8 @@ class AuditSubscription::Core : public std::enable_shared_from_this<AuditSubscri
   void drain();
   void trouble(const Error& error);
   void gap(const std::string& text);
-  /// The user's code, unless the subscription has ended; what it throws is told.
-  enum class Outcome { returned, threw, ended };
-  Outcome run(const char* what, const std::function<void()>& work);
+  /// The user's code; what it throws is told, and false then.
+  static bool call(const char* what, const std::function<void()>& work);
 
   const std::shared_ptr<AuditTrail> trail_;
   const AuditFilter filter_;
@@ -58,10 +56,9 @@ class AuditSubscription::Core : public std::enable_shared_from_this<AuditSubscri
   Completion begun_;  // until it was told
   RepeatLimit told_{std::chrono::seconds(5)};
 
+  HandlerRuns runs_;
   std::mutex mutex_;  // over what follows
-  std::condition_variable rested_;
-  std::thread::id running_{};
-  bool ended_ = false, scheduled_ = false, full_ = false;
+  bool scheduled_ = false, full_ = false;
   std::deque<AuditEntry> queue_;
 };
 

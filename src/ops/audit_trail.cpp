@@ -47,10 +47,8 @@ AuditTrail::~AuditTrail() = default;
 
 void AuditTrail::open(nats::JetStream& jetstream, int replicas) {
   on_loop_ = &jetstream;
-  const std::lock_guard lock(mutex_);
-  replicas_ = replicas;
-  open_ = true;
-  opened_.notify_all();
+  replicas_.store(replicas);
+  opening_.open();
 }
 
 void AuditTrail::close() {
@@ -58,9 +56,7 @@ void AuditTrail::close() {
   on_loop_ = nullptr;
   log_ = nullptr;
   for (const auto& core : std::exchange(subscriptions_, {})) core->halt();
-  const std::lock_guard lock(mutex_);
-  closed_ = true;
-  opened_.notify_all();
+  opening_.close();
 }
 
 void AuditTrail::forget(AuditSubscription::Core* core) {
@@ -92,25 +88,11 @@ bool AuditTrail::record(const std::string& app, std::string_view action, AuditFi
   });
 }
 
-void AuditTrail::wait_open(const std::string& what, Time deadline) {
-  std::unique_lock lock(mutex_);
-  opened_.wait_for(lock, left_until(deadline), [this] { return open_ || closed_; });
-  if (closed_) throw Error(Errc::shutting_down, what + ": the platform has stopped");
-  if (!open_)
-    throw Error(Errc::unavailable,
-                what + ": the node has not joined its platform yet (it does in Platform::run())");
-}
-
 void AuditTrail::ensure_stream(Time deadline) {
-  int replicas = 1;
-  {
-    const std::lock_guard lock(mutex_);
-    replicas = replicas_;
-  }
   Duration pause = kFirstRetry;
   while (true) {
     const auto there =
-        jetstream_.ensure_stream(audit_stream(platform_, options_, replicas),
+        jetstream_.ensure_stream(audit_stream(platform_, options_, replicas_.load()),
                                  std::min<Duration>(left_until(deadline), kTryLimit));
     if (there) return;
     const Error& error = there.error();
@@ -131,7 +113,7 @@ std::vector<AuditEntry> AuditTrail::query(const std::string& app, AuditFilter fi
   filter = resolved(what, app, std::move(filter));
   gate_.check_may_block(what);
   const Time deadline = deadline_after(timeout);
-  wait_open(what, deadline);
+  opening_.wait(what, deadline);
   using Answer = Result<std::vector<AuditEntry>>;
   const auto promise = std::make_shared<std::promise<Answer>>();
   auto future = promise->get_future();
@@ -167,7 +149,7 @@ std::shared_ptr<AuditSubscription::Core> AuditTrail::follow(
   if (!handler) throw Error(Errc::invalid_argument, what + ": it has no handler");
   gate_.check_may_block(what);
   const Time deadline = deadline_after(options.timeout);
-  wait_open(what, deadline);
+  opening_.wait(what, deadline);
   ensure_stream(deadline);
   const auto core = std::make_shared<AuditSubscription::Core>(
       shared_from_this(), std::move(filter), std::move(handler), std::move(options.on_trouble),

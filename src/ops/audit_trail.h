@@ -3,16 +3,16 @@
 // that it has ended.
 #pragma once
 
-#include <condition_variable>
+#include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "cluster/audit.h"
 #include "core/loop_gate.h"
+#include "core/opening.h"
 #include "core/strand.h"
 #include "nats/blocking_jetstream.h"
 #include "ops/audit_log.h"
@@ -57,7 +57,6 @@ class AuditTrail : public std::enable_shared_from_this<AuditTrail> {
   void forget(AuditSubscription::Core* core);
 
  private:
-  void wait_open(const std::string& what, Time deadline);
   /// There is a stream to listen to. Throws unavailable and what JetStream says.
   void ensure_stream(Time deadline);
 
@@ -68,10 +67,8 @@ class AuditTrail : public std::enable_shared_from_this<AuditTrail> {
   const AuditOptions options_;
   const std::shared_ptr<AuditRoom> room_ = std::make_shared<AuditRoom>();
 
-  std::mutex mutex_;  // over what follows
-  std::condition_variable opened_;
-  bool open_ = false, closed_ = false;
-  int replicas_ = 1;
+  std::atomic<int> replicas_{1};
+  Opening opening_;
 
   // Of the loop:
   nats::JetStream* on_loop_ = nullptr;

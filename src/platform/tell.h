@@ -2,13 +2,13 @@
 // be queued.
 #pragma once
 
-#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "core/log.h"
 #include "core/strand.h"
+#include "core/thrown_by.h"
 
 namespace cluster {
 
@@ -27,13 +27,7 @@ void tell(Strand& strand, const char* name, const std::string& about,
       threw(name, why);
     };
     for (const auto& hook : hooks) {
-      try {
-        hook(news);
-      } catch (const std::exception& e) {
-        fail(e.what());
-      } catch (...) {
-        fail("not a std::exception");
-      }
+      if (const auto why = thrown_by([&] { hook(news); })) fail(*why);
     }
   });
   if (!queued)
