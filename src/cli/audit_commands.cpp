@@ -1,8 +1,6 @@
 // cpp-cluster audit: shows what has happened to a platform, and what happens.
 #include <chrono>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -10,6 +8,7 @@
 #include "cli/client.h"
 #include "cli/command.h"
 #include "cli/database_client.h"
+#include "cli/following.h"
 #include "cli/table.h"
 #include "cluster/audit.h"
 #include "core/log.h"
@@ -124,27 +123,19 @@ Exit follow(const Options& options) {
   const AuditFilter filter = filter_of(options);
   Trail trail(options);
   trail.use([&](const Audit& audit, const std::stop_token& stop) {
-    std::mutex mutex;
-    std::condition_variable_any over;
-    std::exception_ptr failure;
+    Following following;
     const auto subscription =
         audit.follow(filter,
                      [&](const AuditEntry& entry) {
-                       try {
+                       following.take([&] {
                          Json json = json_of(entry);
                          json["v"] = 1;
                          print(options.output.json ? text_of(json, -1) : line_of(entry));
-                       } catch (...) {  // nobody reads any more
-                         const std::lock_guard lock(mutex);
-                         failure = std::current_exception();
-                         over.notify_all();
-                       }
+                       });
                      },
                      {.timeout = options.common.timeout,
                       .on_trouble = [](const Error& error) { complain(error.what()); }});
-    std::unique_lock lock(mutex);
-    over.wait(lock, stop, [&] { return failure != nullptr; });
-    if (failure) std::rethrow_exception(failure);
+    following.wait(stop);
   });
   return Exit::ok;
 }
@@ -166,12 +157,7 @@ CLI::App& add_one(CLI::App& group, const char* name, const char* help,
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on NATS after this");
   add_output_flag(app, options->output);
-  app.callback([options, &chosen, run] {
-    chosen = [options, run] {
-      log::configure(log::Level::off);
-      return run(*options);
-    };
-  });
+  on_chosen(app, chosen, log::Level::off, [options, run] { return run(*options); });
   return app;
 }
 

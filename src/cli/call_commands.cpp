@@ -1,8 +1,6 @@
 // cpp-cluster call: calls a method of an app.
 #include <algorithm>
-#include <iostream>
 #include <memory>
-#include <sstream>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -11,10 +9,8 @@
 #include "cli/command.h"
 #include "cli/database_client.h"
 #include "cli/table.h"
-#include "core/key_text.h"
 #include "core/log.h"
 #include "data/call_client.h"
-#include "nats/object_info.h"
 
 namespace cluster::cli {
 namespace {
@@ -65,10 +61,7 @@ Json json_of(const CallReply& reply) {
   Json headers = Json::array();
   for (const auto& [name, value] : reply.headers) headers.push_back({name, value});
   Json json{{"node", reply.node}, {"epoch", reply.epoch}, {"headers", std::move(headers)}};
-  if (is_utf8(reply.payload))
-    json["payload"] = reply.payload;
-  else
-    json["payload_base64url"] = nats::to_base64url(reply.payload);
+  json.emplace(json_bytes("payload", reply.payload));
   return json;
 }
 
@@ -136,12 +129,7 @@ Exit all(const Options& options, const std::string& payload) {
 }
 
 Exit run(const Options& options) {
-  std::string payload = options.payload;
-  if (payload == "-") {
-    std::ostringstream text;
-    text << std::cin.rdbuf();
-    payload = text.str();
-  }
+  const std::string payload = text_or_input(options.payload);
   return options.route == "all" ? all(options, payload) : one(options, payload);
 }
 
@@ -178,12 +166,7 @@ void add_call(CLI::App& root, Chosen& chosen) {
       "  cpp-cluster call shop stock 4711\n"
       "  cpp-cluster call shop rebuild --route leader --timeout 60s\n"
       "  cpp-cluster call shop version --route all --output json");
-  app.callback([options, &chosen] {
-    chosen = [options] {
-      log::configure(log::Level::off);
-      return run(*options);
-    };
-  });
+  on_chosen(app, chosen, log::Level::off, [options] { return run(*options); });
 }
 
 }  // namespace cluster::cli

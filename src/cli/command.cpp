@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <sstream>
 #include <vector>
 
 #include <unistd.h>
@@ -13,8 +14,10 @@
 
 #include "cluster/version.h"
 #include "core/duration.h"
+#include "core/key_text.h"
 #include "core/names.h"
 #include "core/wall_time.h"
+#include "nats/object_info.h"
 #include "nats/stored_message.h"
 
 namespace cluster::cli {
@@ -103,6 +106,15 @@ void add_duration_flag(CLI::App& app, const std::string& name, std::chrono::mill
       ->default_str(format_duration(value));
 }
 
+void on_chosen(CLI::App& app, Chosen& chosen, log::Level level, std::function<Exit()> run) {
+  app.callback([&chosen, level, run = std::move(run)] {
+    chosen = [level, run] {
+      log::configure(level);
+      return run();
+    };
+  });
+}
+
 void add_timeout_flag(CLI::App& app, CommonFlags& flags, const std::string& what) {
   add_duration_flag(app, "--timeout", flags.timeout, what);
 }
@@ -189,6 +201,18 @@ bool use_colour() {
 void print(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
     throw CommandError(Exit::failed, "standard output can't be written");
+}
+
+std::pair<std::string, std::string> json_bytes(const std::string& name, const std::string& bytes) {
+  if (is_utf8(bytes)) return {name, bytes};
+  return {name + "_base64url", nats::to_base64url(bytes)};
+}
+
+std::string text_or_input(const std::string& argument) {
+  if (argument != "-") return argument;
+  std::ostringstream all;
+  all << std::cin.rdbuf();
+  return all.str();
 }
 
 void complain(const std::string& text) { std::cerr << "cpp-cluster: " << text << std::endl; }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/config.h"
@@ -46,6 +47,9 @@ Exit exit_for(const Error& error);
 /// The command that the arguments have chosen; run after they have all been read.
 using Chosen = std::function<Exit()>;
 
+/// Has the arguments choose `run` when they name `app`, with the log at `level`.
+void on_chosen(CLI::App& app, Chosen& chosen, log::Level level, std::function<Exit()> run);
+
 /// --config, --nats, --platform, credentials and TLS: what every command that talks to NATS takes.
 struct CommonFlags {
   std::string config{};
@@ -78,6 +82,11 @@ void add_watch_flag(CLI::App& app, OutputFlags& flags);
 /// Is standard output a terminal whose user has not asked for plain text (NO_COLOR)?
 bool use_colour();
 void print(const std::string& text);
+/// A field of JSON: bytes under `name` as they are, or as `<name>_base64url` when they are no
+/// UTF-8.
+std::pair<std::string, std::string> json_bytes(const std::string& name, const std::string& bytes);
+/// What an argument says; `-`: all of standard input.
+std::string text_or_input(const std::string& argument);
 /// To standard error, behind the program's name.
 void complain(const std::string& text);
 

@@ -1,9 +1,5 @@
 // cpp-cluster event: publishes events, and shows them as they come.
-#include <condition_variable>
-#include <iostream>
 #include <memory>
-#include <mutex>
-#include <sstream>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -11,13 +7,12 @@
 #include "cli/client.h"
 #include "cli/command.h"
 #include "cli/database_client.h"
+#include "cli/following.h"
 #include "cli/table.h"
 #include "cluster/events.h"
-#include "core/key_text.h"
 #include "core/log.h"
 #include "core/wall_time.h"
 #include "data/event_bus.h"
-#include "nats/object_info.h"
 #include "nats/stored_message.h"
 
 namespace cluster::cli {
@@ -45,10 +40,7 @@ std::string json_of(const Event& event) {
             {"subject", event.subject},
             {"id", event.id},
             {"headers", std::move(headers)}};
-  if (is_utf8(event.payload))
-    json["payload"] = event.payload;
-  else
-    json["payload_base64url"] = nats::to_base64url(event.payload);
+  json.emplace(json_bytes("payload", event.payload));
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -105,12 +97,7 @@ std::string source_of(const std::string& app, const std::string& otherwise) {
 }
 
 Exit publish(const Options& options) {
-  std::string payload = options.payload;
-  if (payload == "-") {
-    std::ostringstream all;
-    all << std::cin.rdbuf();
-    payload = all.str();
-  }
+  const std::string payload = text_or_input(options.payload);
   const std::string app = source_of(options.app, "_");
   if (app == "*") throw CommandError(Exit::usage, "--app: an event is of one app");
   Bus bus(options);
@@ -140,24 +127,14 @@ Exit follow(const Options& options) {
   wanted.on_trouble = [](const Error& error) { complain(error.what()); };
   Bus bus(options);
   bus.use("_", [&](Events& events, const std::stop_token& stop) {
-    std::mutex mutex;
-    std::condition_variable_any over;
-    std::exception_ptr failure;
+    Following following;
     const auto subscription = events.subscribe(
         options.pattern,
         [&](const Event& event) {
-          try {
-            print(options.output.json ? json_of(event) : text_of(event));
-          } catch (...) {  // nobody reads any more
-            const std::lock_guard lock(mutex);
-            failure = std::current_exception();
-            over.notify_all();
-          }
+          following.take([&] { print(options.output.json ? json_of(event) : text_of(event)); });
         },
         wanted);
-    std::unique_lock lock(mutex);
-    over.wait(lock, stop, [&] { return failure != nullptr; });
-    if (failure) std::rethrow_exception(failure);
+    following.wait(stop);
   });
   return Exit::ok;
 }
@@ -169,12 +146,7 @@ CLI::App& add_one(CLI::App& group, const char* name, const char* help,
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on NATS after this");
   add_output_flag(app, options->output);
-  app.callback([options, &chosen, run] {
-    chosen = [options, run] {
-      log::configure(log::Level::off);
-      return run(*options);
-    };
-  });
+  on_chosen(app, chosen, log::Level::off, [options, run] { return run(*options); });
   return app;
 }
 

@@ -1,7 +1,5 @@
 // cpp-cluster kv: an app's keys and values.
-#include <iostream>
 #include <memory>
-#include <sstream>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -9,13 +7,12 @@
 #include "cli/client.h"
 #include "cli/command.h"
 #include "cli/database_client.h"
+#include "cli/following.h"
 #include "cli/table.h"
 #include "cluster/kv.h"
-#include "core/key_text.h"
 #include "core/log.h"
 #include "core/wall_time.h"
 #include "data/kv_bucket.h"
-#include "nats/object_info.h"
 
 namespace cluster::cli {
 namespace {
@@ -39,10 +36,8 @@ Json json_of(const KvEntry& entry) {
   if (entry.ttl.count() > 0) json["ttl_ms"] = entry.ttl.count();
   if (entry.removed)
     json["removed"] = true;
-  else if (is_utf8(entry.value))
-    json["value"] = entry.value;
   else
-    json["value_base64url"] = nats::to_base64url(entry.value);
+    json.emplace(json_bytes("value", entry.value));
   return json;
 }
 
@@ -112,12 +107,7 @@ Exit get(const Options& options) {
 }
 
 Exit put(const Options& options) {
-  std::string value = options.value;
-  if (value == "-") {
-    std::ostringstream all;
-    all << std::cin.rdbuf();
-    value = all.str();
-  }
+  const std::string value = text_or_input(options.value);
   Bucket bucket(options);
   std::uint64_t revision = 0;
   bucket.use([&](Kv& kv, milliseconds timeout) {
@@ -195,10 +185,7 @@ Exit watch(const Options& options) {
                 (entry.removed ? "  (removed)" : " = " + harmless(entry.value)) + "\n");
         },
         how);
-    std::mutex mutex;
-    std::condition_variable_any never;
-    std::unique_lock lock(mutex);
-    never.wait(lock, stop, [] { return false; });
+    Following().wait(stop);
   });
   return Exit::ok;
 }
@@ -211,12 +198,7 @@ CLI::App& add_one(CLI::App& group, const char* name, const char* help,
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on NATS after this");
   add_output_flag(app, options->output);
-  app.callback([options, &chosen, run] {
-    chosen = [options, run] {
-      log::configure(log::Level::error);
-      return run(*options);
-    };
-  });
+  on_chosen(app, chosen, log::Level::error, [options, run] { return run(*options); });
   return app;
 }
 

@@ -200,12 +200,7 @@ CLI::App& add_one(CLI::App& group, const char* name, const char* help,
       ->type_name("APP");
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on NATS after this");
-  app.callback([options, &chosen, run] {
-    chosen = [options, run] {
-      log::configure(log::Level::error);
-      return run(*options);
-    };
-  });
+  on_chosen(app, chosen, log::Level::error, [options, run] { return run(*options); });
   return app;
 }
 

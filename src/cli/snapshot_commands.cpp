@@ -235,12 +235,7 @@ CLI::App& add_one(CLI::App& group, const char* name, const char* help,
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on NATS, or on a node, after this");
   add_output_flag(app, options->output);
-  app.callback([options, &chosen, run] {
-    chosen = [options, run] {
-      log::configure(log::Level::error);
-      return run(*options);
-    };
-  });
+  on_chosen(app, chosen, log::Level::error, [options, run] { return run(*options); });
   return app;
 }
 
