@@ -18,6 +18,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kRetry{20};
+constexpr Duration kLookAgain = std::chrono::seconds(5);
 constexpr milliseconds kShortestTtl{100};
 constexpr milliseconds kLongestTtl = std::chrono::hours(24 * 366);
 
@@ -44,21 +45,34 @@ void KvBucket::open(nats::JetStream& jetstream, int replicas) {
   for (const auto& [core, watch] : watches_) watch->begin();
   for (const auto& [id, begin] : std::exchange(early_lists_, {})) begin();
   if (!options_.rank) return;
-  if (!expiry_news_)
+  if (!expiry_news_) {
     expiry_news_ = jetstream.connection().subscribe(
         options_.expiry_subject, [this](const nats::Message&) { look_for_expiry(); });
+    // What was told in between has not come here.
+    watches_connection_ = std::make_shared<const bool>(true);
+    jetstream.connection().on_state(std::weak_ptr<const void>(watches_connection_),
+                                    [this](nats::ConnectionState state, const std::string&) {
+                                      if (state == nats::ConnectionState::connected)
+                                        look_for_expiry();
+                                    });
+  }
   look_for_expiry();
 }
 
 void KvBucket::look_for_expiry() {
-  if (!on_loop_ || expiry_ || !options_.rank) return;
+  if (!on_loop_ || expiry_) return;
   KvExpiry::is_marked(*on_loop_, stream(), [self = shared_from_this()](const Result<bool>& marked) {
     if (!self->on_loop_ || self->expiry_) return;
-    if (!marked)
-      log::warn("key_expiry_unknown", {{"bucket", self->options_.bucket},
-                                       {"why", marked.error().what()},
-                                       {"means", "looked again when a node leaves"}});
-    else if (marked.value())
+    if (!marked) {
+      log::warn("key_expiry_unknown",
+                {{"bucket", self->options_.bucket}, {"why", marked.error().what()}});
+      // Who may not look does not remove keys: other nodes do.
+      if (marked.error().errc() != Errc::permission_denied)
+        self->expiry_retry_ = self->on_loop_->connection().loop().after(
+            kLookAgain, [raw = self.get()] { raw->look_for_expiry(); });
+      return;
+    }
+    if (marked.value())
       self->expiry_ = std::make_unique<KvExpiry>(
           *self->on_loop_, KvExpiry::Options{self->stream(), self->options_.rank});
   });
@@ -68,7 +82,9 @@ void KvBucket::close() {
   gate_->close();
   on_loop_ = nullptr;
   expiry_.reset();
+  expiry_retry_.reset();
   expiry_news_ = {};
+  watches_connection_.reset();
   lists_.clear();
   early_lists_.clear();
   for (const auto& [core, watch] : watches_) watch->halt();

@@ -44,8 +44,6 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   void open(nats::JetStream& jetstream, int replicas);
   /// It can't any more.
   void close();
-  /// Looks whether there are keys that are to go, and from then on removes them.
-  void look_for_expiry();
 
   // Of any other thread: what Kv promises.
 
@@ -81,6 +79,8 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   std::string stream() const { return "KV_" + options_.bucket; }
   /// What the stored message says, if it is for users to see.
   KvEntry entry_from(const nats::StoredMessage& message) const;
+  /// Looks whether there are keys that are to go, and from then on removes them. On the loop.
+  void look_for_expiry();
   std::optional<nats::StoredMessage> last(const std::string& key, Time deadline);
   void make(Time deadline);
   bool know_reads(Time deadline);
@@ -105,7 +105,9 @@ class KvBucket : public std::enable_shared_from_this<KvBucket> {
   std::map<std::uint64_t, std::function<void()>> early_lists_;             // until NATS can be used
   std::map<KvWatch::Core*, std::shared_ptr<KvWatch::Core>> watches_;
   std::unique_ptr<KvExpiry> expiry_;
+  LoopSource expiry_retry_;
   nats::Subscription expiry_news_;
+  std::shared_ptr<const bool> watches_connection_;
 };
 
 }  // namespace cluster

@@ -94,10 +94,19 @@ void KvExpiry::begin() {
 }
 
 void KvExpiry::seen(const nats::StoredMessage& message) {
+  const Time first = first_due();
   if (const auto it = dues_.find(message.subject); it != dues_.end()) {
     order_.erase({it->second.time, message.subject});
     dues_.erase(it);
   }
+  note(message);
+  if (first_due() != first) arm();
+}
+
+Time KvExpiry::first_due() const { return order_.empty() ? Time::max() : order_.begin()->first; }
+
+// When it is to go, if it is.
+void KvExpiry::note(const nats::StoredMessage& message) {
   const auto text = message.header(kHeader);
   std::int64_t ttl_ms = 0;
   const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), ttl_ms);
@@ -105,11 +114,11 @@ void KvExpiry::seen(const nats::StoredMessage& message) {
       ttl_ms > std::chrono::milliseconds(std::chrono::hours(24 * 366)).count())
     return;
   const Time stored = at_ + std::chrono::nanoseconds(message.time_ns - server_ns_);
-  set(message.subject,
-      {stored + milliseconds(ttl_ms) + kPerRank * std::min(options_.rank(), kMostRanks),
-       message.sequence});
-  arm();
+  set(message.subject, {stored + milliseconds(ttl_ms), message.sequence});
 }
+
+// What is due for so long may go: nodes before this one have had their turn.
+Duration KvExpiry::patience() const { return kPerRank * std::min(options_.rank(), kMostRanks); }
 
 void KvExpiry::set(const std::string& subject, Due due) {
   dues_[subject] = due;
@@ -119,18 +128,17 @@ void KvExpiry::set(const std::string& subject, Due due) {
 void KvExpiry::arm() {
   if (order_.empty()) return timer_.reset();
   timer_ = jetstream_.connection().loop().at(
-      std::max(order_.begin()->first, BootClock::now() + milliseconds(1)), [this] { sweep(); });
+      std::max(first_due() + patience(), BootClock::now() + milliseconds(1)), [this] { sweep(); });
 }
 
 void KvExpiry::sweep() {
-  const Time now = BootClock::now();
-  for (int i = 0; i < kMostAtATime && !order_.empty() && order_.begin()->first <= now; ++i) {
+  const Time due = BootClock::now() - patience();
+  for (int i = 0; i < kMostAtATime && first_due() <= due; ++i) {
     const std::string subject = order_.begin()->second;
     order_.erase(order_.begin());
-    const auto due = dues_.extract(subject);
-    remove(subject, due.mapped().revision);
+    remove(subject, dues_.extract(subject).mapped().revision);
   }
-  if (!order_.empty() && order_.begin()->first <= now)
+  if (first_due() <= due)
     timer_ = jetstream_.connection().loop().after(kPause, [this] { sweep(); });
   else
     arm();

@@ -44,7 +44,10 @@ class KvExpiry {
 
   void begin();
   void seen(const nats::StoredMessage& message);
+  void note(const nats::StoredMessage& message);
   void set(const std::string& subject, Due due);
+  Time first_due() const;
+  Duration patience() const;
   void arm();
   void sweep();
   void remove(const std::string& subject, std::uint64_t revision);

@@ -549,7 +549,6 @@ void App::Core::member_joined(const Member& member) {
 }
 
 void App::Core::member_left(const Member& member) {
-  kv->look_for_expiry();
   tell(*strand_, "on_member_leave", options.name, leave_hooks, member, hook_threw());
 }
 
