@@ -79,8 +79,7 @@ CallClient::CallClient(Loop& loop, std::shared_ptr<nats::Exchange> exchange, Opt
     : gate_(loop),
       exchange_(std::move(exchange)),
       options_(std::move(options)),
-      writer_(random_id()),
-      random_(std::hash<std::string>()(writer_) | 1) {}
+      writer_(random_id()) {}
 
 void CallClient::use(CallerMiddleware middleware) {
   if (!middleware) throw Error(Errc::invalid_argument, "no middleware for calls was given");
@@ -97,11 +96,7 @@ std::string CallClient::next_id() { return writer_ + "-" + std::to_string(++last
 
 double CallClient::jitter() {
   const std::lock_guard lock(mutex_);
-  // xorshift64, Marsaglia, "Xorshift RNGs", Journal of Statistical Software 8 (14), 2003
-  random_ ^= random_ << 13;
-  random_ ^= random_ >> 7;
-  random_ ^= random_ << 17;
-  return 0.5 + static_cast<double>(random_ >> 11) / static_cast<double>(std::uint64_t{1} << 53);
+  return std::uniform_real_distribution<>(0.5, 1.5)(random_);
 }
 
 void CallClient::count(const std::string& app, std::uint64_t Counts::* what) {
@@ -282,20 +277,21 @@ CallReply CallClient::carry_out(const OutgoingCall& call) {
                   {});
 }
 
+// The first one given is the outermost.
+CallReply CallClient::pass(std::size_t next, const OutgoingCall& call) {
+  if (next == middleware_.size()) return carry_out(call);
+  OutgoingCall changed = call;
+  return middleware_[next](
+      changed, [this, next](const OutgoingCall& inner) { return pass(next + 1, inner); });
+}
+
 CallReply CallClient::call(const std::string& caller, const std::string& app,
                            const std::string& method, std::string payload, CallOptions options) {
   gate_.check_may_block(call_to(app, method));
-  OutgoingCall call{caller, app, method, std::move(payload), std::move(options)};
+  const OutgoingCall call{caller, app, method, std::move(payload), std::move(options)};
   count(app, &Counts::calls);
-  // The first one given is the outermost.
-  std::function<CallReply(std::size_t, const OutgoingCall&)> from =
-      [&](std::size_t i, const OutgoingCall& now) -> CallReply {
-    if (i == middleware_.size()) return carry_out(now);
-    OutgoingCall changed = now;
-    return middleware_[i](changed, [&, i](const OutgoingCall& next) { return from(i + 1, next); });
-  };
   try {
-    return middleware_.empty() ? carry_out(call) : from(0, call);
+    return pass(0, call);
   } catch (const Error&) {
     count(app, &Counts::errors);
     throw;

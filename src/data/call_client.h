@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,8 @@ class CallClient {
   };
 
   CallReply carry_out(const OutgoingCall& call);
+  /// What the middleware from `next` on makes of it.
+  CallReply pass(std::size_t next, const OutgoingCall& call);
   Tried try_once(const OutgoingCall& call, const std::string& what, const nats::Message& message,
                  Duration limit);
   nats::Message request_of(const OutgoingCall& call, const std::string& route,
@@ -90,7 +93,7 @@ class CallClient {
   bool closed_ = false;
   std::map<std::string, Target> targets_;
   std::map<std::string, Counts> counts_;
-  std::uint64_t random_ = 0;
+  std::minstd_rand random_{std::random_device{}()};
 };
 
 }  // namespace cluster

@@ -128,7 +128,7 @@ void CallServer::lead_ends() {
     leads_ = false;
   }
   let_end(std::exchange(of_lead_, {}));
-  stop_all(true);
+  stop_where([](const State& state) { return state.of_lead; });
 }
 
 void CallServer::close_doors() {
@@ -139,7 +139,7 @@ void CallServer::close_doors() {
   let_end(std::exchange(of_lead_, {}));
   let_end(std::exchange(subscriptions_, {}));
   service_.reset();
-  stop_all(false);
+  stop_where([](const State&) { return true; });
 }
 
 void CallServer::close() {
@@ -154,16 +154,20 @@ void CallServer::close() {
   all_strands_.clear();  // none is taken any more
 }
 
-void CallServer::stop_all(bool only_of_lead) {
-  std::vector<std::shared_ptr<State>> hit;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [number, weak] : running_)
-      if (auto state = weak.lock(); state && (!only_of_lead || state->of_lead))
-        hit.push_back(std::move(state));
-  }
-  // Whoever waits for that may run at once, on this thread.
-  for (const auto& state : hit) state->stop.request_stop();
+// To be looked at without the mutex: the last one that lets go of a call which nobody has answered
+// answers it, and that takes the mutex.
+std::vector<std::shared_ptr<CallServer::State>> CallServer::under_way() const {
+  std::vector<std::shared_ptr<State>> all;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [number, weak] : running_)
+    if (auto state = weak.lock()) all.push_back(std::move(state));
+  return all;
+}
+
+// Whoever waits for that may run at once, on this thread.
+void CallServer::stop_where(const std::function<bool(const State&)>& hit) {
+  for (const auto& state : under_way())
+    if (hit(*state)) state->stop.request_stop();
 }
 
 // ---- calls
@@ -224,7 +228,6 @@ void CallServer::take(nats::Message message) {
   state->of_lead = state->request.route == Route::leader;
   state->number = ++last_;
   running_.emplace(state->number, state);
-  deadlines_.emplace(state->request.deadline, state->number);
   plan(state->request.deadline);
   const bool quick = method.options.quick;
   const bool posted = !quick && post(state);
@@ -295,10 +298,6 @@ void CallServer::part_done(State& state) {
   if (state.parts.fetch_sub(1) != 1) return;
   const std::lock_guard lock(mutex_);
   running_.erase(state.number);
-  const auto [from, to] = deadlines_.equal_range(state.request.deadline);
-  const auto it =
-      std::find_if(from, to, [&](const auto& one) { return one.second == state.number; });
-  if (it != to) deadlines_.erase(it);
 }
 
 void CallServer::send(nats::Message message, const std::string& to) {
@@ -316,14 +315,7 @@ void CallServer::send(nats::Message message, const std::string& to) {
 }
 
 void CallServer::cancel(const std::string& id) {
-  std::vector<std::shared_ptr<State>> hit;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [number, weak] : running_)
-      if (auto state = weak.lock(); state && !id.empty() && state->request.id == id)
-        hit.push_back(std::move(state));
-  }
-  for (const auto& state : hit) state->stop.request_stop();
+  if (!id.empty()) stop_where([&](const State& state) { return state.request.id == id; });
 }
 
 // ---- deadlines
@@ -337,20 +329,19 @@ void CallServer::plan(Time deadline) {
 }
 
 void CallServer::sweep() {
-  std::vector<std::shared_ptr<State>> late;
   {
     const std::lock_guard lock(mutex_);
-    const Time now = BootClock::now();
-    while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
-      const auto it = running_.find(deadlines_.begin()->second);
-      if (it != running_.end())
-        if (auto state = it->second.lock()) late.push_back(std::move(state));
-      deadlines_.erase(deadlines_.begin());
-    }
     planned_ = Time::max();
-    if (!deadlines_.empty() && !over_) plan(deadlines_.begin()->first);
   }
-  for (const auto& state : late) state->stop.request_stop();
+  const Time now = BootClock::now();
+  Time next = Time::max();
+  for (const auto& state : under_way())
+    if (state->request.deadline <= now)
+      state->stop.request_stop();
+    else
+      next = std::min(next, state->request.deadline);
+  const std::lock_guard lock(mutex_);
+  plan(next);
 }
 
 CallServer::Counts CallServer::counts() const {

@@ -89,7 +89,9 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   void plan(Time deadline);  ///< with the mutex held
   void sweep();
   void let_end(std::vector<nats::Subscription> subscriptions);
-  void stop_all(bool only_of_lead);
+  std::vector<std::shared_ptr<State>> under_way() const;
+  /// Asks those handlers to stop.
+  void stop_where(const std::function<bool(const State&)>& hit);
   std::string known_methods() const;
 
   LoopGate gate_;
@@ -107,8 +109,7 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   std::uint64_t last_ = 0;
   std::vector<std::unique_ptr<Strand>> all_strands_;
   std::vector<std::size_t> free_strands_;  // places in all_strands_
-  std::multimap<Time, std::uint64_t> deadlines_;
-  Time planned_ = Time::max();  // when the loop looks at deadlines_
+  Time planned_ = Time::max();             // when the loop looks for calls whose time is up
   std::uint64_t overloaded_ = 0;
 
   // Of the loop:
