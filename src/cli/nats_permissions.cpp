@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include "core/names.h"
 
 namespace cluster::cli {
 namespace {
@@ -118,10 +119,7 @@ std::string block_of(const std::string& platform, const NatsUser& user) {
 }  // namespace
 
 std::string user_name_fault(std::string_view name) {
-  if (!name.empty() && name.size() <= kLongestUser &&
-      std::all_of(name.begin(), name.end(),
-                  [](char c) { return alphanumeric(c) || c == '-' || c == '_'; }))
-    return {};
+  if (name.size() <= kLongestUser && is_plain_token(name)) return {};
   return "a user's name has 1 to " + std::to_string(kLongestUser) + " of A-Z, a-z, 0-9, - and _";
 }
 

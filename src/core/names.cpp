@@ -22,6 +22,11 @@ std::string label_fault(std::string_view name) {
 
 }  // namespace
 
+bool is_plain_token(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(),
+                                      [](char c) { return alnum(c) || c == '_' || c == '-'; });
+}
+
 std::string platform_name_fault(std::string_view name) { return label_fault(name); }
 
 std::string app_name_fault(std::string_view name) {

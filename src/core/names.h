@@ -6,6 +6,8 @@
 
 namespace cluster {
 
+/// One or more of `A-Z a-z 0-9 _ -`: a token of a subject whatever NATS makes of other characters.
+bool is_plain_token(std::string_view text);
 /// Why `name` can't name a platform or an app: `[a-z][a-z0-9-]{0,31}`; empty when it can.
 std::string platform_name_fault(std::string_view name);
 /// As platform_name_fault; the platform's own apps, which begin with `_`, are refused too.

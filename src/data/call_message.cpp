@@ -31,11 +31,6 @@ bool ours(std::string_view header) {
   return header.starts_with("Nats-") || header.starts_with("Cluster-");
 }
 
-bool word_char(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-         c == '-';
-}
-
 std::vector<std::string_view> split(std::string_view text, char by) {
   std::vector<std::string_view> parts;
   while (true) {
@@ -102,8 +97,7 @@ Error unreadable(const std::string& why) {
 }  // namespace
 
 std::string method_fault(std::string_view method) {
-  if (method.empty() || method.size() > kLongestMethod ||
-      !std::all_of(method.begin(), method.end(), word_char))
+  if (method.size() > kLongestMethod || !is_plain_token(method))
     return "a method's name has 1 to 64 of A-Z a-z 0-9 _ -";
   return {};
 }
@@ -159,9 +153,9 @@ Result<CallEnvelope> call_envelope(std::string_view text) {
   const auto parts = split(text, ' ');
   CallEnvelope e;
   std::int64_t ms = 0;
-  if (parts.size() < 4 || parts[0].empty() || parts[0].size() > 64 ||
-      !std::all_of(parts[0].begin(), parts[0].end(), word_char) || !read(parts[1], e.attempt) ||
-      e.attempt < 1 || !read(parts[2], ms) || ms < 1 || ms > kLongestCall.count())
+  if (parts.size() < 4 || parts[0].size() > 64 || !is_plain_token(parts[0]) ||
+      !read(parts[1], e.attempt) || e.attempt < 1 || !read(parts[2], ms) || ms < 1 ||
+      ms > kLongestCall.count())
     return unreadable(std::string("header ") + kEnvelope + " is \"" + one_line(text) +
                       "\", not \"<id> <attempt> <ms> <node>\"");
   e.id = parts[0];

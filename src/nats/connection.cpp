@@ -1,13 +1,13 @@
 #include "nats/connection.h"
 
 #include <algorithm>
-#include <cctype>
 #include <map>
 #include <set>
 #include <unordered_map>
 
 #include "core/check.h"
 #include "core/ids.h"
+#include "core/names.h"
 #include "nats/credentials.h"
 #include "nats/exchange.h"
 #include "nats/link.h"
@@ -39,10 +39,7 @@ std::string inbox_of(const Nats& nats, const std::vector<ServerUrl>& servers) {
   std::string user = nats.user;
   if (user.empty() && !servers.empty() && !servers.front().password.empty())
     user = servers.front().user;
-  const bool token = !user.empty() && std::all_of(user.begin(), user.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '-' || c == '_';
-  });
-  return "_INBOX." + (token ? user + "." : "") + random_id();
+  return "_INBOX." + (is_plain_token(user) ? user + "." : "") + random_id();
 }
 
 }  // namespace

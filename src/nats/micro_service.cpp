@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/ids.h"
+#include "core/names.h"
 #include "core/wall_time.h"
 #include "nats/stored_message.h"
 
@@ -18,12 +19,6 @@ namespace cluster::nats {
 namespace {
 
 using Json = nlohmann::json;
-
-bool name_fits(const std::string& name) {
-  return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
-  });
-}
 
 bool version_fits(const std::string& version) {
   int numbers = 0;
@@ -202,7 +197,7 @@ void MicroService::Core::serve(const std::string& verb, std::function<Json()> an
 }
 
 MicroService::MicroService(Connection& connection, ServiceConfig config) {
-  if (!name_fits(config.name))
+  if (!is_plain_token(config.name))
     throw Error(
         Errc::invalid_argument,
         "\"" + config.name + "\" can't be a service's name: letters, digits, - and _ are allowed");
@@ -228,7 +223,7 @@ void MicroService::show_endpoint(const std::string& name, const std::string& sub
                                  std::shared_ptr<const EndpointCounts> counts,
                                  const std::string& queue,
                                  std::map<std::string, std::string> metadata) {
-  if (!name_fits(name))
+  if (!is_plain_token(name))
     throw Error(
         Errc::invalid_argument,
         "\"" + name + "\" can't be an endpoint's name: letters, digits, - and _ are allowed");

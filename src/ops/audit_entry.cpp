@@ -25,13 +25,7 @@ constexpr nanoseconds kServerDuplicateWindow = std::chrono::minutes(2);  // its 
 constexpr auto kClocksDiffer = std::chrono::minutes(1);
 
 std::string token_fault(std::string_view token) {
-  const auto fine = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-';
-  };
-  if (!token.empty() && token.size() <= kLongestName &&
-      std::all_of(token.begin(), token.end(), fine))
-    return {};
+  if (token.size() <= kLongestName && is_plain_token(token)) return {};
   return "\"" + std::string(token) + "\" is not 1 to 64 of A-Z a-z 0-9 _ -";
 }
 

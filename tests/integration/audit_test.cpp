@@ -17,6 +17,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using std::chrono::system_clock;
+using testing::errc_of;
 using testing::eventually;
 using testing::kSoon;
 
@@ -86,15 +87,6 @@ class AuditTest : public ::testing::Test {
     EXPECT_TRUE(eventually([&] { return (all = audit.query(filter, kSoon)).size() >= count; }));
     EXPECT_EQ(all.size(), count);
     return all;
-  }
-  template <typename Work>
-  static Errc errc_of(Work work) {
-    try {
-      work();
-    } catch (const Error& error) {
-      return error.errc();
-    }
-    return Errc{};
   }
 
   testing::NatsServers servers;

@@ -67,13 +67,7 @@ class EventsTest : public ::testing::Test {
   }
   template <typename Work>
   Errc errc_of(Work work) {
-    try {
-      work();
-    } catch (const Error& error) {
-      last_text = error.what();
-      return error.errc();
-    }
-    return Errc{};
+    return testing::errc_of(std::move(work), &last_text);
   }
 
   testing::NatsServers servers;

@@ -32,13 +32,7 @@ class KvTest : public ::testing::Test {
   Kv kv(std::size_t node = 0) { return apps[node]->kv(); }
   template <typename Work>
   Errc errc_of(Work work) {
-    try {
-      work();
-    } catch (const Error& error) {
-      last_text = error.what();
-      return error.errc();
-    }
-    return Errc{};
+    return testing::errc_of(std::move(work), &last_text);
   }
 
   testing::NatsServers servers;

@@ -24,6 +24,18 @@ bool eventually(Condition condition) {
   return true;
 }
 
+/// The code of what `work` throws, none when it returns; and its text.
+template <typename Work>
+Errc errc_of(Work work, std::string* text = nullptr) {
+  try {
+    work();
+  } catch (const Error& error) {
+    if (text != nullptr) *text = error.what();
+    return error.errc();
+  }
+  return Errc{};
+}
+
 /// A platform that runs on a thread of its own.
 class Node {
  public:
