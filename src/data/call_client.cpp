@@ -1,12 +1,11 @@
 #include "data/call_client.h"
 
 #include <algorithm>
-#include <condition_variable>
-#include <thread>
 #include <utility>
 
 #include "core/ids.h"
 #include "core/names.h"
+#include "core/pause.h"
 
 namespace cluster {
 namespace {
@@ -39,15 +38,6 @@ std::string call_to(const std::string& app, const std::string& method) {
 }
 
 std::string name_of(Errc code) { return make_error_code(code).message(); }
-
-// Waits, unless the caller stops first.
-void pause(Duration how_long, const std::stop_token& stop) {
-  if (!stop.stop_possible()) return std::this_thread::sleep_for(how_long);
-  std::mutex mutex;
-  std::condition_variable_any ends;
-  std::unique_lock lock(mutex);
-  ends.wait_for(lock, stop, how_long, [] { return false; });
-}
 
 // Of a request to which nobody listens.
 CallError nobody(const OutgoingCall& call, Route route, const std::string& what) {

@@ -154,21 +154,11 @@ std::shared_ptr<AuditSubscription::Core> AuditTrail::follow(
   const auto core = std::make_shared<AuditSubscription::Core>(
       shared_from_this(), std::move(filter), std::move(handler), std::move(options.on_trouble),
       strands_.strand());
-  const auto begun = std::make_shared<std::promise<Failure>>();
-  auto future = begun->get_future();
-  const bool posted = gate_.post([self = shared_from_this(), core, begun] {
-    if (!self->on_loop_)
-      return begun->set_value(Error(Errc::shutting_down, "the platform has stopped"));
+  const auto failure = gate_.confirm(deadline, [self = shared_from_this(), core](Completion begun) {
+    if (!self->on_loop_) return begun(Error(Errc::shutting_down, "the platform has stopped"));
     self->subscriptions_.insert(core);
-    core->begin([begun](Failure failure) { begun->set_value(std::move(failure)); });
+    core->begin(std::move(begun));
   });
-  Failure failure;
-  if (!posted)
-    failure = Error(Errc::shutting_down, "the platform has stopped");
-  else if (future.wait_for(left_until(deadline)) != std::future_status::ready)
-    failure = Error(Errc::unavailable, "JetStream has not confirmed it in time");
-  else
-    failure = future.get();
   if (!failure) return core;
   core->end();
   throw Error(failure->errc(), what + ": " + failure->what());

@@ -2,11 +2,11 @@
 #include "cluster/snapshots.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <utility>
 
 #include "core/ask_loop.h"
 #include "core/deadline.h"
+#include "core/pause.h"
 #include "platform/snapshot_messages.h"
 #include "platform/snapshots_core.h"
 #include "sqlite/snapshot_removal.h"
@@ -21,11 +21,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kAnswerLimit{5'000};  // of the leader, to one question
 
 // A thread that may block waits, unless it is to stop.
-void pause(milliseconds time, std::stop_token stop) {
-  std::mutex mutex;
-  std::condition_variable_any never;
-  std::unique_lock lock(mutex);
-  never.wait_for(lock, stop, time, [] { return false; });
+void pause_or_throw(milliseconds time, const std::stop_token& stop) {
+  pause(time, stop);
   if (stop.stop_requested()) throw Error(Errc::shutting_down, "it was stopped");
 }
 
@@ -144,7 +141,7 @@ DatabaseSnapshot Snapshots::create(milliseconds timeout) {
         return take_snapshot(
             app.options.name,
             [&](const std::string& request) { return core_.ask(leader->node, request, stop); },
-            [&](const SnapshotAnswer&, milliseconds time) { pause(time, stop); });
+            [&](const SnapshotAnswer&, milliseconds time) { pause_or_throw(time, stop); });
       });
 }
 
