@@ -107,18 +107,6 @@ void expect_no_overlap(std::vector<Interval> intervals, const std::string& what)
 
 }  // namespace
 
-int slowness() {
-  static const int factor = [] {
-    if (const char* text = std::getenv("CLUSTER_TEST_SLOW")) return std::max(1, std::atoi(text));
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return 3;
-#else
-    return 1;
-#endif
-  }();
-  return factor;
-}
-
 std::string read_file(const std::string& path) {
   std::ostringstream text;
   std::ifstream file(path, std::ios::binary);

@@ -25,16 +25,13 @@
 #include "nats/embedded_server.h"
 #include "nats/jetstream.h"
 #include "nats/key_value.h"
+#include "slowness.h"
 
 namespace cluster::e2e {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-/// What this machine and build need more time than a free, fast one: CLUSTER_TEST_SLOW, or 3 in
-/// builds with sanitizers, or 1. All timeouts are longer by it.
-int slowness();
 
 /// One line of the journal.
 struct Event {

@@ -78,7 +78,7 @@ class DatabaseApi : public ::testing::Test {
   testing::TemporaryFolder folder;
   testing::NatsServers servers;
   Loop loop;
-  std::chrono::milliseconds patience = Timing().session_timeout;
+  std::chrono::milliseconds patience = testing::patience();
   std::optional<DatabaseNode> first, second;
   std::optional<DatabaseConnection> db;
 };

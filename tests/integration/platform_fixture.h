@@ -11,6 +11,7 @@
 
 #include "cluster/platform.h"
 #include "integration/nats_fixture.h"
+#include "slowness.h"
 
 namespace cluster::testing {
 
@@ -36,6 +37,17 @@ Errc errc_of(Work work, std::string* text = nullptr) {
   return Errc{};
 }
 
+/// A session_timeout that lasts where sanitizers slow everything down.
+inline std::chrono::milliseconds patience() { return Timing().session_timeout * slowness(); }
+
+inline Timing patient_timing(std::chrono::milliseconds session_timeout = patience()) {
+  Timing timing;
+  timing.session_timeout = session_timeout;
+  timing.lease_ttl = std::max(timing.lease_ttl, 10 * session_timeout);
+  timing.cooldown = std::chrono::milliseconds(200);
+  return timing;
+}
+
 /// A platform that runs on a thread of its own.
 class Node {
  public:
@@ -49,8 +61,8 @@ class Node {
                                  const std::string& name, std::chrono::milliseconds hook_timeout) {
     PlatformOptions o{.name = "test", .node = name, .folder = folder + "/" + name, .http = ""};
     o.nats.servers = servers.urls();
+    o.timing = patient_timing();
     o.timing.hook_timeout = hook_timeout;
-    o.timing.cooldown = std::chrono::milliseconds(200);
     o.guardian = CLUSTER_GUARDIAN;
     return o;
   }
@@ -70,11 +82,11 @@ class Node {
 /// A node with the database of the app "db", in a folder of its own.
 class DatabaseNode : public Node {
  public:
-  /// `patience`: the session_timeout. A longer one survives a NATS server that is stopped for a
+  /// A longer `session_timeout` survives a NATS server that is stopped for a
   /// while, and takes longer to lead for the first time.
   DatabaseNode(const NatsServers& servers, const std::string& folder, const std::string& name,
-               Sqlite sqlite = {}, std::chrono::milliseconds patience = Timing().session_timeout)
-      : Node(patient(options(servers, folder, name, std::chrono::seconds(30)), patience)),
+               Sqlite sqlite = {}, std::chrono::milliseconds session_timeout = patience())
+      : Node(patient(options(servers, folder, name, std::chrono::seconds(30)), session_timeout)),
         path(folder + "/" + name + ".db") {
     sqlite.path = path;
     app = &platform->add_app({.name = "db", .sqlite = std::move(sqlite)});
@@ -86,9 +98,8 @@ class DatabaseNode : public Node {
   App* app = nullptr;
 
  private:
-  static PlatformOptions patient(PlatformOptions o, std::chrono::milliseconds patience) {
-    o.timing.session_timeout = patience;
-    o.timing.lease_ttl = std::max(o.timing.lease_ttl, 10 * patience);
+  static PlatformOptions patient(PlatformOptions o, std::chrono::milliseconds session_timeout) {
+    o.timing = patient_timing(session_timeout);
     return o;
   }
 };
