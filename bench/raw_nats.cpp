@@ -1,9 +1,13 @@
 #include "bench/raw_nats.h"
 
+#include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
+#include <thread>
 
 #include <nats/nats.h>
 
@@ -124,11 +128,39 @@ JetStream jetstream(natsConnection* connection, std::int64_t depth = 0) {
 struct Echo::Core {
   Connection connection;
   natsSubscription* subscription = nullptr;
+  std::mutex mutex{};  // over what follows
+  std::condition_variable came{};
+  std::deque<natsMsg*> requests{};
+  bool over = false;
+  std::vector<std::thread> workers{};
+
+  void work() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      came.wait(lock, [this] { return over || !requests.empty(); });
+      if (requests.empty()) return;
+      natsMsg* request = requests.front();
+      requests.pop_front();
+      lock.unlock();
+      answer(connection.get(), nullptr, request, nullptr);
+      lock.lock();
+    }
+  }
+  static void hand_over(natsConnection*, natsSubscription*, natsMsg* request, void* closure) {
+    auto* core = static_cast<Core*>(closure);
+    {
+      const std::lock_guard lock(core->mutex);
+      core->requests.push_back(request);
+    }
+    core->came.notify_one();
+  }
 };
 
-Echo::Echo(const std::string& url, const std::string& subject) : core_(new Core{connect(url)}) {
+Echo::Echo(const std::string& url, const std::string& subject, int workers)
+    : core_(new Core{connect(url)}) {
+  for (int i = 0; i < workers; ++i) core_->workers.emplace_back([core = core_] { core->work(); });
   must(natsConnection_Subscribe(&core_->subscription, core_->connection.get(), subject.c_str(),
-                                answer, nullptr),
+                                workers > 0 ? Core::hand_over : answer, core_),
        "subscribe");
   must(natsConnection_Flush(core_->connection.get()), "flush");
 }
@@ -138,6 +170,12 @@ Echo::~Echo() {
   natsSubscription_Drain(core_->subscription);
   natsSubscription_WaitForDrainCompletion(core_->subscription, kTimeoutMs);
   natsSubscription_Destroy(core_->subscription);
+  {
+    const std::lock_guard lock(core_->mutex);
+    core_->over = true;
+  }
+  core_->came.notify_all();
+  for (auto& worker : core_->workers) worker.join();
   delete core_;
 }
 

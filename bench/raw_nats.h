@@ -40,10 +40,12 @@ class RawClient {
   Core* core_;
 };
 
-/// Answers requests on the subject with what they carried, as long as it lives. Throws Failed.
+/// Answers requests on the subject with what they carried, as long as it lives: on the thread that
+/// libnats delivers them on, which must never block, or on `workers` threads of its own, as whoever
+/// has to wait for something does. Throws Failed.
 class Echo {
  public:
-  Echo(const std::string& url, const std::string& subject);
+  Echo(const std::string& url, const std::string& subject, int workers = 0);
   ~Echo();
   Echo(const Echo&) = delete;
   Echo& operator=(const Echo&) = delete;

@@ -134,16 +134,24 @@ void keys(Surroundings& around, RawClient& raw, cluster::App& app) {
 void calls(Surroundings& around, const std::string& url, RawClient& raw, cluster::App& app) {
   const std::string data(kMessageBytes, 'x');
   const Echo echo(url, "bench.echo");
+  const Echo worker(url, "bench.worker", kThreads);
   const cluster::CallOptions to_a{.node = "a"};
   const auto call = [&](const char* method) {
     return [&app, &data, &to_a, method](int) {
       if (app.call("echo", method, data, to_a).payload != data) throw Failed{"an odd answer"};
     };
   };
-  const Operation request = [&](int) { raw.request("bench.echo", data); };
-  // libnats' own responder answers on the thread that delivers, as a quick method does.
-  compare(around, "call of a quick method, 128 B", request, call("quick"), {0.85, 1.15});
-  compare(around, "call of a method that may block, 128 B", request, call("echo"), {0.85, 1.15});
+  const auto request = [&](const char* to) {
+    return [&raw, &data, to](int) { raw.request(to, data); };
+  };
+  // Each beside a responder of its kind: one that answers on the thread that delivers and must not
+  // block, and one that hands over to threads that may.
+  compare(around, "call of a quick method, 128 B", request("bench.echo"), call("quick"),
+          {0.85, 1.15});
+  compare(around, "call of a method that may block, 128 B", request("bench.worker"), call("echo"),
+          {0.85, 1.15});
+  compare(around, "call of a method that may block, beside one that must not, 128 B",
+          request("bench.echo"), call("echo"), {0.85, 1.15});
   // What calls leave behind, on both sides of them.
   const auto in_use = [] { return static_cast<double>(mallinfo2().uordblks) / 1024; };
   const int count = around.amounts.calls_for_memory;

@@ -112,10 +112,11 @@ void Coordination::take(const std::string& app, Lease::Output& out, Actions& act
 }
 
 void Coordination::take(Locks::Output& out, Actions& actions) {
+  // First whoever waits for it on another node, who has the longest way.
+  for (auto& notice : out.notices) actions.push_back(std::move(notice));
   for (auto& news : out.news) actions.push_back(std::move(news));
   for (auto& write : out.writes) actions.push_back(std::move(write));
   for (auto& read : out.reads) actions.push_back(std::move(read));
-  for (auto& notice : out.notices) actions.push_back(std::move(notice));
 }
 
 void Coordination::start(Time now, Actions& actions) {

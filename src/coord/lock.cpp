@@ -11,6 +11,9 @@ namespace {
 /// A notice may be lost: whoever waits looks now and then.
 constexpr Duration kLookAgain = std::chrono::seconds(5);
 constexpr Duration kMostTurn = std::chrono::seconds(1);
+/// For each that waits already, up to so many, who comes after them may take his time.
+constexpr Duration kJoinDelay = std::chrono::microseconds(500);
+constexpr std::ptrdiff_t kMostJoinDelays = 4;
 constexpr Duration kFirstBackoff = std::chrono::milliseconds(2);
 constexpr int kMostDoublings = 6;
 
@@ -54,6 +57,11 @@ bool Lock::settled() const {
 
 bool Lock::waiting() const {
   return std::any_of(claims_.begin(), claims_.end(), [](const Mine& m) { return !m.held; });
+}
+
+bool Lock::gives() const {
+  return std::any_of(claims_.begin(), claims_.end(),
+                     [](const Mine& m) { return m.leaving && m.held; });
 }
 
 void Lock::claim(LockClaim claim) {
@@ -170,10 +178,9 @@ void Lock::answer(const LockRecord& next, const Context& context, Output& out) {
   });
 }
 
-void Lock::adopt(Revision rev, const LockRecord& record, const Context& context, Time now,
-                 Output& out) {
+void Lock::adopt(Revision rev, LockRecord record, const Context& context, Time now, Output& out) {
   rev_ = rev;
-  record_ = record;
+  record_ = std::move(record);
   known_ = true;
   news_at_ = now;
   wanted_since_.reset();
@@ -262,24 +269,19 @@ void Lock::on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, con
   if (outcome == WriteOutcome::stored) {
     if (stored <= rev_) return;
     conflicts_ = 0;
-    const LockRecord written = std::move(in_flight_->record);
-    const LockRecord before = record_;
-    adopt(stored, written, context, now, out);
-    tell_others(before, written, context, out);
+    const LockRecord before = std::move(record_);
+    adopt(stored, std::move(in_flight_->record), context, now, out);
+    tell_others(before, record_, context, out);
   } else if (outcome == WriteOutcome::refused) {
     in_flight_->refused = true;
-    // Those who have something to give are in more of a hurry than those who want something.
-    const bool gives = std::any_of(claims_.begin(), claims_.end(),
-                                   [](const Mine& m) { return m.leaving && m.held; });
-    if (!gives) {
+    if (!gives()) {
       const double most = static_cast<double>(kFirstBackoff.count()) *
                           static_cast<double>(1 << std::min(conflicts_, kMostDoublings));
       not_before_ = now + Duration(static_cast<std::int64_t>(most * context.random()));
     }
     ++conflicts_;
   } else if (mutant(Mutation::lock_act_before_settled)) {
-    const LockRecord written = std::move(in_flight_->record);
-    adopt(rev_ + 1, written, context, now, out);
+    adopt(rev_ + 1, std::move(in_flight_->record), context, now, out);
   }
 }
 
@@ -327,20 +329,27 @@ void Lock::write(LockRecord next, Time now, const Context& context, Output& out)
   due_ = now + context.timing.write_retry();
 }
 
-// How long to leave it to others: a change that only the end of somebody's session brings is made
-// by the first who waits.
-Duration Lock::turn(const LockRecord& next, const Context& context) const {
+// Until when to leave it to others: a change that only the end of somebody's session brings is made
+// by the first who waits. And until when it can wait: whoever queues up behind others would only be
+// in the way of their hand-overs, with a write that a release, or others who queue up, can share.
+Time Lock::turn(const LockRecord& next, const Context& context, Time now) const {
   const SessionId self = context.session.id();
   const auto of_mine = [&](const LockParty& p) { return p.session == self; };
   for (const auto& m : claims_)
-    if (m.leaving) return Duration{};
+    if (m.leaving) return now;
   for (const auto& holder : next.holders)
-    if (of_mine(holder) && !has(record_.holders, holder)) return Duration{};
-  for (const auto& waiter : next.waiters)
-    if (of_mine(waiter) && !has(record_.waiters, waiter)) return Duration{};
+    if (of_mine(holder) && !has(record_.holders, holder)) return now;
   const auto first = std::find_if(next.waiters.begin(), next.waiters.end(), of_mine);
-  const auto ahead = static_cast<int>(first - next.waiters.begin());
-  return std::min<Duration>(kMostTurn, context.timing.rank_delay * (ahead + 1));
+  auto ahead = first - next.waiters.begin();
+  Time when = *wanted_since_ + std::min<Duration>(kMostTurn, context.timing.rank_delay *
+                                                                 (static_cast<int>(ahead) + 1));
+  for (auto it = first; it != next.waiters.end(); ++it, ++ahead) {
+    if (!of_mine(*it) || has(record_.waiters, *it)) continue;
+    const auto* m = find(it->claim);
+    const Duration delay = kJoinDelay * std::min(ahead, kMostJoinDelays);
+    when = std::min(when, m && m->since ? *m->since + delay : now);
+  }
+  return when;
 }
 
 void Lock::tick(const Context& context, Time now, Output& out) {
@@ -360,7 +369,10 @@ void Lock::tick(const Context& context, Time now, Output& out) {
     return read(context, now, out);
   }
   if (!wanted_since_) wanted_since_ = now;
-  const Time when = std::max(not_before_, *wanted_since_ + turn(next, context));
+  for (auto& m : claims_)
+    if (!m.since) m.since = now;
+  // Those who have something to give are in more of a hurry than those who want something.
+  const Time when = gives() ? now : std::max(not_before_, turn(next, context, now));
   if (now < when) {
     due_ = when;
     return;

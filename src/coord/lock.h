@@ -100,9 +100,10 @@ class Lock {
     LockClaim claim{};
     bool held = false;
     bool leaving = false;
-    bool open = false;     // the barrier, on leaving
-    bool asked = false;    // a read began since the claim was made
-    bool checked = false;  // and has been answered
+    bool open = false;            // the barrier, on leaving
+    bool asked = false;           // a read began since the claim was made
+    bool checked = false;         // and has been answered
+    std::optional<Time> since{};  // when it was first looked at
   };
   struct InFlight {
     std::uint64_t id = 0;
@@ -114,6 +115,7 @@ class Lock {
   };
 
   bool waiting() const;
+  bool gives() const;  ///< it has something to give up that others may wait for
   const Mine* find(std::uint64_t claim) const;
   Mine* find(std::uint64_t claim);
   bool mine(const LockParty& party, const SessionId& session, std::uint64_t claim) const {
@@ -125,10 +127,10 @@ class Lock {
   LockRecord evolved(const Context& context) const;
   void join(LockRecord& next, const Context& context) const;
   void answer(const LockRecord& next, const Context& context, Output& out);
-  void adopt(Revision rev, const LockRecord& record, const Context& context, Time now, Output& out);
+  void adopt(Revision rev, LockRecord record, const Context& context, Time now, Output& out);
   void tell_others(const LockRecord& before, const LockRecord& after, const Context& context,
                    Output& out) const;
-  Duration turn(const LockRecord& next, const Context& context) const;
+  Time turn(const LockRecord& next, const Context& context, Time now) const;
   void read(const Context& context, Time now, Output& out);
   void repeat_write(const Context& context, Time now, Output& out);
   void write(LockRecord next, Time now, const Context& context, Output& out);

@@ -29,9 +29,11 @@ T ask_loop(Loop& loop, const std::string& what, Duration limit, std::stop_token 
   };
   const auto answer = std::make_shared<Answer>();
   const Callback<T> give = [answer](Result<T> result) {
-    const std::lock_guard lock(answer->mutex);
-    if (answer->result) return;
-    answer->result.emplace(std::move(result));
+    {
+      const std::lock_guard lock(answer->mutex);
+      if (answer->result) return;
+      answer->result.emplace(std::move(result));
+    }
     answer->came.notify_all();
   };
   loop.post([give, start = std::move(start)] {

@@ -26,28 +26,30 @@ struct StrandPool::State {
   bool stopping = false;
   bool refuse_threads = false;  // for tests
 
-  // Called with the mutex held. False when there is no thread that could run it, and none to be
-  // had.
-  bool schedule(const std::shared_ptr<Strand::Queue>& queue, const std::shared_ptr<State>& self) {
-    if (queue->scheduled) return true;
+  enum class Scheduled {
+    yes,
+    wake,  // so far: one that waits has yet to be woken, without the mutex, which it wants first
+    no,    // there is no thread that could run it, and none to be had
+  };
+  // Called with the mutex held.
+  Scheduled schedule(const std::shared_ptr<Strand::Queue>& queue,
+                     const std::shared_ptr<State>& self) {
+    if (queue->scheduled) return Scheduled::yes;
     queue->scheduled = true;
     ready.push_back(queue);
-    if (static_cast<std::size_t>(idle) >= ready.size()) {
-      wake.notify_one();
-      return true;
-    }
+    if (static_cast<std::size_t>(idle) >= ready.size()) return Scheduled::wake;
     ++threads;
     try {
       if (refuse_threads) throw std::system_error(EAGAIN, std::generic_category());
       std::thread([self] { self->work(); }).detach();
-      return true;
+      return Scheduled::yes;
     } catch (const std::system_error&) {
       // The system's limit of threads is reached. Those that run take it up when they are free.
       --threads;
-      if (threads > 0) return true;
+      if (threads > 0) return Scheduled::yes;
       ready.pop_back();
       queue->scheduled = false;
-      return false;
+      return Scheduled::no;
     }
   }
 
@@ -84,13 +86,15 @@ struct StrandPool::State {
 };
 
 bool Strand::post(Task task) {
-  auto& pool = queue_->pool;
-  std::lock_guard lock(pool->mutex);
+  const auto pool = queue_->pool;
+  std::unique_lock lock(pool->mutex);
   if (pool->stopping || queue_->tasks.size() >= queue_->limit) return false;
   queue_->tasks.push_back(std::move(task));
-  if (pool->schedule(queue_, pool)) return true;
-  queue_->tasks.pop_back();
-  return false;
+  const auto scheduled = pool->schedule(queue_, pool);
+  if (scheduled == StrandPool::State::Scheduled::no) queue_->tasks.pop_back();
+  lock.unlock();
+  if (scheduled == StrandPool::State::Scheduled::wake) pool->wake.notify_one();
+  return scheduled != StrandPool::State::Scheduled::no;
 }
 
 bool Strand::in_strand() const { return queue_->runner.load() == std::this_thread::get_id(); }

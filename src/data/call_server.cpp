@@ -229,15 +229,16 @@ void CallServer::take(nats::Message message) {
   state->number = ++last_;
   running_.emplace(state->number, state);
   plan(state->request.deadline);
-  const bool quick = method.options.quick;
-  const bool posted = !quick && post(state);
-  lock.unlock();
   state->counts->came();
-  if (quick) {
+  if (method.options.quick) {
+    lock.unlock();
     const nats::Exchange::MayNotBlock here;
     return run(state);
   }
-  if (posted) return;
+  const std::size_t place = a_strand();
+  const auto strand = all_strands_[place];
+  lock.unlock();  // who is woken wants it before long
+  if (post(*strand, place, state)) return;
   // Nothing has run: the system gives no thread, or the platform is over.
   state->parts.store(1);
   state->answer(call_failure("overloaded", "node \"" + options_.node + "\" has no thread for it",
@@ -245,16 +246,17 @@ void CallServer::take(nats::Message message) {
                 "overloaded", "no thread");
 }
 
-bool CallServer::post(const std::shared_ptr<State>& state) {
-  const std::size_t strand = a_strand();
-  const bool posted = all_strands_[strand]->post([state, strand] {
+bool CallServer::post(Strand& strand, std::size_t place, const std::shared_ptr<State>& state) {
+  const bool posted = strand.post([state, place] {
     const auto server = state->server;
     server->run(state);
     const std::lock_guard lock(server->mutex_);
-    server->free_strands_.push_back(strand);
+    server->free_strands_.push_back(place);
   });
-  if (!posted) free_strands_.push_back(strand);
-  return posted;
+  if (posted) return true;
+  const std::lock_guard lock(mutex_);
+  free_strands_.push_back(place);
+  return false;
 }
 
 std::size_t CallServer::a_strand() {

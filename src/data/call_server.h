@@ -81,8 +81,8 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   /// With the mutex held; what to answer instead of running it: an error's name and text.
   std::optional<std::pair<std::string, std::string>> objection(const CallRequest& request) const;
   void refuse(const nats::Message& message, const std::string& name, const std::string& text);
-  bool post(const std::shared_ptr<State>& state);  ///< with the mutex held
-  std::size_t a_strand();                          ///< with the mutex held
+  bool post(Strand& strand, std::size_t place, const std::shared_ptr<State>& state);
+  std::size_t a_strand();  ///< with the mutex held; its place
   void run(const std::shared_ptr<State>& state);
   void part_done(State& state);  ///< answered, or the handler has returned
   void send(nats::Message message, const std::string& to);
@@ -107,7 +107,7 @@ class CallServer : public std::enable_shared_from_this<CallServer> {
   bool leads_ = false;  // between lead_begins() and lead_ends()
   std::unordered_map<std::uint64_t, std::weak_ptr<State>> running_;
   std::uint64_t last_ = 0;
-  std::vector<std::unique_ptr<Strand>> all_strands_;
+  std::vector<std::shared_ptr<Strand>> all_strands_;
   std::vector<std::size_t> free_strands_;  // places in all_strands_
   Time planned_ = Time::max();             // when the loop looks for calls whose time is up
   std::uint64_t overloaded_ = 0;

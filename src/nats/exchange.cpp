@@ -21,14 +21,19 @@ std::string request_to(const std::string& subject) { return "request to \"" + su
 struct Exchange::Waiter {
   explicit Waiter(std::string s) : subject(std::move(s)) {}
 
+  // Whoever is woken is to find the mutex free.
   void give(Message message) {
-    const std::lock_guard lock(mutex);
-    answers.push_back(std::move(message));
+    {
+      const std::lock_guard lock(mutex);
+      answers.push_back(std::move(message));
+    }
     came.notify_one();
   }
   void fail(Error why) {
-    const std::lock_guard lock(mutex);
-    if (!failure) failure = std::move(why);
+    {
+      const std::lock_guard lock(mutex);
+      if (!failure) failure = std::move(why);
+    }
     came.notify_one();
   }
 

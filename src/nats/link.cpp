@@ -11,6 +11,7 @@
 #include "nats/connect_limit.h"
 #include "nats/credentials.h"
 #include "nats/probe.h"
+#include "nats/spent_messages.h"
 
 namespace cluster::nats {
 namespace {
@@ -132,19 +133,23 @@ Message message_from(natsMsg* m) {
 
 }  // namespace
 
-Feed::Feed(Loop& loop, std::function<void()> drain) : loop_(loop), drain_(std::move(drain)) {}
+Feed::Feed(Loop& loop, std::function<void()> drain) : gate_(loop), drain_(std::move(drain)) {}
 
-void Feed::push_locked(LinkEvent event) {
-  if (closed_) return;
+// With the mutex held; whether the loop is to be told, which is done without it: a thread that is
+// woken should not find the door locked.
+bool Feed::queue(LinkEvent event) {
+  if (closed_) return false;
   events_.push_back(std::move(event));
-  if (posted_) return;
-  posted_ = true;
-  loop_.post(drain_);
+  return !std::exchange(posted_, true);
 }
 
 void Feed::push(LinkEvent event) {
-  std::lock_guard lock(mutex_);
-  push_locked(std::move(event));
+  bool tell = false;
+  {
+    const std::lock_guard lock(mutex_);
+    tell = queue(std::move(event));
+  }
+  if (tell) gate_.post(drain_);
 }
 
 void Feed::push_message(std::uint64_t route, Message message) {
@@ -156,14 +161,22 @@ void Feed::push_message(std::uint64_t route, Message message) {
     lock.unlock();
     return (*direct)(std::move(message));
   }
-  if (r.queued >= r.limit || r.queued_bytes >= kRouteBytes) {
-    if (!r.full) push_locked(RouteFull{route});
-    r.full = true;
-    return;
+  if (std::exchange(r.batch, batch_) != batch_) {
+    r.queued = 0;
+    r.queued_bytes = 0;
+    r.full = false;
   }
-  ++r.queued;
-  r.queued_bytes += message.data.size();
-  push_locked(MessageCame{route, std::move(message)});
+  bool tell = false;
+  if (r.queued >= r.limit || r.queued_bytes >= kRouteBytes) {
+    if (std::exchange(r.full, true)) return;
+    tell = queue(RouteFull{route});
+  } else {
+    ++r.queued;
+    r.queued_bytes += message.data.size();
+    tell = queue(MessageCame{route, std::move(message)});
+  }
+  lock.unlock();
+  if (tell) gate_.post(drain_);
 }
 
 void Feed::open_route(std::uint64_t route, int limit, std::shared_ptr<const DirectHandler> direct) {
@@ -180,15 +193,12 @@ void Feed::close_route(std::uint64_t route) {
 std::deque<LinkEvent> Feed::take() {
   std::lock_guard lock(mutex_);
   posted_ = false;
-  for (auto& [id, r] : routes_) {
-    r.queued = 0;
-    r.queued_bytes = 0;
-    r.full = false;
-  }
+  ++batch_;
   return std::exchange(events_, {});
 }
 
 void Feed::close() {
+  gate_.close();
   std::lock_guard lock(mutex_);
   closed_ = true;
   events_.clear();
@@ -251,7 +261,7 @@ namespace {
 void on_message(natsConnection*, natsSubscription*, natsMsg* m, void* closure) {
   if (auto target = registry().find(closure); target.link)
     target.link->feed->push_message(reinterpret_cast<std::uintptr_t>(closure), message_from(m));
-  natsMsg_Destroy(m);
+  let_go(m);
 }
 
 void on_closed(natsConnection* nc, void* closure) {

@@ -17,6 +17,7 @@
 #include <nats/nats.h>
 
 #include "core/loop.h"
+#include "core/loop_gate.h"
 #include "nats/connection.h"
 #include "nats/server_url.h"
 
@@ -81,18 +82,20 @@ class Feed {
  private:
   struct Route {
     int limit = 0;
+    std::uint64_t batch = 0;  // that the following is of
     int queued = 0;
     std::size_t queued_bytes = 0;
     bool full = false;
     std::shared_ptr<const DirectHandler> direct{};
   };
-  void push_locked(LinkEvent event);
+  bool queue(LinkEvent event);
 
-  Loop& loop_;
+  LoopGate gate_;
   const std::function<void()> drain_;
   std::mutex mutex_;
   std::deque<LinkEvent> events_;
   std::unordered_map<std::uint64_t, Route> routes_;
+  std::uint64_t batch_ = 0;  // grows whenever all is taken
   bool posted_ = false;
   bool closed_ = false;
 };

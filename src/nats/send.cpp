@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "nats/spent_messages.h"
+
 namespace cluster::nats {
 
 bool subject_fits(const std::string& subject) {
@@ -44,7 +46,7 @@ natsStatus send(natsConnection* nc, const Message& message) {
   for (const auto& [key, value] : message.headers)
     if (s == NATS_OK) s = natsMsgHeader_Add(m, key.c_str(), value.c_str());
   if (s == NATS_OK) s = natsConnection_PublishMsg(nc, m);
-  natsMsg_Destroy(m);
+  let_go(m);
   return s;
 }
 

@@ -83,9 +83,11 @@ void LockService::news(const LockNews& news) {
   }
   if (news.what == LockNews::What::lost && state->held.load()) tell_lost(*state);
   if (news.what != LockNews::What::granted) return end(state, news);
-  const std::lock_guard lock(state->mutex);
-  state->token.store(news.token);
-  state->held.store(true);
+  {
+    const std::lock_guard lock(state->mutex);
+    state->token.store(news.token);
+    state->held.store(true);
+  }
   state->changed.notify_all();
 }
 
@@ -120,8 +122,8 @@ void LockService::end(const std::shared_ptr<LockGuard::State>& state, const Lock
     const std::lock_guard lock(state->mutex);
     state->held.store(false);
     state->ended = news;
-    state->changed.notify_all();
   }
+  state->changed.notify_all();
   if (news.what == LockNews::What::lost) state->lost.request_stop();
 }
 
