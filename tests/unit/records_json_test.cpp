@@ -32,6 +32,42 @@ TEST(RecordsJson, ALeaseComesBackAsItWas) {
   EXPECT_EQ(lease_record_from("database", to_json(record)).value(), record);
 }
 
+LockParty party_of(const std::string& node, const std::string& note) {
+  LockParty party;
+  party.session = {node, "Qd7"};
+  party.session_rev = 815;
+  party.claim = 4711;
+  party.asked_ms = 1'700'000'000'000;
+  party.note = note;
+  return party;
+}
+
+TEST(RecordsJson, ALockComesBackAsItWas) {
+  LockRecord record;
+  record.key = "shop.a%20b";
+  record.kind = LockKind::semaphore;
+  record.limit = 3;
+  record.holders = {party_of("node-1", ""), party_of("node-2", "says \"hi\"\n\t\\ \x7f \xc3\xa4")};
+  record.holders[1].token = 99;
+  EXPECT_EQ(lock_record_from("shop.a%20b", to_json(record)).value(), record);
+  record.waiters = {party_of("node-3", "}],\"v\":2")};
+  record.waiters[0].watches = true;
+  record.open = true;
+  EXPECT_EQ(lock_record_from("shop.a%20b", to_json(record)).value(), record);
+  const LockNotice notice{"node-2", 816, std::make_shared<const LockRecord>(record)};
+  const auto back = lock_notice_from(to_json(notice)).value();
+  EXPECT_EQ(back.rev, 816u);
+  EXPECT_EQ(*back.record, record);
+}
+
+TEST(RecordsJson, ANoteThatIsNoUtf8IsStoredAsFarAsItIs) {
+  LockRecord record;
+  record.key = "_.l";
+  record.holders = {party_of("node-1", "caf\xe9")};
+  const auto back = lock_record_from("_.l", to_json(record)).value();
+  EXPECT_EQ(back.holders[0].note, "caf\xef\xbf\xbd");
+}
+
 TEST(RecordsJson, UnknownFieldsAreIgnoredAndHigherVersionsRefused) {
   std::string good =
       R"({"v":1,"app":"a","epoch":1,"state":"held","holder":"n","session":"s","session_rev":1,"new":[1]})";
