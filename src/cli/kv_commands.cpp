@@ -176,16 +176,19 @@ Exit watch(const Options& options) {
   KvWatchOptions how;
   if (options.from != 0) how.from_revision = options.from;
   bucket.use_until_stopped([&](Kv& kv, const std::stop_token& stop) {
+    Following following;
     const auto told = kv.watch(
         options.key,
         [&](const KvEntry& entry) {
-          if (options.output.json) return print(text_of(json_of(entry), true));
-          print(time_text(wall_ms_from(entry.time)) + "  " + std::to_string(entry.revision) + "  " +
-                harmless(entry.key) +
-                (entry.removed ? "  (removed)" : " = " + harmless(entry.value)) + "\n");
+          following.take([&] {
+            if (options.output.json) return print(text_of(json_of(entry), true));
+            print(time_text(wall_ms_from(entry.time)) + "  " + std::to_string(entry.revision) +
+                  "  " + harmless(entry.key) +
+                  (entry.removed ? "  (removed)" : " = " + harmless(entry.value)) + "\n");
+          });
         },
         how);
-    Following().wait(stop);
+    following.wait(stop);
   });
   return Exit::ok;
 }

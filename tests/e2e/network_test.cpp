@@ -173,7 +173,8 @@ TEST_F(Networks, OverASlowAndLossyOneSessionsLastAndTheLeadMovesWhenItShould) {
   const std::string first = hosts.start_nodes(3);
   for (std::size_t host = 0; host < 3; ++host) hosts.network().set(host, kFarAway, kFarAway);
   hosts.pass(seconds(15));
-  EXPECT_GT(hosts.network().vanished(0), 0u);
+  EXPECT_TRUE(c.wait_for("something to be lost on the way",
+                         [&] { return hosts.network().vanished(0) > 0; }));
   EXPECT_EQ(hosts.sessions_ended(), 0);
   EXPECT_EQ(c.wait_leader(), first);
   auto epoch = c.epoch();

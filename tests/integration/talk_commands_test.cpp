@@ -1,5 +1,7 @@
 // cpp-cluster kv and lock as commands, against a node and a real server.
 #include <csignal>
+#include <cstdio>
+#include <future>
 #include <optional>
 #include <string>
 #include <vector>
@@ -86,6 +88,22 @@ TEST_F(TalkCommands, AWatchPrintsWritesUntilItIsInterrupted) {
   watch.send(SIGINT);
   EXPECT_TRUE(eventually([&] { return watch.ended(); }));
   EXPECT_EQ(watch.status(), 0) << watch.err();
+}
+
+TEST_F(TalkCommands, AWatchEndsWhenNobodyReadsAnyMore) {
+  app->kv().put("k", "first");
+  std::string line = CLUSTER_PROGRAM;
+  for (const auto& argument : at_server({"kv", "watch", "shop"})) line += " " + argument;
+  std::FILE* pipe = popen((line + " 2>" + (folder / "err")).c_str(), "r");
+  ASSERT_NE(pipe, nullptr);
+  char text[256] = "";
+  ASSERT_NE(std::fgets(text, sizeof text, pipe), nullptr);
+  auto ended = std::async(std::launch::async, [&] { return pclose(pipe); });  // ends reading first
+  EXPECT_TRUE(eventually([&] {
+    app->kv().put("k", "more");
+    return ended.wait_for(std::chrono::milliseconds(20)) == std::future_status::ready;
+  }));
+  EXPECT_NE(ended.get(), 0);
 }
 
 TEST_F(TalkCommands, LocksAreListedAndTakenAway) {

@@ -104,6 +104,30 @@ TEST_F(LockOfANode, WhoQueuesUpBehindOthersTakesHisTimeAndSharesAWrite) {
   EXPECT_EQ(write->record.waiters[4].claim, 8u);
 }
 
+// A third may yet get it: then "held" would have been a lie.
+TEST_F(LockOfANode, WhoDoesNotWaitHearsHeldOnlyOnceSomebodyHoldsIt) {
+  lock.claim(wants(7));
+  LockClaim impatient = wants(8);
+  impatient.wait = false;
+  lock.claim(impatient);
+  tick();
+  Lock::Output out;
+  lock.on_read(10, std::nullopt, context, now, out);
+  out = tick();
+  ASSERT_TRUE(out.write);
+  EXPECT_EQ(out.write->record.holders[0].claim, 7u);
+  EXPECT_TRUE(out.news.empty());
+  refused(*out.write);
+  now += milliseconds(200);
+  EXPECT_TRUE(tick().read);
+  read(11, held_by_other(0));
+  out = tick();
+  ASSERT_EQ(out.news.size(), 1u);
+  EXPECT_EQ(out.news[0].claim, 8u);
+  EXPECT_EQ(out.news[0].what, LockNews::What::held);
+  EXPECT_EQ(out.news[0].text, "other");
+}
+
 TEST_F(LockOfANode, AReleaseWaitsForNothingAndTakesTheQueueAlong) {
   lock.claim(wants(7));
   tick();
