@@ -55,7 +55,7 @@ TEST_P(DatabaseLeaderFile, WhenItIsRemovedAHandOverMendsThat) {
   ASSERT_TRUE(d.c.wait_for("the leader to say so", [&] {
     return trouble().find("was removed while this node leads") != std::string::npos;
   }));
-  EXPECT_GE(d.c.logged(leader, {" database_degraded "}), 1);
+  EXPECT_TRUE(d.c.wait_logged(leader, {" database_degraded "}));
   if (replicated()) {
     ASSERT_TRUE(d.c.wait_for("commits to fail", [&] { return !d.logged("unsure").empty(); }));
   } else {

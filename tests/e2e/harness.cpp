@@ -442,6 +442,12 @@ int Cluster::logged(const std::string& node, const std::vector<std::string>& tex
   return found;
 }
 
+testing::AssertionResult Cluster::wait_logged(const std::string& node,
+                                              const std::vector<std::string>& texts) {
+  return wait_for("\"" + texts.front() + "\" in the log of " + node,
+                  [&] { return logged(node, texts) > 0; });
+}
+
 pid_t Cluster::guardian(const std::string& node) const {
   for (const auto& process : find_marked({mark_of(folder_)})) {
     const std::string line = read_file("/proc/" + std::to_string(process.pid) + "/cmdline");

@@ -148,6 +148,9 @@ class Cluster {
   /// Waits for `condition` until `limit` (times slowness) has passed.
   testing::AssertionResult wait_for(const std::string& what, const std::function<bool()>& condition,
                                     seconds limit = seconds(60));
+  /// Waits for a line of the node's log that holds all of these.
+  testing::AssertionResult wait_logged(const std::string& node,
+                                       const std::vector<std::string>& texts);
   const std::vector<Event>& journal();
   std::vector<Event> events(const std::string& node, const std::string& app,
                             const std::string& what);

@@ -20,7 +20,7 @@ TEST(Failures, AnOnActiveThatThrowsGivesTheLeadToAnother) {
   start_with(c, bad, "active_threw", 1);
   EXPECT_EQ(c.wait_leader(), "node-2");
   EXPECT_GE(c.events("node-1", "db", "active_threw").size(), 1u);
-  EXPECT_GE(c.logged("node-1", {"cooldown", "as the test wants it"}), 1);
+  EXPECT_TRUE(c.wait_logged("node-1", {"cooldown", "as the test wants it"}));
   EXPECT_EQ(c.backend_pid("node-1"), 0);
 }
 
@@ -68,7 +68,7 @@ TEST(Failures, ABackendThatCantStartGivesTheLeadToAnother) {
   start_with(c, bad, "backend_exits", 1);
   EXPECT_EQ(c.wait_leader(), "node-2");
   EXPECT_GE(c.events("node-1", "db", "backend_exits").size(), 1u);
-  EXPECT_GE(c.logged("node-1", {"cooldown"}), 1);
+  EXPECT_TRUE(c.wait_logged("node-1", {"cooldown"}));
   EXPECT_EQ(c.events("node-1", "db", "active_begin").size(), 0u);
 }
 

@@ -197,13 +197,15 @@ TEST_F(CallTest, ErrorsSayWhatWhereAndWhoSaysSo) {
 
 TEST_F(CallTest, AHandlerThatBlocksEndsAtItsDeadlineAndOthersGoOn) {
   std::atomic<int> told{0};
-  adjust = [&](App& echo, App&) {
-    echo.handle("block", [&](const CallRequest& r) {
+  std::promise<void> release;
+  adjust = [&, released = release.get_future().share()](App& echo, App&) {
+    echo.handle("block", [&told, released](const CallRequest& r) {
       std::mutex mutex;
       std::unique_lock lock(mutex);
       std::condition_variable_any ends;
       ends.wait(lock, r.stop, [] { return false; });
       ++told;
+      released.wait();  // its answer is not to come while its caller is about to give up
       return std::string();
     });
   };
@@ -221,6 +223,7 @@ TEST_F(CallTest, AHandlerThatBlocksEndsAtItsDeadlineAndOthersGoOn) {
   stop.request_stop();
   EXPECT_EQ(call.get().errc(), Errc::unknown_outcome);
   EXPECT_TRUE(eventually([&] { return told == 2; }));
+  release.set_value();
 }
 
 TEST_F(CallTest, AQuickHandlerIsKeptFromBlocking) {
