@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+
 #include "core/names.h"
 
 namespace cluster::cli {

@@ -345,9 +345,8 @@ Time Lock::turn(const LockRecord& next, const Context& context, Time now) const 
                                                                  (static_cast<int>(ahead) + 1));
   for (auto it = first; it != next.waiters.end(); ++it, ++ahead) {
     if (!of_mine(*it) || has(record_.waiters, *it)) continue;
-    const auto* m = find(it->claim);
     const Duration delay = kJoinDelay * std::min(ahead, kMostJoinDelays);
-    when = std::min(when, m && m->since ? *m->since + delay : now);
+    when = std::min(when, find(it->claim)->since + delay);
   }
   return when;
 }
@@ -370,7 +369,7 @@ void Lock::tick(const Context& context, Time now, Output& out) {
   }
   if (!wanted_since_) wanted_since_ = now;
   for (auto& m : claims_)
-    if (!m.since) m.since = now;
+    if (m.since == Time{}) m.since = now;
   // Those who have something to give are in more of a hurry than those who want something.
   const Time when = gives() ? now : std::max(not_before_, turn(next, context, now));
   if (now < when) {

@@ -100,10 +100,10 @@ class Lock {
     LockClaim claim{};
     bool held = false;
     bool leaving = false;
-    bool open = false;            // the barrier, on leaving
-    bool asked = false;           // a read began since the claim was made
-    bool checked = false;         // and has been answered
-    std::optional<Time> since{};  // when it was first looked at
+    bool open = false;     // the barrier, on leaving
+    bool asked = false;    // a read began since the claim was made
+    bool checked = false;  // and has been answered
+    Time since{};          // when it was first looked at
   };
   struct InFlight {
     std::uint64_t id = 0;

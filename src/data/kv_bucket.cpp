@@ -297,10 +297,8 @@ struct KvBucket::Listing {
     changed.notify_all();
   }
   void end() {
-    {
-      const std::lock_guard lock(mutex);
-      complete = true;
-    }
+    const std::lock_guard lock(mutex);
+    complete = true;
     changed.notify_all();
   }
   void fail(const Error& error) {

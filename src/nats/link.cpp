@@ -161,18 +161,15 @@ void Feed::push_message(std::uint64_t route, Message message) {
     lock.unlock();
     return (*direct)(std::move(message));
   }
-  if (std::exchange(r.batch, batch_) != batch_) {
-    r.queued = 0;
-    r.queued_bytes = 0;
-    r.full = false;
-  }
+  auto& queued = r.queued;
+  if (queued.batch != batch_) queued = {.batch = batch_};
   bool tell = false;
-  if (r.queued >= r.limit || r.queued_bytes >= kRouteBytes) {
-    if (std::exchange(r.full, true)) return;
+  if (queued.messages >= r.limit || queued.bytes >= kRouteBytes) {
+    if (std::exchange(queued.full, true)) return;
     tell = queue(RouteFull{route});
   } else {
-    ++r.queued;
-    r.queued_bytes += message.data.size();
+    ++queued.messages;
+    queued.bytes += message.data.size();
     tell = queue(MessageCame{route, std::move(message)});
   }
   lock.unlock();

@@ -81,11 +81,14 @@ class Feed {
 
  private:
   struct Route {
+    struct Queued {
+      std::uint64_t batch = 0;
+      int messages = 0;
+      std::size_t bytes = 0;
+      bool full = false;
+    };
     int limit = 0;
-    std::uint64_t batch = 0;  // that the following is of
-    int queued = 0;
-    std::size_t queued_bytes = 0;
-    bool full = false;
+    Queued queued{};
     std::shared_ptr<const DirectHandler> direct{};
   };
   bool queue(LinkEvent event);

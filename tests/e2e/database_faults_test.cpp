@@ -348,8 +348,7 @@ TEST_P(DatabaseFaultsByCommit, WhatIsWrittenWhileTheLeaderIsCutOffIsKeptAside) {
   network.heal(numbers[leader]);
   // A question that is sent before it has connected again would be waited for.
   if (!replicated()) {
-    ASSERT_TRUE(d.c.wait_for("the divergence to be seen",
-                             [&] { return d.c.logged(leader, {" database_diverged "}) > 0; }));
+    ASSERT_TRUE(d.c.wait_logged(leader, {" database_diverged "}));
   }
   ASSERT_TRUE(d.c.wait_members({leader}));
   ASSERT_TRUE(d.wait_ready(leader));

@@ -78,8 +78,7 @@ TEST_P(DatabaseLeaderFile, WhenACopyIsPutInItsPlaceAHandOverMendsThat) {
   const std::string other = d.folder(leader) + "/other.db";
   fs::copy_file(d.file(leader), other);
   fs::rename(other, d.file(leader));
-  ASSERT_TRUE(d.c.wait_for("the leader to say so",
-                           [&] { return d.c.logged(leader, {" database_replaced "}) >= 1; }));
+  ASSERT_TRUE(d.c.wait_logged(leader, {" database_replaced "}));
   d.resume();
   hand_over();
   d.check(allowed());
@@ -102,8 +101,7 @@ TEST_P(DatabaseLeaderFile, AnEmptyOneInItsPlaceIsReplicatedAndASnapshotTakesItBa
   for (const char* suffix : {"-wal", "-shm"}) fs::remove(d.file(leader) + suffix);
   kill_and_wait(d.c.backend_pid(leader));
   d.resume();
-  ASSERT_TRUE(d.c.wait_for("the leader to say so",
-                           [&] { return d.c.logged(leader, {" database_replaced "}) >= 1; }));
+  ASSERT_TRUE(d.c.wait_logged(leader, {" database_replaced "}));
   ASSERT_TRUE(d.c.wait_for("rows in it", [&] {
     return fs::exists(d.file(leader)) && d.status(leader).value("txid", 0ULL) > txid + 10 &&
            trouble().empty();

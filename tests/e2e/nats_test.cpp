@@ -141,8 +141,7 @@ TEST(NatsServers, AKilledNodeStartsAgainAtOnceWithoutThem) {
   EXPECT_TRUE(c.wait_for("the end of its backend", [&] { return !alive(backend); }));
   const pid_t guardian = c.guardian("node-1");
   c.start("node-1");
-  EXPECT_TRUE(
-      c.wait_for("its start", [&] { return c.logged("node-1", {"waiting_for_nats"}) > 0; }));
+  EXPECT_TRUE(c.wait_logged("node-1", {"waiting_for_nats"}));
   EXPECT_TRUE(guardian == 0 || alive(guardian)) << "it was waited for";
   c.server(0).start_again();
   c.server(0).wait_ready(seconds(60) * slowness());
@@ -159,8 +158,7 @@ TEST(NatsServers, ANodeWaitsForOneAtItsStart) {
   const int port = free_port();
   c.use({"nats://127.0.0.1:" + std::to_string(port)}, false);
   c.start("node-1");
-  EXPECT_TRUE(
-      c.wait_for("its words", [&] { return c.logged("node-1", {"waiting_for_nats"}) > 0; }));
+  EXPECT_TRUE(c.wait_logged("node-1", {"waiting_for_nats"}));
   EXPECT_TRUE(c.node("node-1").running());
   c.start_server(kServer, port);
   c.use({"nats://127.0.0.1:" + std::to_string(port)});

@@ -191,7 +191,7 @@ TEST(Processes, AfterASecondSigtermNothingIsWaitedFor) {
   ASSERT_EQ(c.wait_leader(), "node-1");
   const pid_t backend = c.backend_pid("node-1");
   c.node("node-1").signal(SIGTERM);
-  ASSERT_TRUE(c.wait_for("its stop", [&] { return c.logged("node-1", {"stopping"}) > 0; }));
+  ASSERT_TRUE(c.wait_logged("node-1", {"stopping"}));
   EXPECT_TRUE(alive(backend));
   c.node("node-1").signal(SIGTERM);
   EXPECT_TRUE(c.wait_for("its end", [&] { return !c.node("node-1").running(); }));

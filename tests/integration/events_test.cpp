@@ -208,10 +208,7 @@ TEST_F(EventsTest, LimitsOfTheStreamFollowTheOptions) {
 }
 
 TEST_F(EventsTest, NothingAcknowledgedIsLostOrStoredTwiceWhenTheServerIsKilled) {
-  auto& a = start("a", [](PlatformOptions& o) {
-    o.timing.session_timeout = 10s;
-    o.timing.lease_ttl = 100s;
-  });
+  auto& a = start("a", [](PlatformOptions& o) { o.timing = testing::patient_timing(10s); });
   Told told;
   const auto subscription = a.shop->events().subscribe("n", told.handler());
   std::atomic<bool> stop{false};
