@@ -22,8 +22,8 @@ using cluster::Duration;
 using cluster::Time;
 using namespace std::chrono_literals;
 
-const std::string kApp = "app-1";
-constexpr int kReferenceOperations = 500;
+const std::string kFailoverApp = "app-1";
+constexpr int kFailoverReferences = 500;
 constexpr int kOutstandingRows = 85'000;  // about 10 MB of WAL
 
 struct Failovers {
@@ -47,21 +47,21 @@ Failovers repeat(Surroundings& around, Cluster& nodes, int count, bool machine,
     nodes.wait_whole();
     around.waiting.pass(std::chrono::microseconds(pause_us(random)));
     nodes.forget();
-    const std::string victim = nodes.leader(kApp);
-    const std::uint64_t epoch = nodes.epoch(kApp);
+    const std::string victim = nodes.leader(kFailoverApp);
+    const std::uint64_t epoch = nodes.epoch(kFailoverApp);
     const auto then = prepare ? prepare(victim) : std::function<void()>();
     nodes.forget();
     const Time killed = machine ? nodes.kill_machine(victim) : nodes.kill_process(victim);
     if (then) then();
     around.waiting.wait_for("the next leader after " + victim, 60s, [&] {
-      return nodes.find("active", kApp, epoch) != nullptr && !nodes.ends().empty() &&
-             nodes.epoch(kApp) > epoch;
+      return nodes.find("active", kFailoverApp, epoch) != nullptr && !nodes.ends().empty() &&
+             nodes.epoch(kFailoverApp) > epoch;
     });
-    found.total.add(nodes.find("active", kApp, epoch)->time - killed);
+    found.total.add(nodes.find("active", kFailoverApp, epoch)->time - killed);
     found.session_end.add(nodes.ends().front().time - killed);
     const auto& leases = nodes.leases();
     const auto lease = std::find_if(leases.begin(), leases.end(), [&](const SeenLease& seen) {
-      return seen.record.app == kApp && seen.record.held && seen.record.epoch > epoch;
+      return seen.record.app == kFailoverApp && seen.record.held && seen.record.epoch > epoch;
     });
     if (lease != leases.end()) found.lease.add(lease->time - killed);
     nodes.start(victim);
@@ -95,7 +95,7 @@ void failover_process(Surroundings& around) {
   const auto servers =
       cluster::nats::start_local_servers(1, around.folder + "/nats", around.sync_always);
   const std::string url = servers.front()->url();
-  const RawNats raw = measure_raw_nats(url, 1, kReferenceOperations);
+  const RawNats raw = measure_raw_nats(url, 1, kFailoverReferences);
   {
     Cluster nodes(around.waiting, {.folder = around.folder, .urls = {url}});
     const Failovers found = repeat(around, nodes, around.amounts.failovers, false);
@@ -173,7 +173,7 @@ void failover_machine(Surroundings& around) {
   const auto servers =
       cluster::nats::start_local_servers(1, around.folder + "/nats", around.sync_always);
   const std::string url = servers.front()->url();
-  const RawNats raw = measure_raw_nats(url, 1, kReferenceOperations);
+  const RawNats raw = measure_raw_nats(url, 1, kFailoverReferences);
   Cluster nodes(around.waiting, {.folder = around.folder, .urls = {url}});
   const Failovers found = repeat(around, nodes, around.amounts.machine_failovers, true);
   details(around, found, raw);

@@ -13,7 +13,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr int kApps = 40;
-constexpr int kReferenceOperations = 500;
+constexpr int kHandoverReferences = 500;
 
 std::string other_node(const Cluster& nodes, const std::string& leader, int turn) {
   std::vector<std::string> others = nodes.nodes();
@@ -23,7 +23,7 @@ std::string other_node(const Cluster& nodes, const std::string& leader, int turn
 
 // Who stepped down stays out of the election for a while: with many apps there is always one of
 // which nobody does.
-Distribution repeat(Surroundings& around, Cluster& nodes, int count, bool targeted) {
+Distribution repeat_handover(Surroundings& around, Cluster& nodes, int count, bool targeted) {
   const auto rest = 5 * cluster::Timing{}.session_timeout;
   Distribution gaps;
   for (int i = 0; i < count; ++i) {
@@ -49,10 +49,10 @@ void handover(Surroundings& around) {
   const auto servers =
       cluster::nats::start_local_servers(1, around.folder + "/nats", around.sync_always);
   const std::string url = servers.front()->url();
-  const RawNats raw = measure_raw_nats(url, 1, kReferenceOperations);
+  const RawNats raw = measure_raw_nats(url, 1, kHandoverReferences);
   Cluster nodes(around.waiting, {.folder = around.folder, .urls = {url}, .apps = kApps});
-  const Distribution free = repeat(around, nodes, around.amounts.handovers, false);
-  const Distribution targeted = repeat(around, nodes, around.amounts.handovers, true);
+  const Distribution free = repeat_handover(around, nodes, around.amounts.handovers, false);
+  const Distribution targeted = repeat_handover(around, nodes, around.amounts.handovers, true);
   around.report.line("to whoever is first: " + free.text());
   around.report.line("to a named node: " + targeted.text());
   around.report.line("reference: a NATS request's round trip: " + raw.request.text());

@@ -13,10 +13,10 @@ namespace {
 using namespace std::chrono_literals;
 namespace nats = cluster::nats;
 
-const std::string kApp = "app-1";
+const std::string kLagApp = "app-1";
 constexpr double kMostMedian = 1;  // ms
 constexpr double kMostP99 = 10;
-constexpr int kReferenceOperations = 1'000;
+constexpr int kLagReferences = 1'000;
 
 // Of each commit, until it or a later one was seen.
 Distribution between(const std::vector<RowTime>& written, const std::vector<RowTime>& seen) {
@@ -33,7 +33,7 @@ Distribution between(const std::vector<RowTime>& written, const std::vector<RowT
 
 Distribution measure(Surroundings& around, const std::string& folder, Cluster& nodes,
                      const std::string& read_from, double rate) {
-  const std::string database = nodes.database_file(nodes.leader(kApp));
+  const std::string database = nodes.database_file(nodes.leader(kLagApp));
   Reader reader(around.waiting, folder, read_from);
   around.waiting.pass(500ms);
   const auto written =
@@ -50,7 +50,7 @@ void measure_both(Surroundings& around, bool sync_always) {
   const auto servers = nats::start_local_servers(1, folder + "/nats", sync_always);
   const std::string url = servers.front()->url();
   Cluster nodes(around.waiting, {.folder = folder, .urls = {url}, .database = true, .nodes = 2});
-  const std::string leader = nodes.leader(kApp);
+  const std::string leader = nodes.leader(kLagApp);
   const std::string standby = nodes.nodes()[leader == nodes.nodes()[0] ? 1 : 0];
   // So that both have a database.
   write_rows(around.waiting, folder, nodes.database_file(leader), {.seconds = 0.2, .rate = 100});
@@ -62,7 +62,7 @@ void measure_both(Surroundings& around, bool sync_always) {
     const auto own = measure(around, folder, nodes, nodes.database_file(leader), rate);
     const auto messages = std::max<std::uint64_t>(1, after.last_seq - before.last_seq);
     const auto size = (after.bytes - before.bytes) / messages;
-    const auto raw = raw_publish_ack(url, kReferenceOperations, size);
+    const auto raw = raw_publish_ack(url, kLagReferences, size);
     const std::string what = std::to_string(rate) + " transactions of one row a second" + sync;
     around.report.line(what + ", commit to readable on a standby: " + times.text() + "; in " +
                        std::to_string(messages) + " messages of " + std::to_string(size) +

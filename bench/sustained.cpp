@@ -16,7 +16,7 @@ using cluster::Duration;
 using namespace std::chrono_literals;
 namespace nats = cluster::nats;
 
-const std::string kApp = "app-1";
+const std::string kSustainedApp = "app-1";
 constexpr int kWritersCore = 0;
 constexpr int kOthersCore = 1;
 constexpr double kLeastRatio = 0.9;       // of the writer's rate without replication
@@ -30,7 +30,7 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-std::string number(double value, int digits = 2) {
+std::string number_text(double value, int digits = 2) {
   char text[32];
   std::snprintf(text, sizeof text, "%.*f", digits, value);
   return text;
@@ -87,7 +87,7 @@ Stored stored_between(const nats::StreamState& before, const nats::StreamState& 
 Backlog measure_backlog(Surroundings& around, Cluster& nodes, const std::string& folder,
                         const std::string& url) {
   const auto before = stream_state(around.waiting, nodes);
-  const std::string leader = nodes.leader(kApp);
+  const std::string leader = nodes.leader(kSustainedApp);
   const auto txid = nodes.database(leader).txid;
   const auto written = write_rows(around.waiting, folder, nodes.database_file(leader),
                                   {.seconds = 0.001, .rows = kBacklogRows});
@@ -127,17 +127,17 @@ void measure_backlogs(Surroundings& around, bool sync_always, int node_count) {
     if (i == 0) continue;
     all.push_back(one);
     around.report.line("one transaction of a million rows, sync_interval " + sync + ": " +
-                       number(static_cast<double>(one.bytes) / 1e6, 1) + " MB in messages of " +
-                       std::to_string(one.message_size) + " bytes; " +
-                       number(one.bytes_per_second / 1e6, 1) + " MB/s, raw publishing " +
-                       number(one.raw_bytes_per_second / 1e6, 1) + " MB/s");
+                       number_text(static_cast<double>(one.bytes) / 1e6, 1) +
+                       " MB in messages of " + std::to_string(one.message_size) + " bytes; " +
+                       number_text(one.bytes_per_second / 1e6, 1) + " MB/s, raw publishing " +
+                       number_text(one.raw_bytes_per_second / 1e6, 1) + " MB/s");
   }
   const double bytes = median_of(all, &Backlog::bytes_per_second);
   const double raw = median_of(all, &Backlog::raw_bytes_per_second);
   around.report.verdict(
       "bytes that are replicated while a large transaction waits, sync_interval " + sync,
-      number(bytes / 1e6, 1) + " MB/s, raw publishing " + number(raw / 1e6, 1) +
-          " MB/s: " + number(bytes / raw),
+      number_text(bytes / 1e6, 1) + " MB/s, raw publishing " + number_text(raw / 1e6, 1) +
+          " MB/s: " + number_text(bytes / raw),
       "≥ 0.7 of raw", bytes / raw >= kLeastBytesRatio);
 }
 
@@ -148,7 +148,7 @@ Rounds measure(Surroundings& around, const std::string& folder, bool sync_always
   const std::string url = servers.front()->url();
   Cluster nodes(around.waiting,
                 {.folder = folder, .urls = {url}, .database = true, .nodes = node_count});
-  const std::string database = nodes.database_file(nodes.leader(kApp));
+  const std::string database = nodes.database_file(nodes.leader(kSustainedApp));
   const Load load{.seconds = static_cast<double>(around.amounts.sustained_seconds),
                   .rows = rows,
                   .core = kWritersCore};
@@ -187,19 +187,20 @@ void report(Surroundings& around, const std::string& what, const Rounds& found, 
   const double limit = static_cast<double>(options.wal_limit);
   const double wal = static_cast<double>(found.most_wal) / limit;
   for (const auto& round : found.rounds)
-    around.report.line(what + ": rows a second " + number(round.off, 0) + " alone, " +
-                       number(round.on, 0) + " replicated; " +
-                       number(round.bytes_per_second / 1e6, 1) + " MB/s in messages of " +
+    around.report.line(what + ": rows a second " + number_text(round.off, 0) + " alone, " +
+                       number_text(round.on, 0) + " replicated; " +
+                       number_text(round.bytes_per_second / 1e6, 1) + " MB/s in messages of " +
                        std::to_string(round.message_size) + " bytes; all stored after another " +
                        ms_text(round.stored_ms) +
                        (standby ? ", on the standby after " + ms_text(round.catch_up_ms) : ""));
   around.report.verdict(
       what + ": the writer's rate with replication",
-      number(on, 0) + " rows/s, alone " + number(off, 0) + ": " + number(on / off) + "; " +
+      number_text(on, 0) + " rows/s, alone " + number_text(off, 0) + ": " + number_text(on / off) +
+          "; " +
           (standby ? "on the standby " + ms_text(catch_up) : "all stored " + ms_text(stored)) +
           " after the last commit",
       "≥ 0.9", on / off >= kLeastRatio);
-  around.report.verdict(what + ": the longest WAL", number(wal) + " of wal_limit", "≤ 2",
+  around.report.verdict(what + ": the longest WAL", number_text(wal) + " of wal_limit", "≤ 2",
                         wal <= kMostWal);
 }
 

@@ -20,7 +20,7 @@ namespace {
 using cluster::BootClock;
 using namespace std::chrono_literals;
 
-constexpr int kRounds = 20;  // of ours and of libnats', in turns
+constexpr int kTalkRounds = 20;  // of ours and of libnats', in turns
 constexpr int kThreads = 8;
 
 using Operation = std::function<void(int thread)>;
@@ -66,7 +66,7 @@ std::string ratio_text(double ratio) {
   return text;
 }
 
-std::string rate_text(double per_s) { return std::to_string(static_cast<int>(per_s)) + "/s"; }
+std::string talk_rate(double per_s) { return std::to_string(static_cast<int>(per_s)) + "/s"; }
 
 struct Targets {
   double throughput = 0, latency = 0;
@@ -74,25 +74,25 @@ struct Targets {
 
 void compare(Surroundings& around, const std::string& what, const Operation& raw,
              const Operation& ours, const Targets& targets) {
-  const int count = around.amounts.talk_operations / kRounds;
+  const int count = around.amounts.talk_operations / kTalkRounds;
   Side libnats, us, warm;
   one_by_one(warm, raw, count);
   one_by_one(warm, ours, count);
   std::vector<double> raw_rates, our_rates;
-  for (int i = 0; i < kRounds; ++i) {
+  for (int i = 0; i < kTalkRounds; ++i) {
     one_by_one(libnats, raw, count);
     one_by_one(us, ours, count);
     around.waiting.check();
   }
-  for (int i = 0; i < kRounds; ++i) {
-    libnats.together_per_s += together(raw, 4 * count) / kRounds;
-    us.together_per_s += together(ours, 4 * count) / kRounds;
+  for (int i = 0; i < kTalkRounds; ++i) {
+    libnats.together_per_s += together(raw, 4 * count) / kTalkRounds;
+    us.together_per_s += together(ours, 4 * count) / kTalkRounds;
     around.waiting.check();
   }
   around.report.line(what + ", libnats: " + libnats.times.text() + "; " + std::to_string(kThreads) +
-                     " threads " + rate_text(libnats.together_per_s));
+                     " threads " + talk_rate(libnats.together_per_s));
   around.report.line(what + ", ours: " + us.times.text() + "; " + std::to_string(kThreads) +
-                     " threads " + rate_text(us.together_per_s));
+                     " threads " + talk_rate(us.together_per_s));
   const double latency = us.times.median() / libnats.times.median();
   const double throughput = us.together_per_s / libnats.together_per_s;
   around.report.verdict(
@@ -102,8 +102,8 @@ void compare(Surroundings& around, const std::string& what, const Operation& raw
       targets.latency > 0 ? "at most " + ratio_text(targets.latency) : "",
       targets.latency > 0 ? std::optional(latency <= targets.latency) : std::nullopt);
   around.report.verdict(what + ", throughput of " + std::to_string(kThreads) + " threads",
-                        rate_text(us.together_per_s) + " (libnats " +
-                            rate_text(libnats.together_per_s) + "): " + ratio_text(throughput),
+                        talk_rate(us.together_per_s) + " (libnats " +
+                            talk_rate(libnats.together_per_s) + "): " + ratio_text(throughput),
                         "at least " + ratio_text(targets.throughput),
                         throughput >= targets.throughput);
 }

@@ -22,7 +22,7 @@ namespace {
 using Json = nlohmann::json;
 using std::chrono::milliseconds;
 
-struct Options {
+struct AuditArguments {
   CommonFlags common{};
   OutputFlags output{};
   AuditFilter filter{};
@@ -38,7 +38,7 @@ Json json_of(const AuditEntry& entry) {
           {"level", entry.level},       {"fields", std::move(fields)}};
 }
 
-std::string text_of(const Json& json, int indent) {
+std::string entry_text(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -69,7 +69,7 @@ std::string line_of(const AuditEntry& entry) {
 /// The log of a platform, while a command runs. What is there is kept as it is.
 class Trail {
  public:
-  explicit Trail(const Options& options)
+  explicit Trail(const AuditArguments& options)
       : client_(options.common),
         trail_(std::make_shared<AuditTrail>(client_.loop(), strands_,
                                             client_.jetstream().connection().exchange(),
@@ -91,14 +91,14 @@ class Trail {
   std::shared_ptr<AuditTrail> trail_;
 };
 
-AuditFilter filter_of(const Options& options) {
+AuditFilter filter_of(const AuditArguments& options) {
   AuditFilter filter = options.filter;
   if (!options.since.empty()) filter.since = moment_of("--since", options.since);
   if (!options.until.empty()) filter.until = moment_of("--until", options.until);
   return filter;
 }
 
-Exit list(const Options& options) {
+Exit list(const AuditArguments& options) {
   const AuditFilter filter = filter_of(options);
   Trail trail(options);
   std::vector<AuditEntry> entries;
@@ -108,7 +108,7 @@ Exit list(const Options& options) {
   if (options.output.json) {
     Json all = Json::array();
     for (const auto& entry : entries) all.push_back(json_of(entry));
-    print(text_of({{"v", 1}, {"entries", std::move(all)}}, 2));
+    print(entry_text({{"v", 1}, {"entries", std::move(all)}}, 2));
     return Exit::ok;
   }
   Table table({"TIME", "NODE", "APP", "WHAT", "FIELDS"});
@@ -119,7 +119,7 @@ Exit list(const Options& options) {
   return Exit::ok;
 }
 
-Exit follow(const Options& options) {
+Exit follow(const AuditArguments& options) {
   const AuditFilter filter = filter_of(options);
   Trail trail(options);
   trail.use([&](const Audit& audit, const std::stop_token& stop) {
@@ -130,7 +130,7 @@ Exit follow(const Options& options) {
                        following.take([&] {
                          Json json = json_of(entry);
                          json["v"] = 1;
-                         print(options.output.json ? text_of(json, -1) : line_of(entry));
+                         print(options.output.json ? entry_text(json, -1) : line_of(entry));
                        });
                      },
                      {.timeout = options.common.timeout,
@@ -141,8 +141,8 @@ Exit follow(const Options& options) {
 }
 
 CLI::App& add_one(CLI::App& group, const char* name, const char* help,
-                  const std::shared_ptr<Options>& options, Chosen& chosen,
-                  Exit (*run)(const Options&)) {
+                  const std::shared_ptr<AuditArguments>& options, Chosen& chosen,
+                  Exit (*run)(const AuditArguments&)) {
   CLI::App& app = *group.add_subcommand(name, help);
   AuditFilter& filter = options->filter;
   app.add_option("--category", filter.category, "Of what: lease, backend, database, user, …")
@@ -170,7 +170,7 @@ void add_audit(CLI::App& root, Chosen& chosen) {
       "Examples:\n"
       "  cpp-cluster audit list --since 1h\n"
       "  cpp-cluster audit follow --app shop");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<AuditArguments>();
 
   CLI::App& all = add_one(group, "list", "List the newest entries", options, chosen, list);
   all.add_option("--until", options->until, "Up to 10m ago, or to this time")->type_name("TIME");

@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct Options {
+struct CallArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string app{}, method{}, payload{}, route{"automatic"}, node{}, key{};
@@ -26,7 +26,7 @@ struct Options {
   int retries = 3;
 };
 
-CallOptions call_options(const Options& options, std::stop_token stop) {
+CallOptions call_options(const CallArguments& options, std::stop_token stop) {
   CallOptions o;
   for (const Route route : {Route::leader, Route::any, Route::node, Route::key})
     if (options.route == route_name(route)) o.route = route;
@@ -74,7 +74,7 @@ std::string plain(const std::string& payload) {
   return payload.empty() || payload.back() == '\n' ? payload : payload + "\n";
 }
 
-Exit one(const Options& options, const std::string& payload) {
+Exit one(const CallArguments& options, const std::string& payload) {
   Client client(options.common);
   CallClient calls(client.loop(), client.jetstream().connection().exchange(),
                    {client.platform(), {}, {}, {}});
@@ -96,7 +96,7 @@ Exit one(const Options& options, const std::string& payload) {
   return Exit::ok;
 }
 
-Exit all(const Options& options, const std::string& payload) {
+Exit all(const CallArguments& options, const std::string& payload) {
   Client client(options.common);
   const auto nodes = nodes_with(client, options.app);
   CallClient calls(client.loop(), client.jetstream().connection().exchange(),
@@ -128,7 +128,7 @@ Exit all(const Options& options, const std::string& payload) {
   return exit;
 }
 
-Exit run(const Options& options) {
+Exit run(const CallArguments& options) {
   const std::string payload = text_or_input(options.payload);
   return options.route == "all" ? all(options, payload) : one(options, payload);
 }
@@ -137,7 +137,7 @@ Exit run(const Options& options) {
 
 void add_call(CLI::App& root, Chosen& chosen) {
   CLI::App& app = *root.add_subcommand("call", "Call a method of an app");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<CallArguments>();
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on the call, with all its tries, after this");
   add_output_flag(app, options->output);

@@ -23,7 +23,7 @@ namespace {
 constexpr std::size_t kLargestFile = 1 << 20;
 constexpr const char* kDefaultServer = "nats://127.0.0.1:4222";
 
-std::string quoted(const std::string& text) { return "\"" + text + "\""; }
+std::string in_quotes(const std::string& text) { return "\"" + text + "\""; }
 
 // Where documents begin. YAML::LoadAll() can't be used: on a stray "]" yaml-cpp 0.7 stays where it
 // is, and gives empty documents for ever.
@@ -203,11 +203,11 @@ void Loader::unknown_key(const std::string& place, const std::string& key,
   if (shown.empty()) here.push_back("apps");
   std::string hint;
   if (const auto near = nearest_name(key, here); !near.empty()) {
-    hint = "; did you mean " + quoted(near) + "?";
+    hint = "; did you mean " + in_quotes(near) + "?";
   } else {
     for (const auto& setting : settings)
       if (hint.empty() && last_of(setting.path) == key)
-        hint = "; did you mean " + quoted(setting.path) + "?";
+        hint = "; did you mean " + in_quotes(setting.path) + "?";
     for (std::size_t i = 0; hint.empty() && i < here.size(); ++i)
       hint = i == 0 ? "; known here are " + here[0] : hint;
     if (hint.rfind("; known", 0) == 0)
@@ -535,7 +535,7 @@ std::string expand_variables(const std::string& text, const Environment& environ
                              "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
                              "0123456789_") == std::string::npos;
       if (!valid) {
-        fault = quoted(text.substr(i, 20)) +
+        fault = in_quotes(text.substr(i, 20)) +
                 " names no environment variable: write ${NAME}, or $${ for ${ itself";
         return {};
       }

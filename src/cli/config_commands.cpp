@@ -10,7 +10,7 @@
 namespace cluster::cli {
 namespace {
 
-struct Options {
+struct ConfigArguments {
   CommonFlags common{};
   OutputFlags output{};
 };
@@ -19,14 +19,14 @@ std::string count(std::size_t n, const std::string& what) {
   return std::to_string(n) + " " + what + (n == 1 ? "" : "s");
 }
 
-Exit check(const Options& options) {
+Exit check(const ConfigArguments& options) {
   const Config config = load_config(options.common.request(false));
   print(config.file + ": fine (platform " + config.platform.name + ", " +
         count(config.apps.size(), "app") + ")\n");
   return Exit::ok;
 }
 
-Exit show(const Options& options) {
+Exit show(const ConfigArguments& options) {
   const Config config = load_config(options.common.request(false));
   print("# " + (config.file.empty() ? "no file" : config.file) + ", environment and flags\n" +
         to_yaml(config, true));
@@ -41,7 +41,7 @@ void add_config(CLI::App& root, Chosen& chosen) {
   config.footer(
       "Examples:\n  cpp-cluster config check node.yaml\n  cpp-cluster config show --config "
       "node.yaml");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ConfigArguments>();
 
   CLI::App& checked = *config.add_subcommand("check", "Name everything that is wrong with a file");
   checked.add_option("FILE", options->common.config, "The file")->required();
@@ -62,7 +62,7 @@ void add_config(CLI::App& root, Chosen& chosen) {
 
 void add_version(CLI::App& root, Chosen& chosen) {
   CLI::App& app = *root.add_subcommand("version", "Show the version");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ConfigArguments>();
   add_output_flag(app, options->output);
   app.footer("Example:\n  cpp-cluster version --output json");
   app.callback([options, &chosen] {

@@ -21,33 +21,33 @@
 namespace cluster::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using std::chrono::milliseconds;
 
 constexpr auto kAskAgain = milliseconds(200);
 constexpr int kMostTries = 3;  // to compare all copies at one transaction
 
-struct Options {
+struct DatabaseArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string app{};
   milliseconds limit{600'000};
 };
 
-std::uint64_t number(const Json& json, const char* key) {
+std::uint64_t number_at(const OrderedJson& json, const char* key) {
   return json.is_object() && json.contains(key) && json[key].is_number_unsigned()
              ? json[key].get<std::uint64_t>()
              : 0;
 }
 
-std::string text(const Json& json, const char* key) {
+std::string text(const OrderedJson& json, const char* key) {
   return json.is_object() && json.contains(key) && json[key].is_string()
              ? json[key].get<std::string>()
              : std::string();
 }
 
-std::string dump(const Json& json, bool compact) {
-  return json.dump(compact ? -1 : 2, ' ', false, Json::error_handler_t::replace) + "\n";
+std::string indented(const OrderedJson& json, bool compact) {
+  return json.dump(compact ? -1 : 2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 // ---- status
@@ -55,7 +55,7 @@ std::string dump(const Json& json, bool compact) {
 /// What a node says of the database; `problem` when it does not.
 struct OnNode {
   std::string node{};
-  Json database{};
+  OrderedJson database{};
   std::string problem{};
 };
 
@@ -65,7 +65,7 @@ std::vector<OnNode> ask_nodes(const Snapshot& seen, const std::string& app) {
     const auto answer = seen.answers.find(member.node);
     if (answer == seen.answers.end()) continue;
     OnNode one{member.node, {}, answer->second.problem};
-    const Json status = Json::parse(answer->second.status, nullptr, false);
+    const OrderedJson status = OrderedJson::parse(answer->second.status, nullptr, false);
     if (status.is_object() && status.contains("apps") && status["apps"].is_array())
       for (const auto& its : status["apps"])
         if (text(its, "name") == app && its.contains("database") && its["database"].is_object())
@@ -76,9 +76,11 @@ std::vector<OnNode> ask_nodes(const Snapshot& seen, const std::string& app) {
   return nodes;
 }
 
-Json status_of(const std::string& app, const std::string& leader, const KeptOfDatabase& kept,
-               const std::vector<OnNode>& nodes) {
-  Json json{{"app", app}, {"leader", leader.empty() ? Json() : Json(leader)}, {"stream", nullptr}};
+OrderedJson status_of(const std::string& app, const std::string& leader, const KeptOfDatabase& kept,
+                      const std::vector<OnNode>& nodes) {
+  OrderedJson json{{"app", app},
+                   {"leader", leader.empty() ? OrderedJson() : OrderedJson(leader)},
+                   {"stream", nullptr}};
   sqlite::Files own = kept.listing.files;
   if (kept.stream) {
     json["stream"] = {
@@ -99,45 +101,47 @@ Json status_of(const std::string& app, const std::string& leader, const KeptOfDa
                                    {"epoch", newest->end.epoch},
                                    {"time", time_text(newest->time_ms)},
                                    {"bytes", newest->size}};
-  json["nodes"] = Json::array();
+  json["nodes"] = OrderedJson::array();
   for (const auto& one : nodes)
     json["nodes"].push_back(
         {{"node", one.node}, {"database", one.database}, {"problem", one.problem}});
   return json;
 }
 
-std::string lag_text(const Json& database) {
+std::string lag_text(const OrderedJson& database) {
   if (!database.contains("lag")) return "";
-  const Json& lag = database["lag"];
-  const auto transactions = number(lag, "transactions");
-  const auto records = number(lag, "records");
+  const OrderedJson& lag = database["lag"];
+  const auto transactions = number_at(lag, "transactions");
+  const auto records = number_at(lag, "records");
   if (transactions == 0) return records == 0 ? "0" : std::to_string(records) + " records";
-  std::string shown = std::to_string(transactions) + " (" + size_text(number(lag, "bytes")) + ")";
-  if (const auto ms = number(lag, "ms"); ms > 0) shown += ", " + format_duration(milliseconds(ms));
+  std::string shown =
+      std::to_string(transactions) + " (" + size_text(number_at(lag, "bytes")) + ")";
+  if (const auto ms = number_at(lag, "ms"); ms > 0)
+    shown += ", " + format_duration(milliseconds(ms));
   return shown;
 }
 
-std::string status_text(const Json& of, bool colour) {
+std::string status_text(const OrderedJson& of, bool colour) {
   const std::string leader = text(of, "leader");
   std::string out =
       text(of, "app") + ": " + (leader.empty() ? "nobody leads" : "led by " + leader) + "\n";
-  if (const Json& stream = of["stream"]; stream.is_object())
-    out += "stream: records " + std::to_string(number(stream, "first")) + " to " +
-           std::to_string(number(stream, "last")) + ", " + size_text(number(stream, "bytes")) +
-           "\n";
+  if (const OrderedJson& stream = of["stream"]; stream.is_object())
+    out += "stream: records " + std::to_string(number_at(stream, "first")) + " to " +
+           std::to_string(number_at(stream, "last")) + ", " +
+           size_text(number_at(stream, "bytes")) + "\n";
   else
     out += "stream: none\n";
-  const Json& snapshots = of["snapshots"];
+  const OrderedJson& snapshots = of["snapshots"];
   out += "snapshots: ";
-  if (const Json& newest = snapshots["newest"]; newest.is_object())
-    out += std::to_string(number(snapshots, "count")) + ", the newest of transaction " +
-           std::to_string(number(newest, "txid")) + " at " + text(newest, "time") + "; " +
-           size_text(number(snapshots, "bytes")) + " in all\n";
+  if (const OrderedJson& newest = snapshots["newest"]; newest.is_object())
+    out += std::to_string(number_at(snapshots, "count")) + ", the newest of transaction " +
+           std::to_string(number_at(newest, "txid")) + " at " + text(newest, "time") + "; " +
+           size_text(number_at(snapshots, "bytes")) + " in all\n";
   else
     out += "none\n";
   Table table({"NODE", "ROLE", "STATE", "EPOCH", "TXID", "LAG", "WAL", "SET ASIDE", "TROUBLE"});
   for (const auto& one : of["nodes"]) {
-    const Json& d = one["database"];
+    const OrderedJson& d = one["database"];
     if (!d.is_object()) {
       table.add(
           {text(one, "node"), "", "", "", "", "", "", "", {text(one, "problem"), Colour::bad}});
@@ -148,14 +152,15 @@ std::string status_text(const Json& of, bool colour) {
     const std::string trouble = text(d, "trouble");
     const auto aside = d.contains("set_aside") ? d["set_aside"].size() : 0;
     std::string state = role == "primary" ? "" : text(d, "copy");
-    if (state == "restoring") state += " " + std::to_string(number(d, "restored_percent")) + " %";
+    if (state == "restoring")
+      state += " " + std::to_string(number_at(d, "restored_percent")) + " %";
     table.add({text(one, "node"),
                {role, role == "primary" ? Colour::bold : Colour::none},
                {state, ready ? Colour::none : Colour::bad},
-               std::to_string(number(d, "epoch")),
-               std::to_string(number(d, "txid")),
+               std::to_string(number_at(d, "epoch")),
+               std::to_string(number_at(d, "txid")),
                lag_text(d),
-               size_text(number(d, "wal_bytes")),
+               size_text(number_at(d, "wal_bytes")),
                aside == 0 ? std::string() : std::to_string(aside),
                {trouble, Colour::bad}});
   }
@@ -169,7 +174,7 @@ std::string status_text(const Json& of, bool colour) {
   return out;
 }
 
-Exit status(const Options& options) {
+Exit status(const DatabaseArguments& options) {
   Client client(options.common);
   if (!options.app.empty()) check_app(client, options.app);
   return client.show(options.output, [&] {
@@ -177,16 +182,17 @@ Exit status(const Options& options) {
     client.ask(seen);
     auto apps = client.apps_with_databases();
     if (!options.app.empty()) apps = {options.app};
-    Json all{{"v", 1}, {"platform", client.platform()}, {"databases", Json::array()}};
+    OrderedJson all{{"v", 1}, {"platform", client.platform()}, {"databases", OrderedJson::array()}};
     std::string out;
     for (const auto& app : apps) {
       const SeenLease* lease = find_lease(seen, app);
       const std::string leader = lease != nullptr && lease->record ? leader_of(seen, *lease) : "";
-      const Json one = status_of(app, leader, look_at_store(client, app), ask_nodes(seen, app));
+      const OrderedJson one =
+          status_of(app, leader, look_at_store(client, app), ask_nodes(seen, app));
       out += (out.empty() ? "" : "\n") + status_text(one, use_colour());
       all["databases"].push_back(one);
     }
-    if (options.output.json) return dump(all, options.output.watch);
+    if (options.output.json) return indented(all, options.output.watch);
     return out.empty() ? "no app of platform " + client.platform() + " has a database\n" : out;
   });
 }
@@ -196,7 +202,7 @@ Exit status(const Options& options) {
 /// A node's copy, and what the node says of it.
 struct Asked {
   std::string node{}, role{}, id{};
-  Json result{};
+  OrderedJson result{};
   std::string problem{};   ///< why it was not verified
   std::uint64_t txid = 0;  ///< that it looks at; 0: not known yet
   std::uint64_t done = 0, of = 0;
@@ -205,25 +211,25 @@ struct Asked {
 };
 
 // Begins it on a node, or asks how it is doing.
-void ask(Client& client, const Options& options, Asked& one, std::uint64_t at) {
-  Json request{{"v", 1}, {"app", options.app}};
+void ask(Client& client, const DatabaseArguments& options, Asked& one, std::uint64_t at) {
+  OrderedJson request{{"v", 1}, {"app", options.app}};
   if (!one.id.empty()) request["id"] = one.id;
   if (at > 0) request["at"] = at;
   try {
-    const Json answer = Json::parse(
+    const OrderedJson answer = OrderedJson::parse(
         client.request(one.node, "verify", request.dump(), options.common.timeout), nullptr, false);
     one.id = text(answer, "id");
     one.role = text(answer, "role");
     if (answer.is_object() && answer.contains("result") && answer["result"].is_object()) {
       one.result = answer["result"];
-      one.txid = number(one.result, "txid");
+      one.txid = number_at(one.result, "txid");
       return;
     }
     if (one.id.empty()) one.problem = "its answer is not understood";
     if (!answer.contains("progress")) return;
-    one.txid = number(answer["progress"], "txid");
-    one.done = number(answer["progress"], "pages");
-    one.of = number(answer["progress"], "of");
+    one.txid = number_at(answer["progress"], "txid");
+    one.done = number_at(answer["progress"], "pages");
+    one.of = number_at(answer["progress"], "of");
   } catch (const CommandError& error) {
     one.problem = error.what();
   }
@@ -231,7 +237,7 @@ void ask(Client& client, const Options& options, Asked& one, std::uint64_t at) {
 
 // The first of the nodes says which transaction it looks at; the others are asked of that one as
 // soon as it is known, before they have dropped what they noted of it.
-std::vector<Asked> verify_nodes(Client& client, const Options& options,
+std::vector<Asked> verify_nodes(Client& client, const DatabaseArguments& options,
                                 const std::vector<std::string>& nodes) {
   std::vector<Asked> all;
   for (const auto& node : nodes) all.push_back({.node = node});
@@ -259,14 +265,14 @@ std::vector<Asked> verify_nodes(Client& client, const Options& options,
 
 CheckedCopy copy_of(const Asked& asked) {
   CheckedCopy copy{.node = asked.node, .role = asked.role, .problem = asked.problem};
-  const Json& r = asked.result;
+  const OrderedJson& r = asked.result;
   if (!r.is_object()) return copy;
-  copy.found = CopyFound{.txid = number(r, "txid"),
-                         .sequence = number(r, "sequence"),
+  copy.found = CopyFound{.txid = number_at(r, "txid"),
+                         .sequence = number_at(r, "sequence"),
                          .checksum = text(r, "checksum"),
                          .noted = text(r, "noted"),
                          .noted_at = text(r, "noted_at"),
-                         .wrong = number(r, "wrong"),
+                         .wrong = number_at(r, "wrong"),
                          .damage = text(r, "damage")};
   if (r.contains("wrong_pages") && r["wrong_pages"].is_array())
     for (const auto& page : r["wrong_pages"])
@@ -322,7 +328,7 @@ struct Verdict {
 };
 
 // Again where a copy could not be compared: it was behind or ahead for too long, or the lead moved.
-Verdict verify_and_compare(Client& client, const Options& options) {
+Verdict verify_and_compare(Client& client, const DatabaseArguments& options) {
   DatabaseStore store(client, options.app);
   for (int tries = 1;; ++tries) {
     Verdict verdict;
@@ -344,18 +350,18 @@ Cell shown(const CheckedCopy& copy, const CheckedCopy& first) {
           Colour::good};
 }
 
-void show(const Options& options, const Verdict& verdict) {
+void show(const DatabaseArguments& options, const Verdict& verdict) {
   const CheckedCopy& first = verdict.copies.front();
-  Json json{{"v", 1},
-            {"app", options.app},
-            {"sound", verdict.sound() && verdict.complete() && verdict.compared()},
-            {"compared", verdict.compared()},
-            {"at", first.found ? Json(first.found->txid) : Json()},
-            {"nodes", Json::array()}};
+  OrderedJson json{{"v", 1},
+                   {"app", options.app},
+                   {"sound", verdict.sound() && verdict.complete() && verdict.compared()},
+                   {"compared", verdict.compared()},
+                   {"at", first.found ? OrderedJson(first.found->txid) : OrderedJson()},
+                   {"nodes", OrderedJson::array()}};
   Table table({"NODE", "ROLE", "TXID", "PAGES", "CHECKSUM", "RESULT"});
   for (std::size_t i = 0; i < verdict.copies.size(); ++i) {
     const CheckedCopy& one = verdict.copies[i];
-    const Json& result = verdict.asked[i].result;
+    const OrderedJson& result = verdict.asked[i].result;
     json["nodes"].push_back({{"node", one.node},
                              {"role", one.role},
                              {"result", result},
@@ -367,14 +373,14 @@ void show(const Options& options, const Verdict& verdict) {
     if (!one.problem.empty())
       table.add({one.node, one.role, "", "", "", {"not verified: " + one.problem, Colour::bad}});
     else
-      table.add({one.node, one.role, std::to_string(number(result, "txid")),
-                 std::to_string(number(result, "pages")), text(result, "checksum"),
+      table.add({one.node, one.role, std::to_string(number_at(result, "txid")),
+                 std::to_string(number_at(result, "pages")), text(result, "checksum"),
                  shown(one, first)});
   }
-  print(options.output.json ? dump(json, false) : table.text(use_colour()));
+  print(options.output.json ? indented(json, false) : table.text(use_colour()));
 }
 
-Exit verify(const Options& options) {
+Exit verify(const DatabaseArguments& options) {
   Client client(options.common);
   check_app(client, options.app);
   const Verdict verdict = verify_and_compare(client, options);
@@ -408,8 +414,8 @@ void add_db(CLI::App& root, Chosen& chosen) {
       "Examples:\n"
       "  cpp-cluster db status\n"
       "  cpp-cluster db verify database");
-  const auto options = std::make_shared<Options>();
-  const auto add = [&](const char* name, const char* help, Exit (*run)(const Options&)) {
+  const auto options = std::make_shared<DatabaseArguments>();
+  const auto add = [&](const char* name, const char* help, Exit (*run)(const DatabaseArguments&)) {
     CLI::App& app = *group.add_subcommand(name, help);
     add_connection_flags(app, options->common);
     add_timeout_flag(app, options->common, "Give up on NATS, or on a node, after this");

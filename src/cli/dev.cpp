@@ -29,7 +29,7 @@ using std::chrono::seconds;
 
 constexpr seconds kStopLimit{30};
 
-struct Options {
+struct DevArguments {
   CommonFlags common{};
   int nodes = 3;
   int servers = 1;
@@ -89,7 +89,7 @@ void check_ports(int base, int count) {
 
 class Dev {
  public:
-  Dev(const Options& options, Config config)
+  Dev(const DevArguments& options, Config config)
       : options_(options), config_(std::move(config)), folder_(options.folder) {}
 
   Exit run();
@@ -101,7 +101,7 @@ class Dev {
   void watch_servers();
   void stop();
 
-  const Options& options_;
+  const DevArguments& options_;
   Config config_;
   Folder folder_;
   Loop loop_;
@@ -234,7 +234,7 @@ Exit Dev::run() {
   return Exit::ok;
 }
 
-Exit dev(const Options& options) {
+Exit dev(const DevArguments& options) {
   ConfigRequest request = options.common.request(false);
   request.default_platform = "dev";
   // dev brings its own servers: a file that is meant for `run` must not start others.
@@ -248,7 +248,7 @@ Exit dev(const Options& options) {
 
 void add_dev(CLI::App& root, Chosen& chosen) {
   CLI::App& app = *root.add_subcommand("dev", "Run a whole cluster on this machine, to play with");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<DevArguments>();
   app.add_option("-n,--nodes", options->nodes, "Nodes")
       ->check(CLI::Range(1, 50))
       ->capture_default_str();

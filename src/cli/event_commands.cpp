@@ -21,7 +21,7 @@ namespace {
 using Json = nlohmann::json;
 using std::chrono::milliseconds;
 
-struct Options {
+struct EventArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string subject{}, payload{}, pattern{">"}, app{}, id{}, since{};
@@ -49,7 +49,7 @@ std::string text_of(const Event& event) {
          event.subject + "  " + harmless(event.payload) + "\n";
 }
 
-EventsFrom from(const Options& options) {
+EventsFrom from(const EventArguments& options) {
   if (options.all) return AllEvents{};
   if (options.since.empty()) return NewEvents{};
   return EventsFromTime{moment_of("--since", options.since)};
@@ -58,7 +58,7 @@ EventsFrom from(const Options& options) {
 /// The events of a platform, while a command runs. A stream that is there keeps its limits.
 class Bus {
  public:
-  explicit Bus(const Options& options)
+  explicit Bus(const EventArguments& options)
       : client_(options.common),
         bus_(std::make_shared<EventBus>(
             client_.loop(), strands_, client_.jetstream().connection().exchange(),
@@ -96,7 +96,7 @@ std::string source_of(const std::string& app, const std::string& otherwise) {
   return source;
 }
 
-Exit publish(const Options& options) {
+Exit publish(const EventArguments& options) {
   const std::string payload = text_or_input(options.payload);
   const std::string app = source_of(options.app, "_");
   if (app == "*") throw CommandError(Exit::usage, "--app: an event is of one app");
@@ -119,7 +119,7 @@ Exit publish(const Options& options) {
   return Exit::ok;
 }
 
-Exit follow(const Options& options) {
+Exit follow(const EventArguments& options) {
   SubscribeOptions wanted;
   wanted.app = source_of(options.app, "*");
   wanted.from = from(options);
@@ -140,8 +140,8 @@ Exit follow(const Options& options) {
 }
 
 CLI::App& add_one(CLI::App& group, const char* name, const char* help,
-                  const std::shared_ptr<Options>& options, Chosen& chosen,
-                  Exit (*run)(const Options&)) {
+                  const std::shared_ptr<EventArguments>& options, Chosen& chosen,
+                  Exit (*run)(const EventArguments&)) {
   CLI::App& app = *group.add_subcommand(name, help);
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on NATS after this");
@@ -159,7 +159,7 @@ void add_event(CLI::App& root, Chosen& chosen) {
       "Examples:\n"
       "  cpp-cluster event publish order.created 4711 --app shop\n"
       "  cpp-cluster event follow 'order.>' --since 10m");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<EventArguments>();
 
   CLI::App& one = add_one(group, "publish", "Publish an event", options, chosen, publish);
   one.add_option("SUBJECT", options->subject, "Its subject")->required();

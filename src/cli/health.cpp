@@ -15,7 +15,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-struct Options {
+struct HealthArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string node{};
@@ -34,7 +34,7 @@ std::string local_host(const std::string& host) {
   return host == "::" ? "::1" : host;
 }
 
-Finding ask_http(const Options& options) {
+Finding ask_http(const HealthArguments& options) {
   std::string address = options.address;
   if (address.empty()) {
     const Config config = load_config(options.common.request(true));
@@ -65,7 +65,7 @@ Finding ask_http(const Options& options) {
   return finding;
 }
 
-Finding ask_nats(const Options& options) {
+Finding ask_nats(const HealthArguments& options) {
   Client client(options.common);
   Finding finding{.who = options.node};
   std::string text;
@@ -92,7 +92,7 @@ Finding ask_nats(const Options& options) {
   return finding;
 }
 
-Exit health(const Options& options) {
+Exit health(const HealthArguments& options) {
   const Finding finding = options.node.empty() ? ask_http(options) : ask_nats(options);
   if (options.output.json) {
     const nlohmann::json out{
@@ -109,7 +109,7 @@ Exit health(const Options& options) {
 
 void add_health(CLI::App& root, Chosen& chosen) {
   CLI::App& app = *root.add_subcommand("health", "Tell by the exit status whether a node is fine");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<HealthArguments>();
   options->common.timeout = milliseconds(2'000);
   app.add_option("--node", options->node, "Ask this node over NATS, not the local one over HTTP")
       ->type_name("NODE");

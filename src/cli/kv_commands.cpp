@@ -20,7 +20,7 @@ namespace {
 using Json = nlohmann::json;
 using std::chrono::milliseconds;
 
-struct Options {
+struct KvArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string app{}, key{}, value{};
@@ -41,14 +41,14 @@ Json json_of(const KvEntry& entry) {
   return json;
 }
 
-std::string text_of(const Json& json, bool compact = false) {
+std::string document(const Json& json, bool compact = false) {
   return json.dump(compact ? -1 : 2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 /// The bucket of an app, while a command runs.
 class Bucket {
  public:
-  explicit Bucket(const Options& options)
+  explicit Bucket(const KvArguments& options)
       : client_(options.common),
         timeout_(options.common.timeout),
         bucket_(std::make_shared<KvBucket>(
@@ -73,7 +73,7 @@ class Bucket {
         stop);
   }
   /// What was done, once it is.
-  void audit(const Options& options, const std::string& action, AuditFields fields) {
+  void audit(const KvArguments& options, const std::string& action, AuditFields fields) {
     fields.emplace_back("key", options.key);
     client_.audit("kv", options.app, action, std::move(fields), "info");
   }
@@ -95,18 +95,18 @@ class Bucket {
   std::shared_ptr<KvBucket> bucket_;
 };
 
-Exit get(const Options& options) {
+Exit get(const KvArguments& options) {
   Bucket bucket(options);
   std::optional<KvEntry> entry;
   bucket.use([&](Kv& kv, milliseconds timeout) { entry = kv.get(options.key, timeout); });
   if (!entry)
     throw CommandError(Exit::not_found,
                        "app " + options.app + " has no key \"" + options.key + "\"");
-  print(options.output.json ? text_of(json_of(*entry)) : entry->value + "\n");
+  print(options.output.json ? document(json_of(*entry)) : entry->value + "\n");
   return Exit::ok;
 }
 
-Exit put(const Options& options) {
+Exit put(const KvArguments& options) {
   const std::string value = text_or_input(options.value);
   Bucket bucket(options);
   std::uint64_t revision = 0;
@@ -117,12 +117,12 @@ Exit put(const Options& options) {
                                        : kv.put(options.key, value, how);
   });
   bucket.audit(options, "put", {{"revision", std::to_string(revision)}});
-  print(options.output.json ? text_of({{"key", options.key}, {"revision", revision}})
+  print(options.output.json ? document({{"key", options.key}, {"revision", revision}})
                             : "revision " + std::to_string(revision) + "\n");
   return Exit::ok;
 }
 
-Exit remove(const Options& options) {
+Exit remove(const KvArguments& options) {
   Bucket bucket(options);
   bucket.use([&](Kv& kv, milliseconds timeout) {
     if (options.purge)
@@ -140,7 +140,7 @@ void show(const std::vector<KvEntry>& entries, bool as_json) {
   if (as_json) {
     Json all = Json::array();
     for (const auto& entry : entries) all.push_back(json_of(entry));
-    return print(text_of({{"v", 1}, {"entries", std::move(all)}}));
+    return print(document({{"v", 1}, {"entries", std::move(all)}}));
   }
   Table table({"KEY", "REVISION", "TIME", "VALUE"});
   for (const auto& entry : entries)
@@ -149,7 +149,7 @@ void show(const std::vector<KvEntry>& entries, bool as_json) {
   print(table.text(use_colour()));
 }
 
-Exit list(const Options& options) {
+Exit list(const KvArguments& options) {
   Bucket bucket(options);
   if (!options.values && !options.output.json) {
     bucket.use([&](Kv& kv, milliseconds timeout) {
@@ -163,7 +163,7 @@ Exit list(const Options& options) {
   return Exit::ok;
 }
 
-Exit history(const Options& options) {
+Exit history(const KvArguments& options) {
   Bucket bucket(options);
   bucket.use([&](Kv& kv, milliseconds timeout) {
     show(kv.history(options.key, timeout), options.output.json);
@@ -171,7 +171,7 @@ Exit history(const Options& options) {
   return Exit::ok;
 }
 
-Exit watch(const Options& options) {
+Exit watch(const KvArguments& options) {
   Bucket bucket(options);
   KvWatchOptions how;
   if (options.from != 0) how.from_revision = options.from;
@@ -181,7 +181,7 @@ Exit watch(const Options& options) {
         options.key,
         [&](const KvEntry& entry) {
           following.take([&] {
-            if (options.output.json) return print(text_of(json_of(entry), true));
+            if (options.output.json) return print(document(json_of(entry), true));
             print(time_text(wall_ms_from(entry.time)) + "  " + std::to_string(entry.revision) +
                   "  " + harmless(entry.key) +
                   (entry.removed ? "  (removed)" : " = " + harmless(entry.value)) + "\n");
@@ -194,8 +194,8 @@ Exit watch(const Options& options) {
 }
 
 CLI::App& add_one(CLI::App& group, const char* name, const char* help,
-                  const std::shared_ptr<Options>& options, Chosen& chosen,
-                  Exit (*run)(const Options&)) {
+                  const std::shared_ptr<KvArguments>& options, Chosen& chosen,
+                  Exit (*run)(const KvArguments&)) {
   CLI::App& app = *group.add_subcommand(name, help);
   app.add_option("APP", options->app, "The app")->required();
   add_connection_flags(app, options->common);
@@ -215,7 +215,7 @@ void add_kv(CLI::App& root, Chosen& chosen) {
       "  cpp-cluster kv put shop currency EUR\n"
       "  cpp-cluster kv put shop session/4711 anna --ttl 30m\n"
       "  cpp-cluster kv watch shop user.");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<KvArguments>();
 
   CLI::App& one = add_one(group, "get", "Print a value", options, chosen, get);
   one.add_option("KEY", options->key, "The key")->required();

@@ -20,7 +20,7 @@ using Json = nlohmann::json;
 using coord::LockParty;
 using coord::LockRecord;
 
-struct Options {
+struct LockArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string app{}, name{};
@@ -39,7 +39,7 @@ struct Seen {
   std::string problem{};
 };
 
-std::string key_of(const Options& options) {
+std::string key_of(const LockArguments& options) {
   if (auto fault = key_text_fault(options.name); !fault.empty())
     throw CommandError(Exit::usage, "\"" + options.name + "\" can't name a lock: " + fault);
   return (options.app.empty() ? "_" : options.app) + "." + escaped_key(options.name);
@@ -133,7 +133,7 @@ std::string list_text(const Snapshot& platform, const std::vector<Seen>& locks, 
   return table.empty() ? "no locks\n" : table.text(colour);
 }
 
-Exit list(const Options& options) {
+Exit list(const LockArguments& options) {
   Client client(options.common);
   return client.show(options.output, [&] {
     const auto entries = client.read_bucket(client.platform() + "_locks");
@@ -151,7 +151,7 @@ Exit list(const Options& options) {
 }
 
 // Frees the lock, or closes the barrier again, and tells the nodes that held it.
-Exit release(const Options& options) {
+Exit release(const LockArguments& options) {
   if (!options.force)
     throw CommandError(Exit::usage,
                        "this takes a lock away from who holds it, who may still act by it: say "
@@ -193,8 +193,8 @@ Exit release(const Options& options) {
 }
 
 CLI::App& add_one(CLI::App& group, const char* name, const char* help,
-                  const std::shared_ptr<Options>& options, Chosen& chosen,
-                  Exit (*run)(const Options&)) {
+                  const std::shared_ptr<LockArguments>& options, Chosen& chosen,
+                  Exit (*run)(const LockArguments&)) {
   CLI::App& app = *group.add_subcommand(name, help);
   app.add_option("--app", options->app, "Of this app; without it, the platform's own")
       ->type_name("APP");
@@ -204,7 +204,7 @@ CLI::App& add_one(CLI::App& group, const char* name, const char* help,
   return app;
 }
 
-Exit hold(const Options& options) {
+Exit hold(const LockArguments& options) {
   key_of(options);  // throws for what can't name a lock
   return hold_lock(options.common,
                    {options.app, options.name, options.note, options.wait, options.command});
@@ -216,7 +216,7 @@ void add_lock(CLI::App& root, Chosen& chosen) {
   CLI::App& group = *root.add_subcommand("lock", "Locks, semaphores and barriers");
   group.require_subcommand(1);
   group.footer("Examples:\n  cpp-cluster lock list\n  cpp-cluster lock release --force migration");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<LockArguments>();
 
   CLI::App& all = add_one(group, "list", "List them, with who holds them", options, chosen, list);
   add_output_flag(all, options->output);

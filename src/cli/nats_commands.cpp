@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct Options {
+struct NatsArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::vector<std::string> apps{};
@@ -23,7 +23,7 @@ struct Options {
   bool no_create = false;
 };
 
-std::string platform_of(const Options& options) {
+std::string platform_of(const NatsArguments& options) {
   const std::string name = load_config(options.common.request(true)).platform.name;
   if (name.empty())
     throw CommandError(Exit::usage, "which platform? Name it with --platform or PLATFORM");
@@ -32,7 +32,7 @@ std::string platform_of(const Options& options) {
   return name;
 }
 
-std::vector<NatsUser> users_of(const Options& options, const std::string& platform) {
+std::vector<NatsUser> users_of(const NatsArguments& options, const std::string& platform) {
   if (options.apps.empty() && !options.for_operator)
     throw CommandError(Exit::usage, "for whom? Give --app, --operator or both");
   if (!options.user.empty() && options.apps.size() > 1)
@@ -76,7 +76,7 @@ std::string json_of(const std::vector<NatsUser>& users) {
   return Json{{"v", 1}, {"users", std::move(all)}}.dump(2) + "\n";
 }
 
-Exit permissions(const Options& options) {
+Exit permissions(const NatsArguments& options) {
   const std::string platform = platform_of(options);
   const auto users = users_of(options, platform);
   print(options.output.json ? json_of(users) : authorization_block(platform, users));
@@ -91,7 +91,7 @@ void add_nats(CLI::App& root, Chosen& chosen) {
   group.footer(
       "Example:\n"
       "  cpp-cluster nats permissions --platform shop --app notes --operator > shop.conf");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<NatsArguments>();
 
   CLI::App& app = *group.add_subcommand("permissions", "Users that may no more than they need");
   app.add_option("-c,--config", options->common.config, "Configuration file")->type_name("FILE");

@@ -11,13 +11,13 @@
 namespace cluster::cli {
 namespace {
 
-struct Options {
+struct NodeArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string node{};
 };
 
-Exit list(const Options& options) {
+Exit list(const NodeArguments& options) {
   Client client(options.common);
   return client.show(options.output, [&] {
     const Snapshot snapshot = client.read();
@@ -37,7 +37,7 @@ const SeenMember& member_or_fail(const Snapshot& snapshot, const std::string& no
           (near.empty() ? "; see cpp-cluster node list" : "; did you mean \"" + near + "\"?"));
 }
 
-Exit status(const Options& options) {
+Exit status(const NodeArguments& options) {
   Client client(options.common);
   std::string node = options.node;
   if (node.empty()) node = client.config().platform.node;
@@ -64,7 +64,7 @@ void add_node(CLI::App& root, Chosen& chosen) {
   CLI::App& node = *root.add_subcommand("node", "Look at nodes");
   node.require_subcommand(1);
   node.footer("Examples:\n  cpp-cluster node list --watch\n  cpp-cluster node status node-1");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<NodeArguments>();
 
   CLI::App& all = *node.add_subcommand("list", "List the nodes by their records");
   add_connection_flags(all, options->common);

@@ -12,7 +12,6 @@ namespace cluster::cli {
 namespace {
 
 using std::chrono::milliseconds;
-using Kind = Setting::Kind;
 
 std::string quoted(const std::string& text) { return "\"" + text + "\""; }
 
@@ -41,7 +40,7 @@ Setting scalar(std::string path, Place<T> place,
                std::function<std::string(const std::string&, T&)> read,
                std::function<std::string(const T&)> show) {
   return {.path = std::move(path),
-          .kind = Kind::scalar,
+          .kind = Setting::Kind::scalar,
           .set = [place, read](const Value& v) { return read(v.items.at(0), *place(true)); },
           .get = [place, show]() -> std::optional<Value> {
             const T* value = place(false);
@@ -131,7 +130,7 @@ Setting boolean(std::string path, Place<bool> place) {
 template <typename T>
 Setting section(std::string path, Place<T> place, std::function<void(T&)> entered = {}) {
   return {.path = std::move(path),
-          .kind = Kind::section,
+          .kind = Setting::Kind::section,
           .set =
               [place, entered](const Value&) {
                 T* object = place(true);
@@ -159,7 +158,7 @@ std::vector<std::string> split_commas(const std::string& given) {
 
 Setting list(std::string path, Place<std::vector<std::string>> place) {
   return {.path = std::move(path),
-          .kind = Kind::list,
+          .kind = Setting::Kind::list,
           .set =
               [place](const Value& v) {
                 *place(true) = v.scalar ? split_commas(v.items.at(0)) : v.items;
@@ -174,7 +173,7 @@ Setting list(std::string path, Place<std::vector<std::string>> place) {
 
 Setting pairs(std::string path, Place<std::map<std::string, std::string>> place) {
   return {.path = std::move(path),
-          .kind = Kind::map,
+          .kind = Setting::Kind::map,
           .set = [place](const Value& v) -> std::string {
             auto& map = *place(true);
             for (const auto& [key, value] : v.pairs) map[key] = value;
@@ -198,7 +197,7 @@ void add_nats(Settings& all, Nats& nats) {
   all.push_back(section<Nats>("nats", at(nats)));
   // Another spelling of nats.servers, so it never shows a value of its own.
   all.push_back({.path = "nats.url",
-                 .kind = Kind::scalar,
+                 .kind = Setting::Kind::scalar,
                  .set =
                      [&nats](const Value& v) {
                        nats.servers = split_commas(v.items.at(0));

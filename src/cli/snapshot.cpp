@@ -29,7 +29,7 @@ std::string word(const json& object, const char* key) {
   return value.is_string() ? value.get<std::string>() : std::string();
 }
 
-std::string number(const json& object, const char* key) {
+std::string number_text(const json& object, const char* key) {
   const json& value = at(object, key);
   return value.is_number() ? value.dump() : std::string();
 }
@@ -139,8 +139,10 @@ struct AppView {
 std::string backend_text(const json& backend) {
   if (!backend.is_object()) return "";
   std::string text = word(backend, "state");
-  if (const auto pid = number(backend, "pid"); !pid.empty() && pid != "0") text += " pid " + pid;
-  if (const auto n = number(backend, "restarts"); !n.empty() && n != "0") text += ", restarts " + n;
+  if (const auto pid = number_text(backend, "pid"); !pid.empty() && pid != "0")
+    text += " pid " + pid;
+  if (const auto n = number_text(backend, "restarts"); !n.empty() && n != "0")
+    text += ", restarts " + n;
   return text;
 }
 
@@ -354,7 +356,7 @@ std::string node_text(const Snapshot& snapshot, const SeenMember& member, bool c
   line("Says", word(status.document, "state"));
   if (at(session, "in_force").is_boolean())
     line("In force", at(session, "in_force").get<bool>()
-                         ? "yes, " + number(session, "left_ms") + " ms left"
+                         ? "yes, " + number_text(session, "left_ms") + " ms left"
                          : "no");
   const json& nats = at(status.document, "nats");
   if (nats.is_object())
@@ -364,8 +366,8 @@ std::string node_text(const Snapshot& snapshot, const SeenMember& member, bool c
   Table apps({"APP", "MODE", "ROLE", "PHASE", "LEADER", "EPOCH", "BACKEND", "LAST ERROR"});
   for (const auto& entry : at(status.document, "apps"))
     apps.add({word(entry, "name"), word(entry, "mode"), word(entry, "role"), word(entry, "phase"),
-              word(entry, "leader"), number(entry, "epoch"), backend_text(at(entry, "backend")),
-              word(entry, "last_error")});
+              word(entry, "leader"), number_text(entry, "epoch"),
+              backend_text(at(entry, "backend")), word(entry, "last_error")});
   return apps.empty() ? text : text + "\n" + apps.text(colour);
 }
 

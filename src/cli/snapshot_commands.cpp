@@ -26,7 +26,7 @@ using Json = nlohmann::json;
 using sqlite::StoredFile;
 using std::chrono::milliseconds;
 
-struct Options {
+struct SnapshotArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string app{};
@@ -97,7 +97,7 @@ std::string list_text(const KeptOfDatabase& kept, bool all, bool colour) {
   return text;
 }
 
-Exit list(const Options& options) {
+Exit list(const SnapshotArguments& options) {
   Client client(options.common);
   check_app(client, options.app);
   return client.show(options.output, [&] {
@@ -109,7 +109,7 @@ Exit list(const Options& options) {
 
 // ---- create
 
-DatabaseSnapshot take(Client& client, const Options& options, const std::string& leader) {
+DatabaseSnapshot take(Client& client, const SnapshotArguments& options, const std::string& leader) {
   const auto until = std::chrono::steady_clock::now() + options.limit;
   ProgressLine line;
   return take_snapshot(
@@ -126,7 +126,7 @@ DatabaseSnapshot take(Client& client, const Options& options, const std::string&
       });
 }
 
-Exit create(const Options& options) {
+Exit create(const SnapshotArguments& options) {
   Client client(options.common);
   const Snapshot seen = client.read();
   const SeenLease* lease = find_lease(seen, options.app);
@@ -157,7 +157,7 @@ void show(ProgressLine& line, const std::string& app, const RestoreProgress& pro
   line.show(what + app, progress.done, progress.of);
 }
 
-Exit restore(const Options& options) {
+Exit restore(const SnapshotArguments& options) {
   sqlite::RestoreRequest request;
   request.path = options.path;
   request.force = options.force;
@@ -207,7 +207,7 @@ Exit restore(const Options& options) {
 
 // ---- delete
 
-Exit remove(const Options& options) {
+Exit remove(const SnapshotArguments& options) {
   Client client(options.common);
   check_app(client, options.app);
   DatabaseStore store(client, options.app);
@@ -228,8 +228,8 @@ Exit remove(const Options& options) {
 }
 
 CLI::App& add_one(CLI::App& group, const char* name, const char* help,
-                  const std::shared_ptr<Options>& options, Chosen& chosen,
-                  Exit (*run)(const Options&)) {
+                  const std::shared_ptr<SnapshotArguments>& options, Chosen& chosen,
+                  Exit (*run)(const SnapshotArguments&)) {
   CLI::App& app = *group.add_subcommand(name, help);
   app.add_option("APP", options->app, "The app")->required();
   add_connection_flags(app, options->common);
@@ -248,7 +248,7 @@ void add_snapshot(CLI::App& root, Chosen& chosen) {
       "Examples:\n"
       "  cpp-cluster snapshot list database\n"
       "  cpp-cluster snapshot restore database --to /tmp/copy.db --time 2025-06-01T09:30:00Z");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<SnapshotArguments>();
 
   CLI::App& take = add_one(group, "create", "Take a snapshot now", options, chosen, create);
   add_duration_flag(take, "--limit", options->limit, "Stop waiting for it after this");

@@ -9,12 +9,12 @@
 namespace cluster::cli {
 namespace {
 
-struct Options {
+struct StatusArguments {
   CommonFlags common{};
   OutputFlags output{};
 };
 
-Exit status(const Options& options) {
+Exit status(const StatusArguments& options) {
   Client client(options.common);
   return client.show(options.output, [&] {
     Snapshot snapshot = client.read();
@@ -28,7 +28,7 @@ Exit status(const Options& options) {
 
 void add_status(CLI::App& root, Chosen& chosen) {
   CLI::App& app = *root.add_subcommand("status", "Show nodes and apps, and who leads");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<StatusArguments>();
   add_connection_flags(app, options->common);
   add_timeout_flag(app, options->common, "Give up on NATS after this");
   add_output_flag(app, options->output);

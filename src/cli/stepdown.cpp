@@ -13,7 +13,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-struct Options {
+struct StepdownArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string app{};
@@ -44,7 +44,7 @@ void check_target(const Snapshot& snapshot, const std::string& target) {
     throw CommandError(Exit::not_found, "--to: node \"" + target + "\" is not live");
 }
 
-Exit step_down(const Options& options) {
+Exit step_down(const StepdownArguments& options) {
   Client client(options.common);
   const Snapshot snapshot = client.read();
   const SeenLease& lease = lease_or_fail(snapshot, options.app);
@@ -93,7 +93,7 @@ Exit step_down(const Options& options) {
 
 void add_stepdown(CLI::App& root, Chosen& chosen) {
   CLI::App& app = *root.add_subcommand("stepdown", "Move the lead of an app to another node");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<StepdownArguments>();
   app.add_option("APP", options->app, "The app")->required();
   app.add_option("--to", options->target, "The node that is to lead next")->type_name("NODE");
   add_connection_flags(app, options->common);

@@ -14,7 +14,7 @@ constexpr Duration kMostTurn = std::chrono::seconds(1);
 /// For each that waits already, up to so many, who comes after them may take his time.
 constexpr Duration kJoinDelay = std::chrono::microseconds(500);
 constexpr std::ptrdiff_t kMostJoinDelays = 4;
-constexpr Duration kFirstBackoff = std::chrono::milliseconds(2);
+constexpr Duration kFirstClaimBackoff = std::chrono::milliseconds(2);
 constexpr int kMostDoublings = 6;
 
 bool has(const std::vector<LockParty>& parties, const LockParty& party) {
@@ -275,7 +275,7 @@ void Lock::on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, con
   } else if (outcome == WriteOutcome::refused) {
     in_flight_->refused = true;
     if (!gives()) {
-      const double most = static_cast<double>(kFirstBackoff.count()) *
+      const double most = static_cast<double>(kFirstClaimBackoff.count()) *
                           static_cast<double>(1 << std::min(conflicts_, kMostDoublings));
       not_before_ = now + Duration(static_cast<std::int64_t>(most * context.random()));
     }

@@ -7,7 +7,7 @@
 namespace cluster::coord {
 namespace {
 
-constexpr Duration kWriteTimeout = std::chrono::seconds(1);
+constexpr Duration kLockWriteTimeout = std::chrono::seconds(1);
 constexpr Duration kNoticeTimeout = std::chrono::milliseconds(300);
 constexpr int kNoticeTries = 5;
 
@@ -86,7 +86,7 @@ void LockStore::read(const ReadLock& read) {
 void LockStore::write(const WriteLock& write) {
   when_ready([this, key = write.key, number = write.number, expected = write.expected,
               text = to_json(write.record)]() mutable {
-    bucket_.update(key, std::move(text), expected, kWriteTimeout,
+    bucket_.update(key, std::move(text), expected, kLockWriteTimeout,
                    [this, key, number, alive = alive_](Result<std::uint64_t> stored) {
                      if (!*alive) return;
                      if (stored)

@@ -17,7 +17,7 @@ using Json = nlohmann::json;
 using std::chrono::milliseconds;
 
 constexpr char kMark[] = "cluster_ttl";  // in the stream's metadata
-constexpr Duration kRetry = std::chrono::seconds(1);
+constexpr Duration kExpiryRetry = std::chrono::seconds(1);
 constexpr Duration kPerRank = milliseconds(500);
 constexpr std::size_t kMostRanks = 20;
 constexpr int kMostAtATime = 200;
@@ -70,7 +70,7 @@ void KvExpiry::begin() {
       "STREAM.INFO." + options_.stream, "", [this, alive = alive_](Result<std::string> text) {
         if (!*alive) return;
         if (!text) {
-          timer_ = jetstream_.connection().loop().after(kRetry, [this] { begin(); });
+          timer_ = jetstream_.connection().loop().after(kExpiryRetry, [this] { begin(); });
           return;
         }
         at_ = BootClock::now();
@@ -156,7 +156,7 @@ void KvExpiry::remove(const std::string& subject, std::uint64_t revision) {
                        // again.
                        if (!*alive || ack || ack.error().errc() == Errc::wrong_revision) return;
                        if (dues_.contains(subject)) return;
-                       set(subject, {BootClock::now() + kRetry, revision});
+                       set(subject, {BootClock::now() + kExpiryRetry, revision});
                        arm();
                      });
 }

@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/json_fields.h"
 #include "nats/stored_message.h"
 
 namespace cluster::nats {
@@ -18,15 +19,11 @@ using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
-constexpr auto kHeartbeat = seconds(2);
+constexpr auto kPullHeartbeat = seconds(2);
 constexpr auto kExpires = seconds(20);  // a request that has not been filled ends
-constexpr auto kTryLimit = milliseconds(2'000);
-constexpr milliseconds kFirstBackoff{50};
-constexpr milliseconds kLastBackoff{1'000};
-
-std::string text_of(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
+constexpr auto kPullTryLimit = milliseconds(2'000);
+constexpr milliseconds kPullFirstBackoff{50};
+constexpr milliseconds kPullLastBackoff{1'000};
 
 bool no_such_stream(const Error& error) {
   return std::string(error.what()).find("(10059)") != std::string::npos;
@@ -70,7 +67,7 @@ struct DurableConsumer::Core : std::enable_shared_from_this<Core> {
   bool ended = false;
   bool made = false;  // the server has had it, as it is meant to be
   int ready = 0;
-  milliseconds backoff = kFirstBackoff;
+  milliseconds backoff = kPullFirstBackoff;
 
   // Of the newest try:
   std::uint64_t attempt = 0;
@@ -121,7 +118,7 @@ void DurableConsumer::Core::begin() {
   drop();
   if (jetstream.connection().state() != ConnectionState::connected)
     return;  // on_state begins again
-  jetstream.api("CONSUMER.INFO." + config.stream + "." + config.name, "", kTryLimit,
+  jetstream.api("CONSUMER.INFO." + config.stream + "." + config.name, "", kPullTryLimit,
                 guarded([](Core& core, Result<std::string> text) {
                   if (text) return core.look_at(text.value());
                   if (text.error().errc() == Errc::not_found) return core.absent(text.error());
@@ -133,7 +130,7 @@ void DurableConsumer::Core::again() {
   drop();
   if (jetstream.connection().state() != ConnectionState::connected) return;
   timer = jetstream.connection().loop().after(backoff, guarded([](Core& core) { core.begin(); }));
-  backoff = std::min(backoff * 2, kLastBackoff);
+  backoff = std::min(backoff * 2, kPullLastBackoff);
 }
 
 void DurableConsumer::Core::failed(const Error& error) {
@@ -187,7 +184,7 @@ void DurableConsumer::Core::look_at(const std::string& text) {
 void DurableConsumer::Core::store(const Json& wanted, const char* action) {
   const Json body = {{"stream_name", config.stream}, {"config", wanted}, {"action", action}};
   jetstream.api("CONSUMER.CREATE." + config.stream + "." + config.name + "." + config.filter,
-                text_of(body), kTryLimit, guarded([](Core& core, Result<std::string> text) {
+                text_of(body), kPullTryLimit, guarded([](Core& core, Result<std::string> text) {
                   if (!text) return core.failed(text.error());
                   core.made = true;
                   core.attach();
@@ -213,15 +210,16 @@ void DurableConsumer::Core::ask() {
   request.reply = inbox;
   request.data = text_of({{"batch", asked},
                           {"expires", nanoseconds(kExpires).count()},
-                          {"idle_heartbeat", nanoseconds(kHeartbeat).count()}});
+                          {"idle_heartbeat", nanoseconds(kPullHeartbeat).count()}});
   jetstream.connection().publish(request);  // when it is lost, there are no heartbeats
   if (!watch) watch_heartbeats();
 }
 
 void DurableConsumer::Core::watch_heartbeats() {
   watch = jetstream.connection().loop().after(
-      kHeartbeat, guarded([](Core& core) {
-        if (core.asked > 0 && BootClock::now() > core.heard + 2 * kHeartbeat) return core.again();
+      kPullHeartbeat, guarded([](Core& core) {
+        if (core.asked > 0 && BootClock::now() > core.heard + 2 * kPullHeartbeat)
+          return core.again();
         core.watch_heartbeats();
       }));
 }
@@ -231,7 +229,7 @@ void DurableConsumer::Core::on_message(Message message) {
   if (message.status != 0) return on_status(message);
   auto place = delivery_place_from(message.reply);
   if (!place) return;  // not from JetStream
-  backoff = kFirstBackoff;
+  backoff = kPullFirstBackoff;
   asked = std::max(0, asked - 1);
   ready = std::max(0, ready - 1);
   Delivery delivery;
@@ -254,7 +252,7 @@ void DurableConsumer::Core::on_status(const Message& message) {
     case 404:
     case 408:
       asked = 0;
-      backoff = kFirstBackoff;
+      backoff = kPullFirstBackoff;
       return ask();
     default: again();  // 409, 503: the consumer is gone, or its server is going
   }

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/json_fields.h"
 #include "core/log.h"
 #include "nats/api_errors.h"
 #include "nats/jetstream_messages.h"
@@ -36,10 +37,6 @@ std::vector<std::string> strings(const Json& object, const char* name) {
   for (const auto& s : *it)
     if (s.is_string()) all.push_back(s.get<std::string>());
   return all;
-}
-
-std::string text_of(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 Json to_json(const StreamConfig& c) {

@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/ids.h"
+#include "core/json_fields.h"
 #include "core/names.h"
 #include "core/wall_time.h"
 #include "nats/stored_message.h"
@@ -35,10 +36,6 @@ bool version_fits(const std::string& version) {
     }
   }
   return at == version.size() || version[at] == '-' || version[at] == '+';
-}
-
-std::string text_of(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace

@@ -16,14 +16,14 @@ using Json = nlohmann::json;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr auto kHeartbeat = seconds(2);
+constexpr auto kOrderedHeartbeat = seconds(2);
 constexpr auto kGone = seconds(30);  // the server removes a consumer that nobody listens to
 constexpr auto kIdle = seconds(5);   // nothing has come for so long: does the stream have more?
 constexpr auto kOwed = seconds(1);   // and what it has comes within this
-constexpr auto kTryLimit = milliseconds(1'500);
+constexpr auto kOrderedTryLimit = milliseconds(1'500);
 constexpr auto kSound = seconds(1);  // a consumer that has lived for so long was no failure
-constexpr milliseconds kFirstBackoff{50};
-constexpr milliseconds kLastBackoff{1'000};
+constexpr milliseconds kOrderedFirstBackoff{50};
+constexpr milliseconds kOrderedLastBackoff{1'000};
 
 std::uint64_t count(const Json& json, const char* path) {
   const Json::json_pointer place(path);
@@ -60,7 +60,7 @@ struct OrderedConsumer::Core : std::enable_shared_from_this<Core> {
   std::uint64_t caught_up_at = 0;  // the delivery that ends what was stored; with `created`
   Time created_at{};
   Time heard{};
-  milliseconds backoff = kFirstBackoff;
+  milliseconds backoff = kOrderedFirstBackoff;
   LoopSource timer;
   LoopSource stall_timer;
 
@@ -119,7 +119,7 @@ void OrderedConsumer::Core::again() {
 void OrderedConsumer::Core::retry() {
   if (jetstream.connection().state() != ConnectionState::connected) return;
   timer = jetstream.connection().loop().after(backoff, guarded([](Core& core) { core.begin(); }));
-  backoff = std::min(backoff * 2, kLastBackoff);
+  backoff = std::min(backoff * 2, kOrderedLastBackoff);
 }
 
 void OrderedConsumer::Core::drop() {
@@ -129,7 +129,7 @@ void OrderedConsumer::Core::drop() {
   subscription = {};
   if (created && jetstream.connection().state() == ConnectionState::connected) {
     // Best effort: without an answer the server removes it after kGone.
-    jetstream.api("CONSUMER.DELETE." + stream + "." + name, "", kTryLimit,
+    jetstream.api("CONSUMER.DELETE." + stream + "." + name, "", kOrderedTryLimit,
                   [](Result<std::string>) {});
   }
   created = false;
@@ -137,27 +137,28 @@ void OrderedConsumer::Core::drop() {
 
 // Where does the stream end: has it lost what it had already delivered?
 void OrderedConsumer::Core::check_stream() {
-  jetstream.api(
-      "STREAM.INFO." + stream, "", kTryLimit, guarded([](Core& core, Result<std::string> text) {
-        if (!text) return core.failed(text.error());
-        auto json = Json::parse(text.value(), nullptr, false);
-        auto last = count(json, "/state/last_seq");
-        if (!core.resume_after) {
-          core.resume_after = last;  // new_only
-        } else if (last < *core.resume_after) {
-          auto before = std::exchange(*core.resume_after, last);
-          core.delivered = std::min(core.delivered, last);
-          auto mine = core.attempt;
-          if (core.handlers.rewound) core.handlers.rewound(before, last);
-          if (core.ended || core.attempt != mine) return;
-        } else if (auto first = count(json, "/state/first_seq"); first > *core.resume_after + 1) {
-          auto before = std::exchange(*core.resume_after, first - 1);
-          auto mine = core.attempt;
-          if (core.handlers.trimmed) core.handlers.trimmed(before, first);
-          if (core.ended || core.attempt != mine) return;
-        }
-        core.create();
-      }));
+  jetstream.api("STREAM.INFO." + stream, "", kOrderedTryLimit,
+                guarded([](Core& core, Result<std::string> text) {
+                  if (!text) return core.failed(text.error());
+                  auto json = Json::parse(text.value(), nullptr, false);
+                  auto last = count(json, "/state/last_seq");
+                  if (!core.resume_after) {
+                    core.resume_after = last;  // new_only
+                  } else if (last < *core.resume_after) {
+                    auto before = std::exchange(*core.resume_after, last);
+                    core.delivered = std::min(core.delivered, last);
+                    auto mine = core.attempt;
+                    if (core.handlers.rewound) core.handlers.rewound(before, last);
+                    if (core.ended || core.attempt != mine) return;
+                  } else if (auto first = count(json, "/state/first_seq");
+                             first > *core.resume_after + 1) {
+                    auto before = std::exchange(*core.resume_after, first - 1);
+                    auto mine = core.attempt;
+                    if (core.handlers.trimmed) core.handlers.trimmed(before, first);
+                    if (core.ended || core.attempt != mine) return;
+                  }
+                  core.create();
+                }));
 }
 
 // Nothing before it is delivered any more.
@@ -179,7 +180,7 @@ void OrderedConsumer::Core::create() {
                  {"replay_policy", "instant"},
                  {"max_deliver", 1},
                  {"flow_control", true},
-                 {"idle_heartbeat", std::chrono::nanoseconds(kHeartbeat).count()},
+                 {"idle_heartbeat", std::chrono::nanoseconds(kOrderedHeartbeat).count()},
                  {"inactive_threshold", std::chrono::nanoseconds(kGone).count()},
                  {"mem_storage", true},
                  {"num_replicas", 1}};
@@ -206,7 +207,7 @@ void OrderedConsumer::Core::create() {
   }
   const Json body = {{"stream_name", stream}, {"config", config}};
   heard = BootClock::now();
-  jetstream.api(what, body.dump(-1, ' ', false, Json::error_handler_t::replace), kTryLimit,
+  jetstream.api(what, body.dump(-1, ' ', false, Json::error_handler_t::replace), kOrderedTryLimit,
                 guarded([](Core& core, Result<std::string> text) {
                   if (!text) return core.failed(text.error());
                   core.on_created(text.value());
@@ -233,7 +234,7 @@ void OrderedConsumer::Core::on_created(const std::string& text) {
 
 void OrderedConsumer::Core::on_message(Message message) {
   heard = BootClock::now();
-  if (created && heard - created_at >= kSound) backoff = kFirstBackoff;
+  if (created && heard - created_at >= kSound) backoff = kOrderedFirstBackoff;
   if (message.status != 0) return on_control(message);
   auto place = delivery_place_from(message.reply);
   if (!place) return;                                                // not from JetStream
@@ -285,12 +286,11 @@ void OrderedConsumer::Core::check_caught_up(std::uint64_t pending) {
 }
 
 void OrderedConsumer::Core::watch_heartbeats() {
-  timer = jetstream.connection().loop().at(heard + 2 * kHeartbeat + milliseconds(500),
-                                           guarded([](Core& core) {
-                                             if (BootClock::now() < core.heard + 2 * kHeartbeat)
-                                               return core.watch_heartbeats();
-                                             core.again();
-                                           }));
+  timer = jetstream.connection().loop().at(
+      heard + 2 * kOrderedHeartbeat + milliseconds(500), guarded([](Core& core) {
+        if (BootClock::now() < core.heard + 2 * kOrderedHeartbeat) return core.watch_heartbeats();
+        core.again();
+      }));
 }
 
 // A consumer lives on one of the stream's servers, and delivers what that one has. One that was

@@ -80,7 +80,7 @@ class Socket {
 };
 
 template <typename T>
-T field(const nlohmann::json& object, const char* name, T otherwise) {
+T field_or(const nlohmann::json& object, const char* name, T otherwise) {
   auto it = object.find(name);
   if (it == object.end()) return otherwise;
   if constexpr (std::is_same_v<T, std::string>) {
@@ -102,12 +102,12 @@ Result<Greeting> read_greeting(Socket& socket, Time end, const std::string& plac
   if (!info.is_object())
     return Error(Errc::incompatible, place + ": the server's greeting can't be read");
   Greeting greeting;
-  greeting.server_id = field<std::string>(info, "server_id", {});
-  greeting.server_name = field<std::string>(info, "server_name", {});
-  greeting.version = field<std::string>(info, "version", {});
-  greeting.cluster = field<std::string>(info, "cluster", {});
-  greeting.max_payload = field<std::int64_t>(info, "max_payload", 0);
-  greeting.jetstream = field<bool>(info, "jetstream", false);
+  greeting.server_id = field_or<std::string>(info, "server_id", {});
+  greeting.server_name = field_or<std::string>(info, "server_name", {});
+  greeting.version = field_or<std::string>(info, "version", {});
+  greeting.cluster = field_or<std::string>(info, "cluster", {});
+  greeting.max_payload = field_or<std::int64_t>(info, "max_payload", 0);
+  greeting.jetstream = field_or<bool>(info, "jetstream", false);
   return greeting;
 }
 
@@ -198,7 +198,7 @@ Failure ask_jetstream(const ServerUrl& server, const std::string& what, const st
       return Error(Errc::incompatible, place + ": JetStream's answer can't be read");
     if (auto error = answer.find("error"); error != answer.end() && error->is_object())
       return Error(Errc::unavailable, place + ": JetStream says: " +
-                                          field<std::string>(*error, "description", "an error"));
+                                          field_or<std::string>(*error, "description", "an error"));
     return std::nullopt;
   }
 }

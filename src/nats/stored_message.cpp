@@ -19,7 +19,7 @@ bool number_from(std::string_view text, T& value) {
 }
 
 // "NATS/1.0\r\nKey: value\r\n…\r\n\r\n"
-std::vector<Header> headers_from(std::string_view block) {
+std::vector<Header> headers_in(std::string_view block) {
   std::vector<Header> headers;
   std::size_t begin = block.find("\r\n");
   while (begin != std::string_view::npos) {
@@ -80,7 +80,7 @@ Result<StoredMessage> stored_message_from(const std::string& json) {
   auto headers = from_base64(text("hdrs"));
   if (!data || !headers) return broken;
   message.data = std::move(*data);
-  message.headers = headers_from(*headers);
+  message.headers = headers_in(*headers);
   message.time_ns = time_ns_from(text("time")).value_or(0);
   return message;
 }

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/json_fields.h"
 #include "core/names.h"
 #include "core/wall_time.h"
 #include "nats/stored_message.h"
@@ -27,11 +28,6 @@ constexpr auto kClocksDiffer = std::chrono::minutes(1);
 std::string token_fault(std::string_view token) {
   if (token.size() <= kLongestName && is_plain_token(token)) return {};
   return "\"" + std::string(token) + "\" is not 1 to 64 of A-Z a-z 0-9 _ -";
-}
-
-std::string text_in(const Json& json, const char* key) {
-  const auto at = json.find(key);
-  return at != json.end() && at->is_string() ? at->get<std::string>() : std::string();
 }
 
 }  // namespace

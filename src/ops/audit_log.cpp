@@ -16,7 +16,7 @@ constexpr Duration kFirstRetry = milliseconds(200);
 constexpr Duration kLastRetry = milliseconds(5'000);
 
 // It will be the same when it is tried again.
-bool for_good(const Error& error) {
+bool never_to_be_stored(const Error& error) {
   return error.errc() == Errc::invalid_argument || error.errc() == Errc::incompatible;
 }
 
@@ -92,7 +92,7 @@ void AuditLog::next() {
 
 void AuditLog::on_answer(const Result<nats::PubAck>& stored) {
   busy_ = false;
-  if (!stored && !for_good(stored.error())) {
+  if (!stored && !never_to_be_stored(stored.error())) {
     // Somebody may have deleted the stream.
     stream_made_ = false;
     return try_later(stored.error());

@@ -16,8 +16,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kFirstRetry{20};
-constexpr milliseconds kLastRetry{500};
+constexpr milliseconds kFirstTrailRetry{20};
+constexpr milliseconds kLastTrailRetry{500};
 constexpr milliseconds kTryLimit{2'000};  // of one request
 
 /// With the app that is meant: none for all.
@@ -89,7 +89,7 @@ bool AuditTrail::record(const std::string& app, std::string_view action, AuditFi
 }
 
 void AuditTrail::ensure_stream(Time deadline) {
-  Duration pause = kFirstRetry;
+  Duration pause = kFirstTrailRetry;
   while (true) {
     const auto there =
         jetstream_.ensure_stream(audit_stream(platform_, options_, replicas_.load()),
@@ -103,7 +103,7 @@ void AuditTrail::ensure_stream(Time deadline) {
     if (!again) throw error;
     if (BootClock::now() + pause >= deadline) throw Error(Errc::unavailable, error.what());
     std::this_thread::sleep_for(pause);
-    pause = std::min<Duration>(2 * pause, kLastRetry);
+    pause = std::min<Duration>(2 * pause, kLastTrailRetry);
   }
 }
 

@@ -30,7 +30,7 @@ constexpr Duration kWarnEvery = 10s;     // while something does not die
 constexpr std::size_t kTailBytes = 2048;
 constexpr int kTailLines = 10;
 
-std::string milliseconds(Duration d) {
+std::string in_ms(Duration d) {
   return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(d).count()) + " ms";
 }
 
@@ -92,7 +92,7 @@ std::vector<std::string> check_process(const Process& process, const std::string
     refuse("ready.delay", "is negative");
   } else if (std::get<ReadyDelay>(process.ready).delay >= process.ready_timeout) {
     refuse("ready.delay",
-           "must be shorter than ready_timeout (" + milliseconds(process.ready_timeout) + ")");
+           "must be shorter than ready_timeout (" + in_ms(process.ready_timeout) + ")");
   }
   if (process.ready_timeout <= 0ms) refuse("ready_timeout", "must be above 0");
   if (process.health_interval < 0ms)
@@ -336,7 +336,7 @@ void ProcessBackend::became_ready() {
   set_state(State::ready);
   journal_.info(
       "backend_ready",
-      {{"epoch", epoch_}, {"pid", child_->pid}, {"after", milliseconds(since_ - attempt_began_)}});
+      {{"epoch", epoch_}, {"pid", child_->pid}, {"after", in_ms(since_ - attempt_began_)}});
   if (target_ && process_.health_interval > 0ms)
     timer_ = loop_.after(process_.health_interval, [this] { check_health(); });
   if (start_done_) std::exchange(start_done_, nullptr)(std::nullopt);
@@ -344,11 +344,11 @@ void ProcessBackend::became_ready() {
 
 void ProcessBackend::not_ready_in_time() {
   std::string last = last_health_.empty() ? "" : "; the last check: " + last_health_;
-  std::string why = "was not ready within " + milliseconds(process_.ready_timeout) + last +
+  std::string why = "was not ready within " + in_ms(process_.ready_timeout) + last +
                     "; raise `ready_timeout`, or look at its output for why it takes so long";
   if (!child_) {
     fail_attempt(phase_ == Phase::preparing && !launch_
-                     ? "was not started within " + milliseconds(process_.ready_timeout) +
+                     ? "was not started within " + in_ms(process_.ready_timeout) +
                            ": looking up its user, its log file or its host name hangs"
                      : why);
     return;
@@ -424,7 +424,7 @@ void ProcessBackend::end_attempt(Duration grace) {
     kill_group();
     journal_.warn(
         "backend_killed",
-        {{"epoch", epoch_}, {"pid", child_->pid}, {"after", milliseconds(process_.stop_timeout)}});
+        {{"epoch", epoch_}, {"pid", child_->pid}, {"after", in_ms(process_.stop_timeout)}});
   });
 }
 
@@ -574,7 +574,7 @@ void ProcessBackend::restart_or_give_up() {
   }
   if (recent_restarts_.size() >= static_cast<std::size_t>(process_.max_restarts)) {
     failure_ = "was restarted " + std::to_string(recent_restarts_.size()) + " times within " +
-               milliseconds(process_.restart_window) + " and ended again: it " + failure_;
+               in_ms(process_.restart_window) + " and ended again: it " + failure_;
     give_up(true);
     return;
   }
@@ -586,7 +586,7 @@ void ProcessBackend::restart_or_give_up() {
   phase_ = Phase::backing_off;
   set_state(State::backing_off);
   journal_.warn("backend_restarts",
-                {{"epoch", epoch_}, {"why", failure_}, {"after", milliseconds(backoff)}});
+                {{"epoch", epoch_}, {"why", failure_}, {"after", in_ms(backoff)}});
   timer_ = loop_.after(backoff, [this] {
     ++restarts_;
     begin_attempt();

@@ -1,13 +1,13 @@
 #include "platform/control.h"
 
-#include <cstdio>
-
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include "cluster/version.h"
 #include "core/ids.h"
+#include "core/json_fields.h"
 #include "core/log.h"
+#include "core/number_text.h"
 #include "platform/snapshot_messages.h"
 
 namespace cluster {
@@ -20,18 +20,6 @@ std::string subject(const std::string& platform, const std::string& node, const 
 }
 
 constexpr std::chrono::milliseconds kStepDownTimeout = std::chrono::seconds(60);
-
-std::string text_in(const Json& json, const char* key) {
-  return json.is_object() && json.contains(key) && json[key].is_string()
-             ? json[key].get<std::string>()
-             : std::string();
-}
-
-std::string hex(std::uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 int code_of(const Error& error) {
   switch (error.errc()) {

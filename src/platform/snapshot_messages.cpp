@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/json_fields.h"
 #include "core/wall_time.h"
 #include "nats/stored_message.h"
 
@@ -17,18 +18,6 @@ using std::chrono::system_clock;
 // Between questions: a small database is done at once, a large one need not be asked about often.
 constexpr milliseconds kAskAgainFirst{10};
 constexpr milliseconds kAskAgain{200};
-
-std::uint64_t number_in(const Json& json, const char* key) {
-  return json.is_object() && json.contains(key) && json[key].is_number_unsigned()
-             ? json[key].get<std::uint64_t>()
-             : 0;
-}
-
-std::string text_in(const Json& json, const char* key) {
-  return json.is_object() && json.contains(key) && json[key].is_string()
-             ? json[key].get<std::string>()
-             : std::string();
-}
 
 }  // namespace
 

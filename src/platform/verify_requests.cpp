@@ -7,7 +7,7 @@
 namespace cluster {
 namespace {
 
-constexpr std::size_t kMostRequests = 64;                 // that are remembered
+constexpr std::size_t kMostVerifyRequests = 64;           // that are remembered
 constexpr Duration kPatience = std::chrono::seconds(30);  // with a copy that is behind
 
 }  // namespace
@@ -44,7 +44,7 @@ Result<VerifyRequests::Answer> VerifyRequests::ask(const std::string& id, sqlite
     request->id = random_id();
     request->at = at;
     requests_.push_back(request);
-    if (requests_.size() > kMostRequests) requests_.pop_front();
+    if (requests_.size() > kMostVerifyRequests) requests_.pop_front();
   } else {
     const auto found = std::find_if(requests_.begin(), requests_.end(),
                                     [&](const auto& known) { return known->id == id; });

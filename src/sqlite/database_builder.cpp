@@ -19,7 +19,7 @@ constexpr std::size_t kWriteSize = 1024 * 1024;
 constexpr std::uint64_t kWriteBehind = 32 * 1024 * 1024;
 constexpr int kStepsPerLook = 10'000;  // of SQLite, between looks whether it is to stop
 
-std::string range(const LtxHeader& h) {
+std::string txids_of(const LtxHeader& h) {
   return std::to_string(h.min_txid) + " to " + std::to_string(h.max_txid);
 }
 
@@ -97,12 +97,12 @@ void DatabaseBuilder::apply(LtxDecoder& file, const std::function<void(PageNumbe
   if (first && !h.snapshot())
     throw Error(Errc::invalid_argument,
                 "restore of " + path_ + ": it needs a snapshot to begin with, not transactions " +
-                    range(h));
+                    txids_of(h));
   if (!first && (h.min_txid > state_.txid + 1 || h.max_txid <= state_.txid))
-    throw Error(Errc::invalid_argument, "restore of " + path_ + ": transactions " + range(h) +
+    throw Error(Errc::invalid_argument, "restore of " + path_ + ": transactions " + txids_of(h) +
                                             " do not follow " + std::to_string(state_.txid));
   if (!first && h.page_size != state_.page_size)
-    fail("a file of transactions " + range(h) + " has pages of " + std::to_string(h.page_size) +
+    fail("a file of transactions " + txids_of(h) + " has pages of " + std::to_string(h.page_size) +
          " bytes, the database of " + std::to_string(state_.page_size));
   if (first) {
     state_.page_size = h.page_size;
@@ -110,7 +110,7 @@ void DatabaseBuilder::apply(LtxDecoder& file, const std::function<void(PageNumbe
   }
   const bool adjacent = h.min_txid == state_.txid + 1;
   if (!first && adjacent && h.checksums && h.pre_apply != state_.pages.database())
-    fail("transactions " + range(h) + " go on from another content than that of transaction " +
+    fail("transactions " + txids_of(h) + " go on from another content than that of transaction " +
          std::to_string(state_.txid));
   PageNumber number = 0;
   std::string_view bytes;
@@ -131,7 +131,7 @@ void DatabaseBuilder::apply(LtxDecoder& file, const std::function<void(PageNumbe
   state_.pages.resize(h.commit);
   state_.txid = h.max_txid;
   if (h.checksums && file.trailer().post_apply != state_.pages.database())
-    fail("the result has not the checksum that the file of transactions " + range(h) + " names");
+    fail("the result has not the checksum that the file of transactions " + txids_of(h) + " names");
 }
 
 DatabaseState DatabaseBuilder::finish(std::optional<std::uint64_t> checksum, Check check,

@@ -10,9 +10,9 @@
 namespace cluster::sqlite {
 namespace {
 
-constexpr std::size_t kWriteSize = 256 * 1024;
-constexpr std::size_t kLittle = 1024 * 1024;  // bytes
-constexpr int kMostRounds = 4;
+constexpr std::size_t kImageWriteSize = 256 * 1024;
+constexpr std::size_t kLittleLeft = 1024 * 1024;  // bytes
+constexpr int kMostImageRounds = 4;
 
 }  // namespace
 
@@ -33,8 +33,8 @@ void ImageCopy::mark_all(PageNumber commit) {
 }
 
 bool ImageCopy::nearly_complete() const noexcept {
-  return missing_ == 0 || rounds_ >= kMostRounds ||
-         (rounds_ > 0 && missing_ * page_size_ <= kLittle);
+  return missing_ == 0 || rounds_ >= kMostImageRounds ||
+         (rounds_ > 0 && missing_ * page_size_ <= kLittleLeft);
 }
 
 void ImageCopy::copy(PageNumber commit, std::size_t most,
@@ -51,7 +51,7 @@ void ImageCopy::copy(PageNumber commit, std::size_t most,
     --missing_;
     if (n > commit) continue;
     --most;
-    if (n != bytes_at_ + bytes_.size() / page_size_ || bytes_.size() >= kWriteSize) write();
+    if (n != bytes_at_ + bytes_.size() / page_size_ || bytes_.size() >= kImageWriteSize) write();
     if (bytes_.empty()) bytes_at_ = n;
     bytes_ += page(n);
   }

@@ -15,7 +15,7 @@ struct Input {
   }
 };
 
-std::string range(const LtxHeader& h) {
+std::string merged_txids(const LtxHeader& h) {
   return std::to_string(h.min_txid) + " to " + std::to_string(h.max_txid);
 }
 
@@ -29,8 +29,8 @@ void check_adjacent(const std::vector<LtxDecoder*>& files) {
                                               std::to_string(before.page_size) + " and " +
                                               std::to_string(h.page_size) + " do not go together");
     if (h.min_txid != before.max_txid + 1)
-      throw Error(Errc::invalid_argument, "merge of LTX files: transactions " + range(h) +
-                                              " do not follow " + range(before));
+      throw Error(Errc::invalid_argument, "merge of LTX files: transactions " + merged_txids(h) +
+                                              " do not follow " + merged_txids(before));
   }
 }
 

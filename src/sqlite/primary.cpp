@@ -24,11 +24,11 @@ constexpr std::size_t kMostImages = 16;
 constexpr std::size_t kMostStoredSince = 4096;
 constexpr std::size_t kImageStep = 512 * 1024;  // bytes copied between two looks
 // A write to the WAL is seen before the wal-index counts it, by as long as a sync takes.
-constexpr Duration kFirstLook = microseconds(40);
+constexpr Duration kFirstWalLook = microseconds(40);
 constexpr Duration kLastLook = milliseconds(20);
 constexpr Duration kSafety = milliseconds(200);  // for file systems that tell of nothing
-constexpr Duration kFirstRetry = milliseconds(50);
-constexpr Duration kLastRetry = milliseconds(2'000);
+constexpr Duration kFirstCaptureRetry = milliseconds(50);
+constexpr Duration kLastCaptureRetry = milliseconds(2'000);
 constexpr Duration kFirstCheckpointRetry = milliseconds(2);
 constexpr Duration kLastCheckpointRetry = milliseconds(250);
 
@@ -247,7 +247,7 @@ void Primary::run() {
   wait_precisely();
   using Woken = WalWatch::Woken;
   Duration look = kSafety;
-  Duration retry = kFirstRetry;
+  Duration retry = kFirstCaptureRetry;
   bool check = false;
   std::vector<SyncId> asked;
   while (!stopping(asked)) {
@@ -264,7 +264,7 @@ void Primary::run() {
       feed();
       if (make_image()) wait = Duration(0);
       if (!removed_ && !failed_) set_degraded({});
-      retry = kFirstRetry;
+      retry = kFirstCaptureRetry;
     } catch (const std::exception& error) {
       if (!asked.empty())
         on_loop([this, asked, why = std::string(error.what())] {
@@ -274,12 +274,12 @@ void Primary::run() {
       const auto* known = dynamic_cast<const Error*>(&error);
       set_degraded(known != nullptr ? *known : Error(Errc::system, error.what()));
       wait = retry;
-      retry = std::min(retry * 2, kLastRetry);
+      retry = std::min(retry * 2, kLastCaptureRetry);
     }
     const Woken woken = watch_.wait(wait);
     check = woken == Woken::files || (woken == Woken::timeout && look == kSafety);
     if (woken == Woken::written || woken == Woken::files)
-      look = kFirstLook;
+      look = kFirstWalLook;
     else if (woken == Woken::timeout)
       look = look < kLastLook ? look * 2 : kSafety;
   }

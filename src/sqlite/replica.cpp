@@ -15,7 +15,7 @@
 namespace cluster::sqlite {
 namespace {
 
-constexpr int kBusyMs = 10'000;
+constexpr int kReplicaBusyMs = 10'000;
 constexpr int kOpenTries = 3;
 
 }  // namespace
@@ -110,8 +110,8 @@ void Replica::stand_at(const PositionRecord& record) {
 }
 
 void Replica::open_handles() {
-  handle_ = open_beside(path_, kBusyMs);
-  checkpointer_ = open_beside(path_, kBusyMs);
+  handle_ = open_beside(path_, kReplicaBusyMs);
+  checkpointer_ = open_beside(path_, kReplicaBusyMs);
   for (auto* handle : {&handle_, &checkpointer_}) handle->exec("PRAGMA user_version");
   inode_ = inode_of(path_);
 }
@@ -203,7 +203,7 @@ bool Replica::checkpoint() {
     wait_for_locks(checkpointer_.get(), 0);
     rc = sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", SQLITE_CHECKPOINT_TRUNCATE, nullptr,
                                    nullptr);
-    wait_for_locks(checkpointer_.get(), kBusyMs);
+    wait_for_locks(checkpointer_.get(), kReplicaBusyMs);
     if (rc == SQLITE_OK) wal_bytes_ = 0;
   }
   if (rc != SQLITE_OK && (rc & 0xff) != SQLITE_BUSY) throw checkpointer_.error("checkpoint", rc);

@@ -15,9 +15,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr Duration kFirstLook = seconds(1);
-constexpr Duration kFirstRetry = seconds(1);
-constexpr Duration kLastRetry = seconds(60);
+constexpr Duration kFirstPlanLook = seconds(1);
+constexpr Duration kFirstSnapshotRetry = seconds(1);
+constexpr Duration kLastSnapshotRetry = seconds(60);
 constexpr Duration kImageLimit = std::chrono::minutes(10);
 constexpr std::size_t kMostWanted = 64;
 constexpr Duration kUploadRests = std::chrono::hours(1);  // longer than any that goes on
@@ -246,7 +246,7 @@ SnapshotKeeper::SnapshotKeeper(Loop& loop, StrandPool& strands, SnapshotStore& s
       take_(std::move(take)),
       stored_(std::move(stored)),
       strand_(strands.strand()),
-      retry_(kFirstRetry) {
+      retry_(kFirstSnapshotRetry) {
   using Image = std::shared_ptr<DatabaseImage>;
   auto image = [this, alive = alive_, &loop_of = loop_, stop = stop_.get_token()] {
     return ask_loop<Image>(loop_of, "image of the database", kImageLimit, stop,
@@ -256,7 +256,7 @@ SnapshotKeeper::SnapshotKeeper(Loop& loop, StrandPool& strands, SnapshotStore& s
                            });
   };
   work_ = std::shared_ptr<Work>(new Work{store, options_, std::move(image), stop_.get_token()});
-  plan_next(kFirstLook);
+  plan_next(kFirstPlanLook);
 }
 
 SnapshotKeeper::~SnapshotKeeper() {
@@ -329,9 +329,9 @@ void SnapshotKeeper::done(const Outcome& outcome) {
   if (outcome.failure) {
     seen_ = 0;
     plan_next(retry_);
-    retry_ = std::min(retry_ * 2, kLastRetry);
+    retry_ = std::min(retry_ * 2, kLastSnapshotRetry);
   } else {
-    retry_ = kFirstRetry;
+    retry_ = kFirstSnapshotRetry;
     idle_until_ = BootClock::now() + options_.plan.interval;
     plan_next(options_.plan.merge_interval);
   }

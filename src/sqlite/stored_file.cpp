@@ -1,12 +1,11 @@
 #include "sqlite/stored_file.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cstdio>
 #include <optional>
 #include <string_view>
 #include <tuple>
 
+#include "core/number_text.h"
 #include "nats/stored_message.h"
 
 namespace cluster::sqlite {
@@ -18,22 +17,9 @@ constexpr std::string_view kEpoch = "Cpp-Cluster-Epoch";
 constexpr std::string_view kSequence = "Cpp-Cluster-Sequence";
 constexpr std::string_view kChecksum = "Cpp-Cluster-Checksum";
 
-std::string hex(std::uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-  return text;
-}
-
-std::optional<std::uint64_t> number(std::string_view text, int base) {
-  std::uint64_t value = 0;
-  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value, base);
-  if (text.empty() || fault != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
 // 16 lower-case digits, as stored_name() writes them.
 std::optional<std::uint64_t> sixteen_digits(std::string_view text) {
-  const auto value = text.size() == 16 ? number(text, 16) : std::nullopt;
+  const auto value = text.size() == 16 ? number_from(text, 16) : std::nullopt;
   return value && hex(*value) == text ? value : std::nullopt;
 }
 
@@ -75,7 +61,7 @@ std::string read(const nats::ObjectInfo& object, StoredFile& file) {
   const auto sequence = find(object, kSequence), checksum = find(object, kChecksum);
   const auto t = nats::time_ns_from(time);
   const auto h = sixteen_digits(history), c = sixteen_digits(checksum);
-  const auto e = number(epoch, 10), s = number(sequence, 10);
+  const auto e = number_from(epoch, 10), s = number_from(sequence, 10);
   if (!t) return malformed(kTime, time);
   if (!h || *h == 0) return malformed(kHistory, history);
   if (!e || *e == 0) return malformed(kEpoch, epoch);

@@ -1,27 +1,14 @@
 #include "sqlite/stream_message.h"
 
-#include <charconv>
-#include <cstdio>
 #include <optional>
 #include <string_view>
+
+#include "core/number_text.h"
 
 namespace cluster::sqlite {
 namespace {
 
-constexpr std::string_view kVersion = "1";
-
-std::string hex(std::uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-  return text;
-}
-
-std::optional<std::uint64_t> number(std::string_view text, int base = 10) {
-  std::uint64_t value = 0;
-  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value, base);
-  if (text.empty() || fault != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
+constexpr std::string_view kRecordVersion = "1";
 
 struct Pair {
   std::uint64_t first = 0, second = 0;
@@ -31,7 +18,8 @@ struct Pair {
 std::optional<Pair> pair(std::string_view text, char separator, int base = 10) {
   const auto at = text.find(separator);
   if (at == std::string_view::npos) return std::nullopt;
-  const auto first = number(text.substr(0, at), base), second = number(text.substr(at + 1), base);
+  const auto first = number_from(text.substr(0, at), base),
+             second = number_from(text.substr(at + 1), base);
   if (!first || !second) return std::nullopt;
   return Pair{*first, *second};
 }
@@ -55,7 +43,7 @@ std::vector<nats::Header> headers_of(const StreamRecord& r) {
   if (r.final) part += "/" + std::to_string(r.part);
   std::vector<nats::Header> headers{
       {"Nats-Msg-Id", r.id()},
-      {"Cluster-Version", std::string(kVersion)},
+      {"Cluster-Version", std::string(kRecordVersion)},
       {"Cluster-Epoch", std::to_string(r.epoch)},
       {"Cluster-Writer", r.writer},
       {"Cluster-Txid", std::to_string(r.first) + "-" + std::to_string(r.last)},
@@ -73,15 +61,15 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
   StreamRecord record;
   record.sequence = sequence;
   const auto version = find(headers, "Cluster-Version");
-  if (const auto v = number(version); !v || *v == 0)
+  if (const auto v = number_from(version); !v || *v == 0)
     return corrupt(sequence, "Cluster-Version", version);
-  if (version != kVersion)
+  if (version != kRecordVersion)
     return Error(Errc::incompatible, "message " + std::to_string(sequence) +
                                          " of the WAL stream has version " + std::string(version) +
-                                         " of the format, known is " + std::string(kVersion) +
+                                         " of the format, known is " + std::string(kRecordVersion) +
                                          ": upgrade cpp-cluster on this node");
   const auto epoch = find(headers, "Cluster-Epoch");
-  record.epoch = number(epoch).value_or(0);
+  record.epoch = number_from(epoch).value_or(0);
   if (record.epoch == 0) return corrupt(sequence, "Cluster-Epoch", epoch);
   record.writer = find(headers, "Cluster-Writer");
   if (record.writer.empty()) return corrupt(sequence, "Cluster-Writer", record.writer);
@@ -100,7 +88,7 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
   record.before = checksums->first;
   record.checksum = checksums->second;
   if (record.fence) {
-    const auto before = number(fence);
+    const auto before = number_from(fence);
     if (!before || *before >= record.epoch) return corrupt(sequence, "Cluster-Fence", fence);
     record.epoch_before = *before;
     return record;
@@ -111,7 +99,7 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
   const auto place =
       record.final ? (numbers && numbers->first == numbers->second ? std::optional(numbers->first)
                                                                    : std::nullopt)
-                   : number(part);
+                   : number_from(part);
   if (!place || *place == 0 || *place > 0xffffffffU) return corrupt(sequence, "Cluster-Part", part);
   record.part = static_cast<std::uint32_t>(*place);
   return record;

@@ -11,7 +11,7 @@
 namespace cluster::sqlite {
 namespace {
 
-constexpr PageNumber kReadAtOnce = 64;  // pages of an image
+constexpr PageNumber kVerifyAtOnce = 64;  // pages of an image
 
 // Takes the pages one by one and adds up what is found.
 class Comparison {
@@ -76,8 +76,8 @@ Verified verify_image(const DatabaseImage& image, VerifyProgress& progress,
   std::string buffer;
   const PageNumber all = state.pages.size();
   PageNumber there = all;
-  for (PageNumber first = 1; first <= there; first += kReadAtOnce) {
-    const PageNumber count = std::min(kReadAtOnce, all - first + 1);
+  for (PageNumber first = 1; first <= there; first += kVerifyAtOnce) {
+    const PageNumber count = std::min(kVerifyAtOnce, all - first + 1);
     buffer.resize(std::size_t{count} * state.page_size);
     std::size_t read = 0;
     while (read < buffer.size()) {

@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kMostPending = 32 * 1024 * 1024;  // bytes that wait to be applied
 constexpr std::size_t kMostTasks = 512;                 // and records; a strand takes 1,024
 
-CopyPosition position_of(const Replica& replica) {
+CopyPosition replica_position(const Replica& replica) {
   if (!replica.exists()) return {};
   CLUSTER_CHECK(replica.position().has_value());
   return {replica.position()->epoch, replica.position()->txid, replica.position()->checksum};
@@ -33,7 +33,7 @@ WalFollower::WalFollower(nats::JetStream& jetstream, Strand& strand, std::string
       stream_(std::move(stream)),
       replica_(std::move(replica)),
       events_(std::move(events)),
-      reader_(position_of(*replica_)),
+      reader_(replica_position(*replica_)),
       folder_(std::filesystem::absolute(replica_->path()).parent_path()),
       applied_(after),
       newest_(reader_.position().txid) {

@@ -9,8 +9,8 @@
 namespace cluster::sqlite {
 namespace {
 
-constexpr std::uint32_t kMagic = 0x377f0682;  // its last bit: checksums read big-endian words
-constexpr std::uint32_t kVersion = 3007000;
+constexpr std::uint32_t kWalMagic = 0x377f0682;  // its last bit: checksums read big-endian words
+constexpr std::uint32_t kWalVersion = 3007000;
 
 template <bool swap>
 void add_words(WalChecksum& sum, const char* at, const char* end) noexcept {
@@ -41,10 +41,10 @@ WalHeader wal_header_from(std::string_view bytes) {
   CLUSTER_CHECK(bytes.size() == kWalHeaderSize);
   const char* b = bytes.data();
   const auto magic = get_be<std::uint32_t>(b);
-  if ((magic & ~1U) != kMagic) throw Error(Errc::corrupt, "WAL: it does not begin as one");
-  if (const auto version = get_be<std::uint32_t>(b + 4); version != kVersion)
+  if ((magic & ~1U) != kWalMagic) throw Error(Errc::corrupt, "WAL: it does not begin as one");
+  if (const auto version = get_be<std::uint32_t>(b + 4); version != kWalVersion)
     throw Error(Errc::incompatible, "WAL: format version " + std::to_string(version) +
-                                        ", known is " + std::to_string(kVersion));
+                                        ", known is " + std::to_string(kWalVersion));
   WalHeader header;
   header.big_endian_words = (magic & 1) != 0;
   header.page_size = get_be<std::uint32_t>(b + 8);
@@ -59,8 +59,8 @@ WalHeader wal_header_from(std::string_view bytes) {
 }
 
 WalChecksum put_wal_header(char* into, const WalHeader& header) {
-  put_be(into, kMagic | (header.big_endian_words ? 1U : 0U));
-  put_be(into + 4, kVersion);
+  put_be(into, kWalMagic | (header.big_endian_words ? 1U : 0U));
+  put_be(into + 4, kWalVersion);
   put_be(into + 8, header.page_size);
   put_be(into + 12, header.sequence);
   put_be(into + 16, header.salts.first);

@@ -13,12 +13,12 @@ using std::chrono::milliseconds;
 constexpr std::size_t kDepth = 4;
 constexpr Duration kAnswerLimit = milliseconds(2'000);
 constexpr Duration kFirstWait = milliseconds(20);
-constexpr Duration kLongestWait = milliseconds(1'000);
+constexpr Duration kLongestAppendWait = milliseconds(1'000);
 
 Duration wait_after(int failures) {
-  return failures == 0
-             ? Duration(0)
-             : std::min<Duration>(kLongestWait, kFirstWait * (1 << std::min(failures - 1, 10)));
+  return failures == 0 ? Duration(0)
+                       : std::min<Duration>(kLongestAppendWait,
+                                            kFirstWait * (1 << std::min(failures - 1, 10)));
 }
 
 }  // namespace

@@ -18,8 +18,8 @@ constexpr std::size_t kMostPerWrite = 64 * 1024;  // SQLite's file refuses 128 K
 // begins with the header.
 constexpr std::uint32_t kSlots = 8192;
 constexpr std::uint32_t kFramesPerSegment = 4096;
-constexpr std::uint32_t kHeaderWords = 136 / 4;
-constexpr std::uint32_t kFramesInFirst = kFramesPerSegment - kHeaderWords;
+constexpr std::uint32_t kIndexHeaderWords = 136 / 4;
+constexpr std::uint32_t kFramesInFirst = kFramesPerSegment - kIndexHeaderWords;
 
 std::uint32_t segment_of(std::uint32_t frame) {
   return (frame + kFramesPerSegment - kFramesInFirst - 1) / kFramesPerSegment;
@@ -35,7 +35,7 @@ struct SegmentView {
   std::uint32_t frames;
 
   SegmentView(volatile std::uint32_t* memory, std::uint32_t number)
-      : pages(memory + (number == 0 ? kHeaderWords : 0)),
+      : pages(memory + (number == 0 ? kIndexHeaderWords : 0)),
         slots(reinterpret_cast<volatile std::uint16_t*>(memory + kFramesPerSegment)),
         frames(number == 0 ? kFramesInFirst : kFramesPerSegment) {}
 };
