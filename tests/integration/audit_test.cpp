@@ -86,7 +86,7 @@ class AuditTest : public ::testing::Test {
   }
   /// What the node's status says of its audit log.
   static nlohmann::json status(const Member& member) {
-    return nlohmann::json::parse(member.node.platform->status_json()).at("audit");
+    return nlohmann::json::parse(testing::status_of(*member.node.platform)).at("audit");
   }
   /// JetStream has all that the node has recorded, and the node knows it.
   static bool settled(const Member& member) { return status(member).at("waiting") == 0; }

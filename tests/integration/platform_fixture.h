@@ -37,6 +37,18 @@ Errc errc_of(Work work, std::string* text = nullptr) {
   return Errc{};
 }
 
+/// What a platform says of itself. Its loop has a second to answer: asked again where it is busy.
+inline std::string status_of(const Platform& platform) {
+  const auto end = BootClock::now() + kSoon;
+  while (true) {
+    try {
+      return platform.status_json();
+    } catch (const Error& error) {
+      if (error.errc() != Errc::timeout || BootClock::now() > end) throw;
+    }
+  }
+}
+
 /// A session_timeout for a node alone, whose session lasts as long as lease_ttl: it leads soon.
 inline std::chrono::milliseconds patience() { return Timing().session_timeout * slowness(); }
 
