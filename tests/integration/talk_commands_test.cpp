@@ -24,6 +24,8 @@ using testing::Program;
 
 class TalkCommands : public ::testing::Test {
  protected:
+  explicit TalkCommands(std::chrono::milliseconds session_timeout = testing::patience())
+      : node(options(session_timeout)) {}
   void SetUp() override {
     if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
     app = &node.platform->add_app({.name = "shop", .mode = Spread{}, .kv = {.history = 5}});
@@ -41,24 +43,35 @@ class TalkCommands : public ::testing::Test {
     return arguments;
   }
   Outcome run(std::vector<std::string> arguments) {
-    Program program(folder, at_server(std::move(arguments)), steady);
+    Program program(folder, at_server(std::move(arguments)), environment);
     EXPECT_TRUE(eventually([&] { return program.ended(); }));
     return {program.status(), program.out(), program.err()};
   }
 
-  PlatformOptions steady_options() const {
+  PlatformOptions options(std::chrono::milliseconds session_timeout) const {
     auto options = testing::Node::options(servers, folder.path(), "node-1", kSoon);
-    options.timing = testing::patient_timing(testing::kVerySteady);
+    options.timing = testing::patient_timing(session_timeout);
     return options;
   }
 
   testing::NatsServers servers;
   testing::TemporaryFolder folder;
-  testing::Node node{steady_options()};
+  testing::Node node;
   App* app = nullptr;
-  /// For commands that are nodes themselves: they keep their sessions on a busy machine.
-  const std::vector<std::string> steady{"CPP_CLUSTER_TIMING_SESSION_TIMEOUT=10s",
-                                        "CPP_CLUSTER_TIMING_LEASE_TTL=100s"};
+  std::vector<std::string> environment{};
+};
+
+/// Commands that are nodes themselves, beside a node: all keep their sessions on a busy machine.
+class TalkCommandsOfNodes : public TalkCommands {
+ protected:
+  TalkCommandsOfNodes() : TalkCommands(testing::kSteady) {
+    const auto ms = [](auto time) {
+      return std::to_string(std::chrono::milliseconds(time).count()) + "ms";
+    };
+    const Timing timing = testing::patient_timing(testing::kSteady);
+    environment = {"CPP_CLUSTER_TIMING_SESSION_TIMEOUT=" + ms(timing.session_timeout),
+                   "CPP_CLUSTER_TIMING_LEASE_TTL=" + ms(timing.lease_ttl)};
+  }
 };
 
 TEST_F(TalkCommands, KeysAndValues) {
@@ -186,7 +199,7 @@ TEST_F(TalkCommands, EventsArePublishedAndFollowed) {
   EXPECT_EQ(other.out().find("order."), std::string::npos) << other.out();
 }
 
-TEST_F(TalkCommands, ALockIsHeldWhileACommandRuns) {
+TEST_F(TalkCommandsOfNodes, ALockIsHeldWhileACommandRuns) {
   const auto hold = [&](std::vector<std::string> more) {
     auto arguments = at_server({"lock", "hold", "--app", "shop", "till"});
     arguments.insert(arguments.end(), more.begin(), more.end());
@@ -195,18 +208,18 @@ TEST_F(TalkCommands, ALockIsHeldWhileACommandRuns) {
   Program brief(folder,
                 hold({"--note", "by hand", "--", "sh", "-c",
                       "echo $CPP_CLUSTER_LOCK $CPP_CLUSTER_LOCK_TOKEN; exit 7"}),
-                steady);
+                environment);
   ASSERT_TRUE(eventually([&] { return brief.ended(); }));
   const Outcome told{brief.status(), brief.out(), brief.err()};
   EXPECT_EQ(told.status, 7) << told.err;
   EXPECT_EQ(told.out.rfind("till ", 0), 0U) << told.out;
-  EXPECT_TRUE(app->lock("till").try_acquire());
-  Program wrong(folder, hold({"--", "/nosuch"}), steady);
+  EXPECT_TRUE(app->lock("till").try_acquire(kSoon));
+  Program wrong(folder, hold({"--", "/nosuch"}), environment);
   ASSERT_TRUE(eventually([&] { return wrong.ended(); }));
   EXPECT_EQ(wrong.status(), 2) << wrong.err();
   EXPECT_NE(wrong.err().find("\"/nosuch\" can't be run"), std::string::npos) << wrong.err();
 
-  Program holder(folder, hold({"--note", "by hand", "--", "sleep", "600"}), steady);
+  Program holder(folder, hold({"--note", "by hand", "--", "sleep", "600"}), environment);
   ASSERT_TRUE(eventually([&] { return app->lock("till").holder().has_value(); }));
   EXPECT_EQ(app->lock("till").holder()->note, "by hand");
   EXPECT_EQ(run({"lock", "hold", "--app", "shop", "till", "--wait", "300ms"}).status, 6);
@@ -216,12 +229,12 @@ TEST_F(TalkCommands, ALockIsHeldWhileACommandRuns) {
   EXPECT_NE(holder.err().find("was lost: the command has been killed"), std::string::npos)
       << holder.err();
 
-  Program other(folder, hold({}), steady);
+  Program other(folder, hold({}), environment);
   ASSERT_TRUE(eventually([&] { return other.out().find("holding \"till\"") == 0; }));
   other.send(SIGTERM);
   ASSERT_TRUE(eventually([&] { return other.ended(); }));
   EXPECT_EQ(other.status(), 0) << other.err();
-  EXPECT_TRUE(app->lock("till").try_acquire());
+  EXPECT_TRUE(app->lock("till").try_acquire(kSoon));
 }
 
 TEST_F(TalkCommands, MethodsAreCalled) {
