@@ -30,8 +30,10 @@ namespace {
 
 constexpr Duration kFirstBackoff = std::chrono::milliseconds(50);
 constexpr Duration kMostBackoff = std::chrono::seconds(5);
-constexpr int kEndLimit = 1000;  // ms
-constexpr int kFirstFree = 8;    // the guardian finds its descriptors at 3 to 7
+constexpr int kEndLimit = 1'000;  // ms
+// Of one that has nothing left to write: it ends at once, but a busy machine may be slow to run it.
+constexpr int kSettledEndLimit = 10'000;  // ms
+constexpr int kFirstFree = 8;             // the guardian finds its descriptors at 3 to 7
 
 bool executable(const std::string& path) {
   return !path.empty() && ::access(path.c_str(), X_OK) == 0;
@@ -87,7 +89,8 @@ Guardian::~Guardian() {
     memory_.state().over.store(true);
     wake();
     pollfd ended{.fd = pidfd_, .events = POLLIN, .revents = 0};
-    if (::poll(&ended, 1, kEndLimit) == 1) ::waitpid(pid_, nullptr, 0);
+    const int limit = memory_.state().left.load() ? kSettledEndLimit : kEndLimit;
+    if (::poll(&ended, 1, limit) == 1) ::waitpid(pid_, nullptr, 0);
     ::close(pidfd_);
   }
   ::close(self_pidfd_);

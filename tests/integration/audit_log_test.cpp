@@ -15,7 +15,8 @@ using testing::NatsServers;
 
 class AuditLogTest : public ::testing::Test {
  protected:
-  AuditLogTest() : c(loop, servers.options()), js(c, std::chrono::milliseconds(500)) {}
+  AuditLogTest()
+      : c(loop, servers.options()), js(c, std::chrono::milliseconds(500)), patient(c, kSoon) {}
   void SetUp() override { ASSERT_TRUE(connect(c)); }
 
   void add(AuditLog& log, int number) {
@@ -26,13 +27,13 @@ class AuditLogTest : public ::testing::Test {
              .fields = {{"number", std::to_string(number)}}});
   }
   std::uint64_t stored() {
-    auto state =
-        nats::await<nats::StreamState>(loop, kSoon, [&](auto done) { js.stream("p_audit", done); });
+    auto state = nats::await<nats::StreamState>(
+        loop, kSoon, [&](auto done) { patient.stream("p_audit", done); });
     return state ? state.value().messages : 0;
   }
   nlohmann::json entry(std::uint64_t sequence, const std::string& subject = "database.primary") {
     auto message = nats::await<nats::StoredMessage>(
-        loop, kSoon, [&](auto done) { js.message("p_audit", sequence, done); });
+        loop, kSoon, [&](auto done) { patient.message("p_audit", sequence, done); });
     EXPECT_TRUE(message);
     if (!message) return {};
     EXPECT_EQ(message.value().subject, "p._.audit." + subject);
@@ -42,7 +43,8 @@ class AuditLogTest : public ::testing::Test {
   NatsServers servers;
   Loop loop;
   nats::Connection c;
-  nats::JetStream js;
+  nats::JetStream js;       // the log's, which soon gives up
+  nats::JetStream patient;  // the test's
 };
 
 TEST_F(AuditLogTest, KeepsWhatHappenedWhereAndWhen) {
@@ -86,7 +88,7 @@ TEST_F(AuditLogTest, AStreamThatSomebodyDeletedIsMadeAgain) {
   log.open(1);
   add(log, 1);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 1; }, kSoon));
-  must(loop, [&](auto done) { js.delete_stream("p_audit", done); });
+  must(loop, [&](auto done) { patient.delete_stream("p_audit", done); });
   add(log, 2);
   ASSERT_TRUE(loop.run_until([&] { return log.status().stored == 2; }, kSoon));
   EXPECT_EQ(entry(1).at("fields").at("number"), "2");

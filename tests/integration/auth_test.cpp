@@ -66,7 +66,7 @@ std::string outcome(const Nats& nats) {
 }
 
 TEST(Authentication, UserAndPassword) {
-  ConfiguredServer server("authorization { user: u, password: \"p@ss\" }\n");
+  ConfiguredServer server("authorization { timeout: 30, user: u, password: \"p@ss\" }\n");
   auto n = nats_at("nats://" + server.place());
   EXPECT_TRUE(refused(outcome(n), "refuses the credentials"));
   n.user = "u";
@@ -77,7 +77,7 @@ TEST(Authentication, UserAndPassword) {
 }
 
 TEST(Authentication, UserAndPasswordInTheUrlAndNotInMessages) {
-  ConfiguredServer server("authorization { user: u, password: secret }\n");
+  ConfiguredServer server("authorization { timeout: 30, user: u, password: secret }\n");
   EXPECT_EQ(outcome(nats_at("nats://u:secret@" + server.place())), "connected");
   auto why = outcome(nats_at("nats://u:wrongsecret@" + server.place()));
   EXPECT_TRUE(refused(why, "refuses the credentials"));
@@ -85,7 +85,7 @@ TEST(Authentication, UserAndPasswordInTheUrlAndNotInMessages) {
 }
 
 TEST(Authentication, Token) {
-  ConfiguredServer server("authorization { token: s3cr3t }\n");
+  ConfiguredServer server("authorization { timeout: 30, token: s3cr3t }\n");
   auto n = nats_at("nats://" + server.place());
   n.token = "wrong";
   EXPECT_TRUE(refused(outcome(n), "refuses the credentials"));
@@ -100,7 +100,8 @@ TEST(Authentication, NKey) {
   EXPECT_FALSE(public_nkey_of_seed(damaged));
   EXPECT_FALSE(public_nkey_of_seed(""));
   EXPECT_FALSE(public_nkey_of_seed(kNkey));
-  ConfiguredServer server(std::string("authorization { users: [ { nkey: ") + kNkey + " } ] }\n");
+  ConfiguredServer server(std::string("authorization { timeout: 30, users: [ { nkey: ") + kNkey +
+                          " } ] }\n");
   auto n = nats_at("nats://" + server.place());
   EXPECT_TRUE(refused(outcome(n), "refuses the credentials"));
   n.nkey_seed_file = server / "user.nk";
@@ -124,7 +125,8 @@ TEST(Authentication, CredentialsFile) {
 
 TEST(Authentication, ARefusalNamesTheSubject) {
   ConfiguredServer server(
-      "authorization { users: [ { user: u, password: p, permissions: { publish: [\"ok\", "
+      "authorization { timeout: 30, users: [ { user: u, password: p, permissions: { publish: "
+      "[\"ok\", "
       "\"_INBOX.>\"], "
       "subscribe: [\"ok\", \"_INBOX.>\"] } } ] }\n");
   Loop loop;
@@ -154,7 +156,8 @@ TEST(Authentication, ARefusalNamesTheSubject) {
 
 TEST(Authentication, ARefusedInboxFailsRequestsAtOnce) {
   ConfiguredServer server(
-      "authorization { users: [ { user: u, password: p, permissions: { subscribe: [\"ok\"] } } ] "
+      "authorization { timeout: 30, users: [ { user: u, password: p, permissions: { subscribe: "
+      "[\"ok\"] } } ] "
       "}\n");
   Loop loop;
   ConnectOptions o;
@@ -214,7 +217,8 @@ done
   }
   std::string config(const std::string& more = {}) const {
     return "tls { cert_file: \"" + (folder / "server.pem") + "\", key_file: \"" +
-           (folder / "server.key") + "\", ca_file: \"" + (folder / "ca.pem") + "\"" + more + " }\n";
+           (folder / "server.key") + "\", ca_file: \"" + (folder / "ca.pem") + "\", timeout: 30" +
+           more + " }\n";
   }
   TemporaryFolder folder;
 };

@@ -90,6 +90,16 @@ class Cli : public ::testing::Test {
     return {program.status(), program.out(), program.err()};
   }
 
+  // Nodes that are silent for a second or two count as such. This thread, which answers for them,
+  // may be held up for as long on a busy machine: asks again then.
+  Outcome run_answered(const std::vector<std::string>& arguments,
+                       const std::vector<std::string>& environment = {}) {
+    Outcome outcome = run(arguments, environment);
+    for (int tries = 0; outcome.status != 0 && tries < 10; ++tries)
+      outcome = run(arguments, environment);
+    return outcome;
+  }
+
   // No event tells that a file has grown or a child has ended here: asks every few milliseconds.
   bool until(const std::function<bool()>& done) {
     const LoopSource tick = loop_.every(std::chrono::milliseconds(5), [] {});
@@ -152,7 +162,12 @@ TEST_F(Cli, StatusShowsNodesAppsAndWhoIsSilent) {
   EXPECT_NE(plain.out.find("no answer"), std::string::npos) << plain.out;
   EXPECT_NE(plain.out.find("node-1: silent"), std::string::npos) << plain.out;
   EXPECT_EQ(plain.out.find('\033'), std::string::npos) << plain.out;
-  const json out = json::parse(run({"status", "--platform", "shop", "-o", "json"}).out);
+  json out;
+  for (int tries = 0; tries < 10; ++tries) {
+    out = json::parse(run({"status", "--platform", "shop", "-o", "json"}).out);
+    // Or this thread was held up for longer than an answer is waited for.
+    if (out["nodes"][0]["answered"] == true) break;
+  }
   EXPECT_EQ(out["nats"]["version"].get<std::string>().substr(0, 2), "2.");
   EXPECT_EQ(out["nodes"].size(), 3u);
   EXPECT_EQ(out["nodes"][0]["answered"], true);
@@ -209,19 +224,19 @@ TEST_F(Cli, NodeStatusTellsLiveSilentAndGoneApart) {
   put_member("node-2", "S2");
   put_member("node-3", "S3", "left");
   FakeNode node(connection_, "node-1");
-  const Outcome fine = run({"node", "status", "node-1"});
+  const Outcome fine = run_answered({"node", "status", "node-1"});
   EXPECT_EQ(fine.status, 0) << fine.err;
   EXPECT_NE(fine.out.find("database"), std::string::npos) << fine.out;
   EXPECT_EQ(run({"node", "status", "node-2"}).status, 6);
   EXPECT_EQ(run({"node", "status", "node-3"}).status, 5);
-  EXPECT_EQ(run({"node", "status"}, {"NODE_ID=node-1"}).status, 0);
+  EXPECT_EQ(run_answered({"node", "status"}, {"NODE_ID=node-1"}).status, 0);
 }
 
 TEST_F(Cli, HealthOverNatsFollowsTheSession) {
   FakeNode good(connection_, "node-1");
   FakeNode bad(connection_, "node-2", false);
   const std::vector<std::string> environment{"PLATFORM=shop"};
-  EXPECT_EQ(run({"health", "--node", "node-1"}, environment).status, 0);
+  EXPECT_EQ(run_answered({"health", "--node", "node-1"}, environment).status, 0);
   EXPECT_EQ(run({"health", "--node", "node-2"}, environment).status, 5);
   EXPECT_EQ(run({"health", "--node", "node-9"}, environment).status, 5);
 }

@@ -5,8 +5,11 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <string>
+#include <thread>
 
+#include "integration/nats_fixture.h"
 #include "nats/embedded_server.h"
 #include "temporary_folder.h"
 
@@ -32,7 +35,12 @@ class ConfiguredServer {
     o.server_name = "configured";
     o.sync_always = false;
     o.binary = script;
-    server_ = std::make_unique<nats::EmbeddedServer>(o);
+    // A port that was free when it was chosen can be taken by somebody else meanwhile.
+    for (int tries = 0; tries < 5; ++tries) {
+      server_.reset();
+      server_ = std::make_unique<nats::EmbeddedServer>(o);
+      if (!taken_port()) return;
+    }
   }
   std::string place() const { return server_->url().substr(server_->url().find("://") + 3); }
   int port() const { return server_->options().port; }
@@ -40,6 +48,20 @@ class ConfiguredServer {
   nats::EmbeddedServer& operator*() { return *server_; }
 
  private:
+  /// Waits until it is ready, or has ended. Who may connect, and whether it has JetStream, is the
+  /// test's: it is not asked.
+  bool taken_port() const {
+    const auto end = BootClock::now() + kSoon;
+    std::string why;
+    while (server_->running(&why) && BootClock::now() < end) {
+      std::ostringstream log;
+      log << std::ifstream(folder_ / "nats/nats-server.log").rdbuf();
+      if (log.str().find("Server is ready") != std::string::npos) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return why.find("address already in use") != std::string::npos;
+  }
+
   TemporaryFolder folder_;
   std::unique_ptr<nats::EmbeddedServer> server_;
 };

@@ -1,6 +1,7 @@
 // The connection against real servers: messages, requests, states, loss and return of servers.
 #include "nats/connection.h"
 
+#include <atomic>
 #include <thread>
 
 #include <netinet/in.h>
@@ -36,6 +37,9 @@ TEST(Connection, ConnectsAndSaysToWhat) {
   EXPECT_EQ(c.state(), ConnectionState::connecting);
   std::vector<ConnectionState> states;
   c.on_state([&](ConnectionState s, const std::string& why) {
+    // On a slow machine the first attempts are given up, and told of.
+    if (s == ConnectionState::connecting && why.ends_with("no answer within the time limit"))
+      return;
     states.push_back(s);
     EXPECT_EQ(why, "");
   });
@@ -115,13 +119,15 @@ TEST(Connection, SubscriptionsThatComeAndGoUnderLoadDoNoHarm) {
   ASSERT_TRUE(connect(other));
   int got = 0;
   std::vector<Subscription> subs;
-  for (int round = 0; round < 200; ++round) {
+  // On a slow machine much comes for a subscription that has ended: until enough has come in time.
+  const Time end = BootClock::now() + kSoon;
+  for (int round = 0; round < 200 || (got <= 2000 && BootClock::now() < end); ++round) {
     subs.push_back(c.subscribe("load.>", [&](Message) { ++got; }));
     if (subs.size() > 3) subs.erase(subs.begin());
     for (int i = 0; i < 20; ++i) other.publish(message("load.x", "data"));
     loop.run_once(milliseconds(1));
   }
-  ASSERT_TRUE(loop.run_until([&] { return got > 2000; }, kSoon));
+  EXPECT_GT(got, 2000);
 }
 
 TEST(Connection, QueueGroupsShareMessages) {
@@ -183,12 +189,19 @@ TEST(Connection, TimeoutsOfManyRequestsComeInTheirOrder) {
   ASSERT_TRUE(connect(c));
   auto deaf = c.subscribe("deaf", [](Message) {});
   std::vector<int> order;
-  for (int i : {3, 1, 2})
-    c.request(message("deaf"), milliseconds(50 * i), [&order, i](Result<Message> r) {
-      EXPECT_EQ(r.error().errc(), Errc::timeout);
-      order.push_back(i);
-    });
-  ASSERT_TRUE(loop.run_until([&] { return order.size() == 3; }, kSoon));
+  // Only those that were made at once are due in a known order.
+  Duration took{};
+  for (int tries = 0; tries == 0 || (took >= milliseconds(40) && tries < 100); ++tries) {
+    order.clear();
+    const Time begin = BootClock::now();
+    for (int i : {3, 1, 2})
+      c.request(message("deaf"), milliseconds(50 * i), [&order, i](Result<Message> r) {
+        EXPECT_EQ(r.error().errc(), Errc::timeout);
+        order.push_back(i);
+      });
+    took = BootClock::now() - begin;
+    ASSERT_TRUE(loop.run_until([&] { return order.size() == 3; }, kSoon));
+  }
   EXPECT_EQ(order, (std::vector{1, 2, 3}));
 }
 
@@ -358,11 +371,13 @@ TEST(Connection, EachServerOfThreeKilledInTurnIsReplacedQuickly) {
     lost += state == ConnectionState::reconnecting;
   });
   for (int round = 0; round < 3; ++round) {
+    // It is told of each reason why an attempt fails.
+    const int before = lost;
     std::size_t victim = 0;
     while (servers[victim].url() != c.server().url) ++victim;
     Time begin = BootClock::now();
     servers[victim].kill_hard();
-    auto replaced = [&] { return lost == round + 1 && c.state() == ConnectionState::connected; };
+    auto replaced = [&] { return lost > before && c.state() == ConnectionState::connected; };
     ASSERT_TRUE(loop.run_until(replaced, kSoon));
     auto took = std::chrono::duration_cast<milliseconds>(BootClock::now() - begin).count();
     RecordProperty("reconnect_ms_" + std::to_string(round), static_cast<int>(took));
@@ -388,9 +403,16 @@ TEST(Connection, AFloodThatIsNotTakenIsDroppedAndReported) {
   c.on_error([&](const Error& e) { errors.push_back(e); });
   int got = 0;
   auto sub = c.subscribe("flood", [&](Message) { ++got; }, {}, 100);
+  // Counts on the thread that takes them in, behind the one above.
+  const auto arrived = std::make_shared<std::atomic<int>>(0);
+  auto counter = c.subscribe_direct("flood", [arrived](const Message&) { ++*arrived; });
   testing::must(loop, [&](auto done) { c.flush(kSoon, done); });
-  // The loop stands still while these are sent: the other threads take them in.
+  // The loop stands still while these come in on the other threads.
   for (int i = 0; i < 20'000; ++i) ASSERT_TRUE(sender.publish(message("flood", "x")));
+  for (const Time end = BootClock::now() + kSoon; *arrived < 20'000;) {
+    ASSERT_LT(BootClock::now(), end) << *arrived;
+    std::this_thread::sleep_for(milliseconds(1));
+  }
   ASSERT_TRUE(loop.run_until([&] { return !errors.empty(); }, kSoon));
   EXPECT_NE(std::string(errors[0].what()).find("\"flood\""), std::string::npos);
   EXPECT_GE(got, 100);

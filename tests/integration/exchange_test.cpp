@@ -2,6 +2,7 @@
 #include "nats/exchange.h"
 
 #include <algorithm>
+#include <atomic>
 #include <future>
 
 #include <gtest/gtest.h>
@@ -97,10 +98,13 @@ TEST_F(ExchangeTest, SaysWhatBecameOfARequestThatFails) {
 }
 
 TEST_F(ExchangeTest, ALostConnectionLeavesTheOutcomeUnknown) {
-  subscriptions.push_back(connection->subscribe_direct("silent", [](const Message&) {}));
+  const auto heard = std::make_shared<std::atomic<bool>>(false);
+  subscriptions.push_back(
+      connection->subscribe_direct("silent", [heard](const Message&) { *heard = true; }));
   ready();
   auto waiting = on_thread([this] { return request_fails({.subject = "silent"}); });
-  ASSERT_TRUE(loop.run_until([&] { return exchange->waiting() == 1; }, kSoon));
+  // Until it has been sent: one that has not is known not to have taken effect.
+  ASSERT_TRUE(loop.run_until([&] { return heard->load(); }, kSoon));
   servers[0].kill_hard();
   EXPECT_EQ(result_of(std::move(waiting)), Errc::unknown_outcome);
   EXPECT_EQ(request_fails({.subject = "silent"}), Errc::unavailable) << "nothing was sent";

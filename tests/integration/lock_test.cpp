@@ -20,12 +20,18 @@ using testing::kSoon;
 
 class LockTest : public ::testing::Test {
  protected:
-  testing::Node& node(const std::string& name) {
-    nodes.push_back(std::make_unique<testing::Node>(servers, folder.path(), name));
+  /// A node takes no lock before it has voters, or session_timeout has passed.
+  testing::Node& node(const std::string& name, milliseconds session_timeout = testing::kSteady) {
+    auto options = testing::Node::options(servers, folder.path(), name, seconds(30));
+    options.timing = testing::patient_timing(session_timeout);
+    options.timing.lease_ttl = seconds(100);
+    nodes.push_back(std::make_unique<testing::Node>(std::move(options)));
     nodes.back()->platform->add_app({.name = "app", .mode = Spread{}});
     nodes.back()->run();
     return *nodes.back();
   }
+  /// Its session lasts for lease_ttl all the same.
+  testing::Node& node_alone(const std::string& name) { return node(name, testing::patience()); }
   template <typename Work>
   Errc errc_of(Work work) {
     return testing::errc_of(std::move(work), &last_text);
@@ -57,21 +63,24 @@ class LockTest : public ::testing::Test {
 TEST_F(LockTest, OneHoldsItAtATime) {
   auto& a = *node("a").platform;
   auto& b = *node("b").platform;
-  LockGuard first = a.lock("l").acquire();
+  LockGuard first = a.lock("l").acquire(kSoon);
   EXPECT_TRUE(first.held());
   EXPECT_GT(first.token(), 0u);
   EXPECT_EQ(first.name(), "l");
-  EXPECT_FALSE(b.lock("l").try_acquire());
-  EXPECT_FALSE(a.lock("l").try_acquire()) << "not by another thread of the same node either";
-  EXPECT_EQ(errc_of([&] { b.lock("l").acquire(milliseconds(50)); }), Errc::timeout);
-  EXPECT_NE(last_text.find("node \"a\" holds it"), std::string::npos) << last_text;
+  EXPECT_FALSE(b.lock("l").try_acquire(kSoon));
+  EXPECT_FALSE(a.lock("l").try_acquire(kSoon)) << "not by another thread of the same node either";
+  // It looks who holds it for no longer than it has waited.
+  const auto named = [&] { return last_text.find("node \"a\" holds it") != std::string::npos; };
+  for (auto wait = milliseconds(50); !named() && wait < kSoon; wait *= 2)
+    EXPECT_EQ(errc_of([&] { b.lock("l").acquire(wait); }), Errc::timeout);
+  EXPECT_TRUE(named()) << last_text;
   auto holder = b.lock("l").holder();
   ASSERT_TRUE(holder);
   EXPECT_EQ(holder->node, "a");
   EXPECT_EQ(holder->token, first.token());
   first.release();
   EXPECT_FALSE(first.held());
-  auto second = b.lock("l").try_acquire();
+  auto second = b.lock("l").try_acquire(kSoon);
   ASSERT_TRUE(second);
   EXPECT_GT(second->token(), first.token());
   second.reset();
@@ -82,7 +91,7 @@ TEST_F(LockTest, AReleaseHandsItToWhoeverHasWaitedLongest) {
   auto& a = *node("a").platform;
   auto& b = *node("b").platform;
   auto& c = *node("c").platform;
-  LockGuard held = a.lock("l").acquire();
+  LockGuard held = a.lock("l").acquire(kSoon);
   std::mutex mutex;
   std::vector<std::string> order;
   auto take = [&](Platform& platform, const std::string& name) {
@@ -115,12 +124,14 @@ TEST_F(LockTest, OfManyThreadsOnSeveralNodesOneIsInsideAtATime) {
     for (int t = 0; t < 4; ++t)
       threads.push_back(on_thread([&, platform = n->platform.get()] {
         for (int i = 0; i < 10; ++i)
-          platform->lock("l").run([&](LockGuard& guard) {
-            most = std::max(most.load(), ++inside);
-            if (guard.token() <= last_token.exchange(guard.token())) grew = false;
-            ++entries;
-            --inside;
-          });
+          platform->lock("l").run(
+              [&](LockGuard& guard) {
+                most = std::max(most.load(), ++inside);
+                if (guard.token() <= last_token.exchange(guard.token())) grew = false;
+                ++entries;
+                --inside;
+              },
+              2 * kSoon);
       }));
   for (auto& thread : threads) thread.get();
   EXPECT_EQ(entries, 120);
@@ -131,7 +142,7 @@ TEST_F(LockTest, OfManyThreadsOnSeveralNodesOneIsInsideAtATime) {
 TEST_F(LockTest, AStoppedNodeLeavesItToTheNext) {
   auto& a = node("a");
   auto& b = *node("b").platform;
-  LockGuard guard = a.platform->lock("l").acquire();
+  LockGuard guard = a.platform->lock("l").acquire(kSoon);
   auto next = on_thread([&] { return b.lock("l").acquire(kSoon); });
   ASSERT_TRUE(eventually([&] { return waiters("_.l") == 1; }));
   a.stop();
@@ -141,16 +152,16 @@ TEST_F(LockTest, AStoppedNodeLeavesItToTheNext) {
   EXPECT_TRUE(second.held());
   EXPECT_GT(second.token(), guard.token());
   Lock left = a.platform->lock("l");
-  EXPECT_EQ(errc_of([&] { left.acquire(); }), Errc::shutting_down);
+  EXPECT_EQ(errc_of([&] { left.acquire(kSoon); }), Errc::shutting_down);
   a.platform.reset();
-  EXPECT_EQ(errc_of([&] { left.acquire(); }), Errc::shutting_down) << "also once it is gone";
+  EXPECT_EQ(errc_of([&] { left.acquire(kSoon); }), Errc::shutting_down) << "also once it is gone";
   EXPECT_FALSE(guard.held());
 }
 
 TEST_F(LockTest, ASessionThatEndsLosesIt) {
   auto& a = *node("a").platform;
   auto& b = *node("b").platform;
-  LockGuard guard = a.lock("l").acquire();
+  LockGuard guard = a.lock("l").acquire(kSoon);
   auto next = on_thread([&] { return b.lock("l").acquire(kSoon); });
   ASSERT_TRUE(eventually([&] { return waiters("_.l") == 1; }));
   // By hand, past the protocol: that the holder hears of it first is for the simulator to show.
@@ -179,8 +190,8 @@ TEST_F(LockTest, ASessionThatEndsLosesIt) {
 }
 
 TEST_F(LockTest, AServerThatIsKilledAndComesBackTakesNoLockAway) {
-  auto& a = *node("a").platform;
-  LockGuard guard = a.lock("l").acquire();
+  auto& a = *node_alone("a").platform;
+  LockGuard guard = a.lock("l").acquire(kSoon);
   auto next = on_thread([&] { return a.lock("l").acquire(2 * kSoon); });
   ASSERT_TRUE(eventually([&] { return waiters("_.l") == 1; }));
   servers[0].kill_hard();
@@ -195,16 +206,16 @@ TEST_F(LockTest, AServerThatIsKilledAndComesBackTakesNoLockAway) {
 TEST_F(LockTest, ASemaphoreHasSoManyHolders) {
   auto& a = *node("a").platform;
   auto& b = *node("b").platform;
-  auto first = a.semaphore("s", 2).acquire();
-  auto second = b.semaphore("s", 2).try_acquire();
+  auto first = a.semaphore("s", 2).acquire(kSoon);
+  auto second = b.semaphore("s", 2).try_acquire(kSoon);
   ASSERT_TRUE(second);
-  EXPECT_FALSE(a.semaphore("s", 2).try_acquire());
+  EXPECT_FALSE(a.semaphore("s", 2).try_acquire(kSoon));
   EXPECT_EQ(b.semaphore("s", 2).holders().size(), 2u);
-  EXPECT_EQ(errc_of([&] { a.semaphore("s", 3).acquire(); }), Errc::invalid_argument);
+  EXPECT_EQ(errc_of([&] { a.semaphore("s", 3).acquire(kSoon); }), Errc::invalid_argument);
   EXPECT_NE(last_text.find("a semaphore of 2"), std::string::npos) << last_text;
-  EXPECT_EQ(errc_of([&] { b.lock("s").acquire(); }), Errc::invalid_argument);
+  EXPECT_EQ(errc_of([&] { b.lock("s").acquire(kSoon); }), Errc::invalid_argument);
   second.reset();
-  EXPECT_TRUE(a.semaphore("s", 2).acquire().held());
+  EXPECT_TRUE(a.semaphore("s", 2).acquire(kSoon).held());
   first.release();
 }
 
@@ -238,10 +249,10 @@ TEST_F(LockTest, WhatFailsOnOneNodeIsTriedOnTheNext) {
 }
 
 TEST_F(LockTest, NamesMayBeAnyText) {
-  auto& platform = *node("a").platform;
+  auto& platform = *node_alone("a").platform;
   const std::set<std::string> names{"a.b", "a b", "ä/ö", ".", "=3D", "_", "*", ">"};
   std::vector<LockGuard> guards;
-  for (const auto& name : names) guards.push_back(platform.lock(name).acquire());
+  for (const auto& name : names) guards.push_back(platform.lock(name).acquire(kSoon));
   for (const auto& guard : guards) EXPECT_TRUE(guard.held());
   EXPECT_EQ(errc_of([&] { platform.lock(""); }), Errc::invalid_argument);
   EXPECT_EQ(errc_of([&] { platform.lock("\xff"); }), Errc::invalid_argument);
@@ -254,17 +265,17 @@ TEST_F(LockTest, AnAppsLockIsItsOwn) {
   EXPECT_EQ(errc_of([&] { app.lock("l").acquire(milliseconds(10)); }), Errc::timeout)
       << "nothing runs yet";
   n.run();
-  LockGuard of_platform = n.platform->lock("l").acquire();
-  LockGuard of_app = app.lock("l").acquire();
+  LockGuard of_platform = n.platform->lock("l").acquire(kSoon);
+  LockGuard of_app = app.lock("l").acquire(kSoon);
   EXPECT_TRUE(of_platform.held() && of_app.held());
 }
 
 TEST_F(LockTest, RecordsThatNobodyUsesAreRemoved) {
-  auto& platform = *node("a").platform;
+  auto& platform = *node_alone("a").platform;
   ASSERT_TRUE(eventually([&] { return platform.members().size() == 1; }));
-  const auto used = platform.lock("used").acquire();
-  platform.lock("old").acquire().release();
-  const auto token = platform.lock("old").acquire().token();
+  const auto used = platform.lock("used").acquire(kSoon);
+  platform.lock("old").acquire(kSoon).release();
+  const auto token = platform.lock("old").acquire(kSoon).token();
   platform.barrier("open").open();
   ASSERT_TRUE(eventually([&] { return !platform.lock("old").holder(); }));
   Loop loop;
@@ -305,7 +316,7 @@ TEST_F(LockTest, RecordsThatNobodyUsesAreRemoved) {
   EXPECT_FALSE(there("old"));
   EXPECT_TRUE(used.held());
   EXPECT_TRUE(platform.barrier("open").is_open());
-  EXPECT_GT(platform.lock("old").acquire().token(), token) << "tokens grow all the same";
+  EXPECT_GT(platform.lock("old").acquire(kSoon).token(), token) << "tokens grow all the same";
 }
 
 }  // namespace

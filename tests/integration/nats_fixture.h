@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,8 +23,9 @@
 
 namespace cluster::testing {
 
-/// Generous: how long a test waits for what must happen.
-inline constexpr auto kSoon = std::chrono::seconds(30);
+/// Generous: how long a test waits for what must happen. A limit for what hangs: a busy machine may
+/// hold a process up for many seconds.
+inline constexpr auto kSoon = std::chrono::seconds(60);
 
 /// One server (or a cluster) with JetStream, ready.
 class NatsServers {
@@ -61,17 +63,25 @@ inline bool connect(nats::Connection& connection) {
       [&] { return connection.state() == nats::ConnectionState::connected; }, kSoon);
 }
 
-/// Stops a process and waits until the kernel has done so.
+/// Stops a process and waits until the kernel has done so. Each of its threads stops by itself: on
+/// a busy machine one may still answer when another has stopped.
 inline void freeze(pid_t pid) {
   ::kill(pid, SIGSTOP);
-  auto stopped = [&] {
-    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  const auto stopped = [](const std::filesystem::path& thread) {
+    std::ifstream stat(thread / "stat");
     std::string text;
     std::getline(stat, text);
-    auto at = text.rfind(") ");
+    const auto at = text.rfind(") ");
     return at == std::string::npos || text[at + 2] == 'T';
   };
-  while (!stopped()) std::this_thread::yield();
+  const std::string threads = "/proc/" + std::to_string(pid) + "/task";
+  for (bool all = false; !all;) {
+    std::this_thread::yield();
+    all = true;
+    std::error_code gone;
+    for (const auto& thread : std::filesystem::directory_iterator(threads, gone))
+      if (!stopped(thread.path())) all = false;
+  }
 }
 inline void thaw(pid_t pid) { ::kill(pid, SIGCONT); }
 

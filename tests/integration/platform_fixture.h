@@ -37,7 +37,19 @@ Errc errc_of(Work work, std::string* text = nullptr) {
   return Errc{};
 }
 
-/// A session_timeout that lasts where sanitizers slow everything down.
+/// What a platform says of itself. Its loop has a second to answer: asked again where it is busy.
+inline std::string status_of(const Platform& platform) {
+  const auto end = BootClock::now() + kSoon;
+  while (true) {
+    try {
+      return platform.status_json();
+    } catch (const Error& error) {
+      if (error.errc() != Errc::timeout || BootClock::now() > end) throw;
+    }
+  }
+}
+
+/// A session_timeout for a node alone, whose session lasts as long as lease_ttl: it leads soon.
 inline std::chrono::milliseconds patience() { return Timing().session_timeout * slowness(); }
 
 inline Timing patient_timing(std::chrono::milliseconds session_timeout = patience()) {
@@ -47,6 +59,15 @@ inline Timing patient_timing(std::chrono::milliseconds session_timeout = patienc
   timing.cooldown = std::chrono::milliseconds(200);
   return timing;
 }
+
+/// A session_timeout for several nodes that are to keep their sessions though their threads stand
+/// still for seconds, as they do on a busy machine. Nodes that start together have voters soon, and
+/// lead without waiting for it; one that starts alone leads only after it.
+inline constexpr std::chrono::milliseconds kSteady{5'000};
+/// The same for nodes that need not lead.
+inline constexpr std::chrono::milliseconds kVerySteady{10'000};
+/// For two nodes of which the first leads before the second comes.
+inline std::chrono::milliseconds quite_steady() { return std::chrono::seconds(2) * slowness(); }
 
 /// A platform that runs on a thread of its own.
 class Node {
@@ -85,7 +106,7 @@ class DatabaseNode : public Node {
   /// A longer `session_timeout` survives a NATS server that is stopped for a
   /// while, and takes longer to lead for the first time.
   DatabaseNode(const NatsServers& servers, const std::string& folder, const std::string& name,
-               Sqlite sqlite = {}, std::chrono::milliseconds session_timeout = patience())
+               Sqlite sqlite = {}, std::chrono::milliseconds session_timeout = quite_steady())
       : Node(patient(options(servers, folder, name, std::chrono::seconds(30)), session_timeout)),
         path(folder + "/" + name + ".db") {
     sqlite.path = path;
