@@ -246,7 +246,7 @@ TEST_F(SnapshotsTest, OldFilesGoAndTheStreamIsTrimmed) {
         ++count;
         return keeper->status().taken >= 5;
       },
-      kSoon));
+      kLong));
   lead.sync();
   ASSERT_TRUE(loop.run_until([&] { return keeper->status().snapshots == 2; }, kSoon))
       << keeper->status().trouble;
