@@ -9,8 +9,6 @@
 namespace cluster::sqlite {
 namespace {
 
-using testing::kSoon;
-
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kSanitized = true;
 #else
@@ -58,7 +56,7 @@ TEST_F(PrimaryTest, AReaderThatStaysKeepsTheWalLongButReplicationGoesOn) {
   reader.exec("COMMIT");
   // The WAL is begun anew by a transaction.
   Txid txid = 0;
-  const Time end = BootClock::now() + kSoon;
+  const Time end = BootClock::now() + kLong;
   do {
     db.exec("INSERT INTO t(v) VALUES(1)");
     txid = lead.sync();
