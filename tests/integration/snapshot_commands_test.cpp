@@ -29,14 +29,23 @@ class SnapshotCommands : public ::testing::Test {
  protected:
   void SetUp() override {
     if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
-    first.emplace(servers, folder.path(), "node-1");
+    // The lead is to last, also when the machine stands still for a second or two.
+    const auto patience = testing::patience() + std::chrono::milliseconds(1'500);
+    first.emplace(servers, folder.path(), "node-1", Sqlite{}, patience);
     first->run();
     ASSERT_TRUE(first->app->election().wait_for_leadership(kSoon));
-    second.emplace(servers, folder.path(), "node-2");
+    second.emplace(servers, folder.path(), "node-2", Sqlite{}, patience);
     second->run();
     ASSERT_TRUE(eventually([&] { return first->platform->members().size() == 2; }));
-    auto db = first->database().open();
-    db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    {
+      auto db = first->database().open();
+      db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    }
+    // It has a copy, and with it the lock of the database's path, some time after its session.
+    const auto position = first->database().sync(kSoon);
+    ASSERT_TRUE(eventually([&] {
+      return testing::errc_of([&] { second->database().wait_for(position, kSoon); }) == Errc{};
+    }));
   }
 
   Outcome run(std::vector<std::string> arguments,

@@ -18,7 +18,11 @@ namespace cluster::sqlite {
 
 class SnapshotFixture : public SqliteTest {
  protected:
-  SnapshotFixture() : c(loop, servers.options()), js(c) {}
+  /// How long work may take that goes through all of a large database.
+  static constexpr auto kLong = std::chrono::minutes(3);
+
+  // A lone server that stands still answers late.
+  SnapshotFixture() : c(loop, servers.options()), js(c, testing::kSoon) {}
 
   void SetUp() override {
     ASSERT_TRUE(testing::connect(c));
@@ -28,9 +32,9 @@ class SnapshotFixture : public SqliteTest {
     config.deny_delete = true;
     const auto state = nats::await<nats::StreamState>(
         loop, testing::kSoon, [&](auto done) { js.create_stream(config, done); });
-    ASSERT_TRUE(state);
+    ASSERT_TRUE(state) << state.error().what();
     history = history_of(state.value());
-    store = std::make_unique<SnapshotStore>(js, "p_a_snapshots", std::chrono::seconds(10));
+    store = std::make_unique<SnapshotStore>(js, "p_a_snapshots", testing::kSoon);
   }
 
   /// Runs `work` on a thread that may block, and the loop meanwhile.
@@ -39,7 +43,7 @@ class SnapshotFixture : public SqliteTest {
     auto result = std::async(std::launch::async, work);
     loop.run_until(
         [&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; },
-        std::chrono::seconds(120));
+        kLong);
     return result.get();
   }
 
@@ -77,8 +81,8 @@ class SnapshotFixture : public SqliteTest {
     }
     /// All that was committed is stored; returns the last transaction.
     Txid sync() {
-      const auto txid = nats::await<Txid>(test.loop, testing::kSoon,
-                                          [&](auto done) { primary->sync(testing::kSoon, done); });
+      const auto txid =
+          nats::await<Txid>(test.loop, kLong, [&](auto done) { primary->sync(kLong, done); });
       EXPECT_TRUE(txid) << txid.error().what();
       return txid ? txid.value() : 0;
     }
@@ -101,8 +105,7 @@ class SnapshotFixture : public SqliteTest {
         [&lead] { return lead.primary->status().stored; });
   }
   StoredFile create_snapshot(SnapshotKeeper& keeper) {
-    const auto file =
-        nats::await<StoredFile>(loop, testing::kSoon, [&](auto done) { keeper.create(done); });
+    const auto file = nats::await<StoredFile>(loop, kLong, [&](auto done) { keeper.create(done); });
     EXPECT_TRUE(file) << file.error().what();
     return file ? file.value() : StoredFile{};
   }

@@ -246,16 +246,16 @@ TEST_F(SnapshotsTest, OldFilesGoAndTheStreamIsTrimmed) {
         ++count;
         return keeper->status().taken >= 5;
       },
-      kSoon));
+      kLong));
   lead.sync();
   ASSERT_TRUE(loop.run_until([&] { return keeper->status().snapshots == 2; }, kSoon))
       << keeper->status().trouble;
   const auto taken = static_cast<int>(keeper->status().taken);
   ASSERT_TRUE(loop.run_until([&] { return removed >= taken - 2; }, kSoon)) << removed;
   EXPECT_GE(rounds, 1);
+  EXPECT_TRUE(loop.run_until([&] { return stream().first > 2; }, kSoon));
   keeper.reset();
   const auto range = stream();
-  EXPECT_GT(range.first, 2U);
   EXPECT_LE(range.first, range.last);
   const auto restored = restore("r.db");
   EXPECT_EQ(rows("r.db"), count) << "nothing is missing for all that";
@@ -328,14 +328,14 @@ std::size_t grown_since(std::size_t before) {
 TEST_F(SnapshotsTest, TakesAndRestoresALargeDatabaseInLittleMemory) {
   Handle db = create("p.db", "PRAGMA page_size=4096");
   db.exec(
-      "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<60000) "
+      "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<36000) "
       "INSERT INTO t(v) SELECT randomblob(3500) FROM c");
   Lead lead(*this, "p.db", 1);
   reset_memory_peak();
   const std::size_t before = memory_peak();
   auto keeper = keep(lead, keeper_options());
   const auto file = create_snapshot(*keeper);
-  EXPECT_GT(file.size, 200'000'000U);
+  EXPECT_GT(file.size, 120'000'000U) << "about twice of what it may take";
   const std::size_t taking = grown_since(before);
   reset_memory_peak();
   const std::size_t between = memory_peak();

@@ -195,12 +195,20 @@ TEST(HttpEndpoint, APortInUseIsSaidClearly) {
 }
 
 TEST(HttpEndpoint, ThePortIsFreeAgainAfterStop) {
-  HttpEndpoint first("127.0.0.1:0", echo);
-  ask(first.address(), "GET", "/health");
-  first.stop();
-  first.stop();
-  HttpEndpoint second(first.address(), echo);
-  EXPECT_EQ(second.address(), first.address());
+  // Another program may be given the port in between, though hardly three times in a row.
+  for (int tries = 1;; ++tries) {
+    HttpEndpoint first("127.0.0.1:0", echo);
+    ask(first.address(), "GET", "/health");
+    first.stop();
+    first.stop();
+    try {
+      HttpEndpoint second(first.address(), echo);
+      EXPECT_EQ(second.address(), first.address());
+      return;
+    } catch (const Error& error) {
+      ASSERT_LT(tries, 3) << error.what();
+    }
+  }
 }
 
 TEST(HttpEndpoint, AddressesThatAreNoneAreRefused) {

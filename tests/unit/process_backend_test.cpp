@@ -21,6 +21,7 @@
 
 #include "core/ids.h"
 #include "core/process_scan.h"
+#include "core/unique_fd.h"
 #include "ops/leftovers.h"
 
 extern char** environ;
@@ -32,7 +33,7 @@ using namespace std::chrono_literals;
 using State = ProcessBackend::State;
 
 const std::string kTool = CLUSTER_BACKEND_TOOL;
-constexpr Duration kLong = 20s;  // never reached unless something is wrong
+constexpr Duration kLong = 60s;  // never reached unless something is wrong
 
 std::string read_file(const std::string& path) {
   std::ostringstream text;
@@ -45,18 +46,6 @@ bool runs(pid_t pid) {
   auto at = stat.rfind(')');
   return at != std::string::npos && stat.size() > at + 2 && stat[at + 2] != 'Z' &&
          stat[at + 2] != 'X';
-}
-
-int free_port() {
-  int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  ::bind(fd, reinterpret_cast<sockaddr*>(&address), size);
-  ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  ::close(fd);
-  return ntohs(address.sin_port);
 }
 
 std::vector<std::string> shell(const std::string& script) { return {"/bin/sh", "-c", script}; }
@@ -87,6 +76,22 @@ class ProcessBackendTest : public ::testing::Test {
       cooldown_ = cooldown;
     });
     return *backend_;
+  }
+
+  // A port that nobody listens on and the kernel gives to nobody else. A program that says
+  // SO_REUSEADDR, as this one does, may still listen on it.
+  int free_port() {
+    UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const int yes = 1;
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+    ports_.push_back(std::move(fd));
+    return ntohs(address.sin_port);
   }
 
   // What start() came to: empty when ready.
@@ -129,6 +134,7 @@ class ProcessBackendTest : public ::testing::Test {
   std::vector<pid_t> groups_;
   std::optional<std::string> gave_up_;
   bool cooldown_ = false;
+  std::vector<UniqueFd> ports_;
 };
 
 #define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
@@ -157,7 +163,7 @@ TEST_F(ProcessBackendTest, IsReadyAfterItsDelay) {
 }
 
 TEST_F(ProcessBackendTest, IsReadyOnceItsPortAcceptsConnections) {
-  int port = free_port();
+  const int port = free_port();
   make(
       {.command = {kTool, "listen", std::to_string(port), "100"}, .ready = ReadyTcp{.port = port}});
   Time begin = BootClock::now();
@@ -168,7 +174,7 @@ TEST_F(ProcessBackendTest, IsReadyOnceItsPortAcceptsConnections) {
 }
 
 TEST_F(ProcessBackendTest, IsReadyOnceItsUrlAnswersWell) {
-  int port = free_port();
+  const int port = free_port();
   std::ofstream(path("unwell")) << "";
   make({.command = {kTool, "http", std::to_string(port), "204", path("unwell")},
         .ready = ReadyHttp{"http://localhost:" + std::to_string(port) + "/health?x=1"}});
@@ -308,7 +314,7 @@ TEST_F(ProcessBackendTest, AnExitBeforeItIsReadyFailsTheStartWithTheLastLines) {
   std::ofstream(path("log")) << "of an earlier run\n";
   make({.command = shell("echo first; echo 'cannot open database' >&2; exit 3"),
         .log_file = path("log"),
-        .ready = ReadyDelay{10s}});
+        .ready = ReadyDelay{25s}});
   std::string error = start();
   EXPECT_HAS(error, "exited with status 3 before it was ready");
   EXPECT_HAS(error, "first\ncannot open database");
@@ -318,18 +324,25 @@ TEST_F(ProcessBackendTest, AnExitBeforeItIsReadyFailsTheStartWithTheLastLines) {
 }
 
 TEST_F(ProcessBackendTest, AProgramThatGoesToTheBackgroundIsToldNotTo) {
-  make({.command = {kTool, "stray", path("stray")}, .ready = ReadyDelay{10s}});
+  make({.command = {kTool, "stray", path("stray")}, .ready = ReadyDelay{25s}});
   EXPECT_HAS(start(), "tell it to stay in the foreground");
   EXPECT_TRUE(find_marked({instance_mark(marker_)}).empty()) << "and it is gone";
 }
 
 TEST_F(ProcessBackendTest, NotReadyInTimeEndsItAndSaysWhatTheLastCheckSaw) {
-  int port = free_port();
-  make({.command = shell("exec sleep 1000"),
-        .ready = ReadyTcp{.port = port},
-        .ready_timeout = 150ms});
-  std::string error = start();
-  EXPECT_HAS(error, "was not ready within 150 ms");
+  const int port = free_port();
+  // So short a time may pass before the first check was made: then there is nothing to say of it.
+  std::string error;
+  for (auto limit = 150ms; limit < kLong; limit *= 2) {
+    make({.command = shell("exec sleep 1000"),
+          .ready = ReadyTcp{.port = port},
+          .ready_timeout = limit});
+    error = start();
+    if (error.find("the last check") != std::string::npos) {
+      EXPECT_HAS(error, "was not ready within " + std::to_string(limit.count()) + " ms");
+      break;
+    }
+  }
   EXPECT_HAS(error, "127.0.0.1:" + std::to_string(port) + ": Connection refused");
   EXPECT_EQ(groups_.back(), 0);
 }
@@ -351,8 +364,11 @@ TEST_F(ProcessBackendTest, APortThatAnotherProgramHoldsIsNotTakenForReadiness) {
 }
 
 TEST_F(ProcessBackendTest, CanBeStartedAgainAfterAFailureAndAfterAStop) {
-  make({.command = shell("test -e " + path("allowed") + " || exit 1; exec sleep 1000"),
-        .ready = ReadyDelay{30ms}});
+  // It is ready by what it does: after a time it would be, too, if it had not come to its exit yet.
+  const int port = free_port();
+  make({.command = shell("test -e " + path("allowed") + " || exit 1; exec " + kTool + " listen " +
+                         std::to_string(port) + " 0"),
+        .ready = ReadyTcp{.port = port}});
   EXPECT_HAS(start(), "exited with status 1");
   std::ofstream(path("allowed")) << "";
   EXPECT_EQ(start(), "");
@@ -382,7 +398,8 @@ TEST_F(ProcessBackendTest, GivesUpWithACooldownAfterTooManyRestartsWithGrowingPa
         .log_file = path("log"),
         .backoff_min = 20ms,
         .backoff_max = 60ms,
-        .max_restarts = 4});
+        .max_restarts = 4,
+        .restart_window = 1h});
   EXPECT_EQ(start(), "");
   Time begin = BootClock::now();
   std::ofstream(path("die")) << "";
@@ -423,7 +440,7 @@ TEST_F(ProcessBackendTest, NeverGivesTheLeadUpAtOnce) {
 }
 
 TEST_F(ProcessBackendTest, FailedHealthChecksCountAsAnExit) {
-  int port = free_port();
+  const int port = free_port();
   make({.command = {kTool, "http", std::to_string(port), "200", path("unwell")},
         .ready = ReadyHttp{"http://127.0.0.1:" + std::to_string(port)},
         .health_interval = 20ms,
@@ -441,7 +458,7 @@ TEST_F(ProcessBackendTest, FailedHealthChecksCountAsAnExit) {
 }
 
 TEST_F(ProcessBackendTest, AHungProgramFailsItsHealthChecksAndIsKilled) {
-  int port = free_port();
+  const int port = free_port();
   make({.command = {kTool, "http", std::to_string(port), "200", path("unwell")},
         .ready = ReadyHttp{"http://127.0.0.1:" + std::to_string(port)},
         .health_interval = 10ms,
@@ -604,8 +621,7 @@ TEST_F(ProcessBackendTest, DestroyingItKillsTheProgram) {
   pid_t parent = backend_->status().pid;
   pid_t child = reported("child");
   backend_.reset();
-  EXPECT_FALSE(runs(parent));
-  EXPECT_TRUE(until([&] { return !runs(child); }));
+  EXPECT_TRUE(until([&] { return !runs(parent) && !runs(child); }));
 }
 
 TEST_F(ProcessBackendTest, ManyStartsAndStopsLeakNothing) {
@@ -621,7 +637,8 @@ TEST_F(ProcessBackendTest, ManyStartsAndStopsLeakNothing) {
     EXPECT_EQ(start(), "");
     stop();
   }
-  EXPECT_EQ(descriptors(), before);
+  // A strand may still be about to close what the last look for left-overs had open.
+  EXPECT_TRUE(until([&] { return descriptors() <= before; })) << descriptors() << " of " << before;
 }
 
 // ---- the node's death, left-overs
