@@ -9,14 +9,14 @@ namespace cluster::e2e {
 namespace {
 
 TEST(Database, AStandbyHasWhatTheLeaderCommits) {
-  Databases d;
+  Databases d(kPatient);
   d.start(2);
   ASSERT_TRUE(d.wait_for_rows(100));
   d.check();
 }
 
 TEST(Database, TheNextLeaderGoesOnWithItWhenTheLeaderIsKilled) {
-  Databases d;
+  Databases d(kPatient);
   const std::string leader = d.start(3);
   ASSERT_TRUE(d.wait_for_rows(100));
   const auto epoch = d.c.epoch();
@@ -43,7 +43,7 @@ TEST(Database, ALeaderThatWasKilledAndLeadsAgainKeepsAllThatItCommitted) {
 }
 
 TEST(Database, AHandOverLosesNothing) {
-  Databases d;
+  Databases d(kPatient);
   const std::string leader = d.start(2);
   ASSERT_TRUE(d.wait_for_rows(100));
   const auto epoch = d.c.epoch();
@@ -56,7 +56,7 @@ TEST(Database, AHandOverLosesNothing) {
 // Whoever leads has the database at its path, and whoever follows at the replica's.
 TEST(Database, AReplicaMayHaveAFileOfItsOwn) {
   namespace fs = std::filesystem;
-  Databases d;
+  Databases d(kSteady);
   d.separate = true;
   std::string leader = d.start_watched(2);
   for (int i = 0; i < 4; ++i) {
