@@ -601,28 +601,21 @@ testing::AssertionResult Cluster::wait_members(const std::vector<std::string>& n
 
 testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& nodes) {
   return wait_for("nodes to be live members that all watch each other", [&] {
-    return std::all_of(nodes.begin(), nodes.end(), [&](const std::string& name) {
-      auto record = member(name);
-      return record && record->value("state", "") == "live" &&
-             record->value("voters", json::array()).size() + 1 == nodes.size();
+    std::vector<json> voters;
+    std::set<json> sessions;
+    for (const auto& name : nodes) {
+      const auto record = member(name);
+      if (!record || record->value("state", "") != "live") return false;
+      voters.push_back(record->value("voters", json::array()));
+      sessions.insert(name + "/" + record->value("session", ""));
+    }
+    // Not those of a session that has ended.
+    return std::all_of(voters.begin(), voters.end(), [&](const json& of_one) {
+      return of_one.size() + 1 == nodes.size() &&
+             std::all_of(of_one.begin(), of_one.end(),
+                         [&](const json& voter) { return sessions.contains(voter); });
     });
   });
-}
-
-testing::AssertionResult Cluster::wait_rewritten(const std::vector<std::string>& nodes) {
-  for (int i = 0; i < 2; ++i) {
-    std::map<std::string, std::uint64_t> before;
-    auto all = wait_for("nodes to rewrite their records", [&] {
-      return std::all_of(nodes.begin(), nodes.end(), [&](const std::string& name) {
-        const auto entry = read("members", name);
-        if (!entry) return false;
-        const auto [first, is_new] = before.emplace(name, entry.value().revision);
-        return !is_new && entry.value().revision > first->second;
-      });
-    });
-    if (!all) return all;
-  }
-  return testing::AssertionSuccess();
 }
 
 // That NATS, or this machine, was slow says nothing of what is there: asked again until it is

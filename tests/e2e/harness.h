@@ -182,8 +182,6 @@ class Cluster {
   /// And until each has all others (three at most) as its voters: the loss of a node whose session
   /// is too young for that is seen by lease_ttl alone.
   testing::AssertionResult wait_watched(const std::vector<std::string>& nodes);
-  /// And until each has rewritten its record twice from now on: the first may have been on its way.
-  testing::AssertionResult wait_rewritten(const std::vector<std::string>& nodes);
   std::optional<json> lease(const std::string& app = "db");
   std::optional<json> member(const std::string& node);
   std::uint64_t epoch(const std::string& app = "db");
