@@ -44,7 +44,7 @@ TEST(Failures, AnOnActiveThatNeverReturnsGivesTheLeadToAnother) {
 }
 
 TEST(Failures, AnOnPassiveThatNeverReturnsDoesNotKeepTheLead) {
-  Cluster c({.stop_in_order = false});
+  Cluster c({.session_timeout = kSteady.session_timeout, .stop_in_order = false});
   json bad = c.node_options("node-1");
   bad["apps"][0]["passive"] = {{"block", true}};
   bad["hook_timeout_ms"] = 500;
