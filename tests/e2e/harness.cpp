@@ -194,7 +194,8 @@ void kill_and_wait(pid_t pid) {
 
 void stop_and_wait(pid_t pid) {
   signal_one(pid, SIGSTOP);
-  while (!all_are(states_of(pid), "TXZ")) std::this_thread::yield();
+  // One that the kernel holds up (D) runs nothing of the program before it stops.
+  while (!all_are(states_of(pid), "TDXZ")) std::this_thread::yield();
 }
 
 // ---- Child
