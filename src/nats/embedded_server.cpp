@@ -225,6 +225,7 @@ struct EmbeddedServer::Core {
   std::string binary;
   bool any_port = false;
   Descriptor lock;
+  std::vector<Descriptor> kept_ports;
   mutable pid_t pid = -1;
   mutable int status = 0;
 
@@ -234,6 +235,7 @@ struct EmbeddedServer::Core {
   void take_lock();
   void write_config() const;
   void start();
+  void keep_ports();
   bool listens() const;
   bool reap(bool wait) const;
   void stop();
@@ -310,6 +312,27 @@ void EmbeddedServer::Core::start() {
   const std::string text = std::to_string(pid);
   if (::ftruncate(lock.get(), 0) != 0 || ::pwrite(lock.get(), text.data(), text.size(), 0) < 0)
     throw system_error("writing the lock of " + folder.string());
+}
+
+// While a server is down, the kernel may give its ports to anybody who asks for a free one or
+// connects to somewhere, and the server could not come back. So they stay bound here. The server
+// may listen on them all the same: both sides set SO_REUSEADDR, and nobody listens here.
+void EmbeddedServer::Core::keep_ports() {
+  if (!kept_ports.empty()) return;
+  const auto keep = [this](const std::string& host, int port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const int yes = 1;
+    // Where that can't be had, the server's own start tells why.
+    if (::inet_pton(AF_INET, host.c_str(), &address.sin_addr) == 1 && socket.get() >= 0 &&
+        ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
+        ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0)
+      kept_ports.push_back(std::move(socket));
+  };
+  keep(options.host, options.port);
+  if (!options.routes.empty()) keep(options.cluster_host, options.cluster_port);
 }
 
 // By what the kernel knows of its sockets: whoever answers on the port might be another one. (The
@@ -435,11 +458,13 @@ void EmbeddedServer::kill_hard() {
   if (core_->reap(false)) return;
   ::kill(core_->pid, SIGKILL);
   core_->reap(true);
+  core_->keep_ports();
 }
 
 void EmbeddedServer::start_again() {
   core_->stop();
   core_->any_port = false;  // clients know it
+  core_->keep_ports();
   core_->start();
 }
 

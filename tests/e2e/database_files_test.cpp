@@ -22,8 +22,6 @@ namespace fs = std::filesystem;
 using sqlite::Handle;
 
 constexpr std::size_t kSome = 50;  // rows
-// No session is to end because the machine is busy.
-constexpr Settings kPatient{.session_timeout = milliseconds(4000)};
 
 void flip_bit(const std::string& path, std::uint64_t offset) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
@@ -46,23 +44,32 @@ std::uint64_t first_filler(const std::string& database, const std::string& file)
   return read_file(file).rfind(bytes);
 }
 
+const json kShortWal{{"wal_limit", 64 * 1024}};
+
 // One leader and one standby.
 struct Pair {
   Databases d{kPatient};
   std::string leader{};
   std::string standby{};
 
-  explicit Pair(std::uint64_t wal_limit = 0, Commit commit = Commit::async) {
+  /// `sqlite`: options of the database, besides its place and what commits wait for.
+  explicit Pair(const json& sqlite = json::object(), Commit commit = Commit::async) {
     d.commit = commit;
-    if (wal_limit > 0)
-      d.adjust = [wal_limit](const std::string&, json& options, Child::Options&) {
-        options["apps"][0]["sqlite"]["wal_limit"] = wal_limit;
-      };
+    d.adjust = [sqlite](const std::string&, json& options, Child::Options&) {
+      options["apps"][0]["sqlite"].update(sqlite);
+    };
     leader = d.start_watched(2);
     standby = d.c.other_nodes(leader).front();
     EXPECT_TRUE(d.wait_for_rows(kSome));
   }
   std::vector<std::string> kept() const { return sqlite::those_set_aside(d.file(standby)); }
+  /// Until the standby has applied all that the leader has committed by now.
+  testing::AssertionResult wait_applied() {
+    const auto txid = d.status(leader).value("txid", std::uint64_t{0});
+    return d.c.wait_for("the standby to apply what is there", [&] {
+      return txid > 0 && d.status(standby).value("txid", std::uint64_t{0}) >= txid;
+    });
+  }
   void hand_over() {
     const auto epoch = d.c.epoch();
     EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
@@ -71,6 +78,19 @@ struct Pair {
     EXPECT_TRUE(d.wait_for_rows(kSome));
   }
 };
+
+// Until a node tells that its database is in trouble, with that word. Another one, that NATS does
+// not answer say, may come first on a busy machine.
+testing::AssertionResult wait_trouble(Databases& d, const std::string& node,
+                                      const std::string& word, std::string* told = nullptr) {
+  std::string trouble;
+  const auto seen = d.c.wait_for(node + " to say \"" + word + '"', [&] {
+    trouble = d.status(node).value("trouble", "");
+    return trouble.find(word) != std::string::npos;
+  });
+  if (told != nullptr) *told = trouble;
+  return seen ? seen : testing::AssertionFailure() << seen.message() << "; it says: " << trouble;
+}
 
 void delete_database(const std::string& path) {
   for (const char* suffix : {"", "-wal", "-shm"}) fs::remove(path + suffix);
@@ -145,6 +165,7 @@ TEST(DatabaseFiles, AReplicaThatWasCutShortIsHadAnew) {
 
 TEST(DatabaseFiles, ABitThatFlipsInTheWalOfAReplicaThatIsDownIsMended) {
   Pair p;
+  ASSERT_TRUE(p.wait_applied());
   p.d.stop(p.standby);
   const std::string file = p.d.file(p.standby);
   const auto size = fs::file_size(file + "-wal");
@@ -158,6 +179,14 @@ TEST(DatabaseFiles, ABitThatFlipsInTheWalOfAReplicaThatIsDownIsMended) {
 TEST(DatabaseFiles, ABitThatFlipsInThePositionLogOfAReplicaIsGotOver) {
   Pair p;
   const std::string log = sqlite::position_log_path(p.d.file(p.standby));
+  const auto wait_for_records = [&] {
+    return p.d.c.wait_for("records in its log", [&] {
+      std::error_code none;
+      const auto size = fs::file_size(log, none);
+      return !none && size > 200;
+    });
+  };
+  ASSERT_TRUE(wait_for_records());
   p.d.stop(p.standby);
   // First in its header, then in one of its last records.
   for (const bool header : {true, false}) {
@@ -167,6 +196,7 @@ TEST(DatabaseFiles, ABitThatFlipsInThePositionLogOfAReplicaIsGotOver) {
     p.d.restart(p.standby);
     ASSERT_TRUE(p.d.wait_ready(p.standby));
     ASSERT_TRUE(p.d.wait_for_rows(kSome));
+    ASSERT_TRUE(wait_for_records());
     p.d.stop(p.standby);
   }
   p.d.restart(p.standby);
@@ -182,6 +212,7 @@ TEST(DatabaseFiles, APositionLogThatLacksItsLastRecordsIsMadeUpForByTheStream) {
   const std::string before = p.d.folder(p.standby) + "/before";
   fs::copy_file(log, before);
   ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.wait_applied());  // so that the copy lacks records
   p.d.stop(p.standby);
   for (const bool empty : {false, true}) {
     if (empty)
@@ -202,7 +233,7 @@ class DatabaseFilesByCommit : public ByCommit {};
 INSTANTIATE_TEST_SUITE_P(Commits, DatabaseFilesByCommit, both_commits(), commit_name);
 
 TEST_P(DatabaseFilesByCommit, ABitThatFlipsInTheFileOfAReplicaIsNoticedBeforeItLeads) {
-  Pair p(64 * 1024, GetParam());
+  Pair p(kShortWal, GetParam());
   const std::string file = p.d.file(p.standby);
   // Until the first rows are in the file and no more in the WAL.
   const std::string wal = file + "-wal";
@@ -218,7 +249,7 @@ TEST_P(DatabaseFilesByCommit, ABitThatFlipsInTheFileOfAReplicaIsNoticedBeforeItL
 }
 
 TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
-  Pair p(64 * 1024);
+  Pair p(kShortWal);
   const std::string file = p.d.file(p.standby);
   ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
     return first_filler(file, file) != std::string::npos &&
@@ -271,7 +302,7 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
 
 // Nobody can mend it by himself: SQLite goes on with what it reads there.
 TEST(DatabaseFiles, ABitThatFlipsInTheLeadersFileIsFoundByVerifying) {
-  Pair p(64 * 1024);
+  Pair p(kShortWal);
   const std::string file = p.d.file(p.leader);
   ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
     return first_filler(file, file) != std::string::npos &&
@@ -365,7 +396,7 @@ class DatabaseStreamByCommit : public ByCommit {};
 INSTANTIATE_TEST_SUITE_P(Commits, DatabaseStreamByCommit, both_commits(), commit_name);
 
 TEST_P(DatabaseStreamByCommit, PurgedUnderAStandbyThatIsDownItGoesOnFromASnapshot) {
-  Pair p(0, GetParam());
+  Pair p(json::object(), GetParam());
   p.d.stop(p.standby);
   ASSERT_TRUE(p.d.wait_for_rows(kSome));
   take_snapshot(p.d, p.leader);
@@ -381,17 +412,18 @@ TEST_P(DatabaseStreamByCommit, PurgedUnderAStandbyThatIsDownItGoesOnFromASnapsho
 }
 
 TEST_P(DatabaseStreamByCommit, WithoutSnapshotsAStandbyWaitsForTheNextOne) {
-  Pair p(0, GetParam());
+  // The leader takes one by itself after this, where there is none.
+  Pair p({{"snapshot_merge_interval_ms", 600'000}}, GetParam());
   p.d.stop(p.standby);
   delete_database(p.d.file(p.standby));
-  // There may be none yet.
+  // The first one may be on its way, and would be there after the deletion: this one comes after
+  // it.
+  take_snapshot(p.d, p.leader);
   p.d.c.request("$JS.API.STREAM.DELETE.OBJ_" + p.d.c.platform() + "_db_snapshots");
   purge(p.d);
   p.d.restart(p.standby);
   ASSERT_TRUE(p.d.c.wait_members({p.standby}));
-  ASSERT_TRUE(p.d.c.wait_for("the standby to say so", [&] {
-    return p.d.status(p.standby).value("trouble", "").find("snapshot") != std::string::npos;
-  }));
+  ASSERT_TRUE(wait_trouble(p.d, p.standby, "snapshot"));
   EXPECT_FALSE(p.d.ready(p.standby));
   take_snapshot(p.d, p.leader);
   ASSERT_TRUE(p.d.wait_ready(p.standby));
@@ -409,12 +441,15 @@ TEST(DatabaseStream, DeletedItIsBegunAnewWithWhatTheNextLeaderHas) {
   }));
   ASSERT_TRUE(p.d.wait_for_rows(kSome));
   for (const auto& node : p.d.nodes) {
-    const json counts = p.d.status(node).value("counts", json::object());
-    EXPECT_EQ(counts.value("streams_made_anew", -1),
-              p.d.c.logged(node, {" database_stream_made_anew "}))
-        << counts;
+    ASSERT_TRUE(p.d.wait_ready(node));
+    // One may come between the two looks.
+    json counts;
+    EXPECT_TRUE(p.d.c.wait_for("its status to count what its log tells", [&] {
+      counts = p.d.status(node).value("counts", json::object());
+      return counts.value("streams_made_anew", -1) ==
+             p.d.c.logged(node, {" database_stream_made_anew "});
+    })) << counts;
   }
-  for (const auto& node : p.d.nodes) ASSERT_TRUE(p.d.wait_ready(node));
   p.d.check(Loss::reported);
 }
 
@@ -428,7 +463,9 @@ class DatabaseDisks : public ByCommit {
 };
 INSTANTIATE_TEST_SUITE_P(Commits, DatabaseDisks, both_commits(), commit_name);
 
-constexpr std::uint64_t kDisk = 24 * 1024 * 1024;
+// More than rows and WALs take in the time that a test takes: WALs are moved into the database at
+// half of wal_limit.
+constexpr std::uint64_t kDisk = 64 * 1024 * 1024;
 
 TEST_P(DatabaseDisks, WhenTheLeadersIsFullCommitsFailAndNothingElseDoes) {
   Databases d(kPatient);
@@ -459,10 +496,7 @@ TEST_P(DatabaseDisks, AStandbyWhoseDiskIsFullSaysSoAndCatchesUpOnceThereIsRoom) 
   ASSERT_TRUE(d.wait_for_rows(kSome));
   const auto epoch = d.c.epoch();
   disk.fill();
-  ASSERT_TRUE(d.c.wait_for("the standby to say so",
-                           [&] { return !d.status(standby).value("trouble", "").empty(); }));
-  EXPECT_NE(d.status(standby).value("trouble", "").find("full"), std::string::npos)
-      << d.status(standby);
+  ASSERT_TRUE(wait_trouble(d, standby, "full"));
   ASSERT_TRUE(d.wait_for_rows(kSome));
   disk.make_room();
   ASSERT_TRUE(d.wait_for_rows(kSome));
@@ -483,9 +517,7 @@ TEST_P(DatabaseDisks, AStandbyThatMayNotWriteSaysSoAndCatchesUpOnceItMay) {
   d.stop(standby);
   disk.set_read_only(true);
   d.restart(standby);
-  ASSERT_TRUE(d.c.wait_for("the standby to say so", [&] {
-    return d.status(standby).value("trouble", "").find("ead-only") != std::string::npos;
-  }));
+  ASSERT_TRUE(wait_trouble(d, standby, "ead-only"));
   EXPECT_FALSE(d.ready(standby));
   ASSERT_TRUE(d.wait_for_rows(kSome));
   EXPECT_EQ(d.c.wait_leader(), leader);
@@ -499,15 +531,18 @@ TEST_P(DatabaseDisks, AStandbyThatMayNotWriteSaysSoAndCatchesUpOnceItMay) {
 
 TEST(DatabaseUse, ASecondNodeWithTheSamePathIsRefused) {
   Databases d(kPatient);
-  const std::string leader = d.start(1);
+  const std::string leader = "node-1";
+  d.nodes = {leader};
+  d.restart(leader);
+  // It has the file from then on. Alone it would lead after session_timeout; with another one to
+  // watch it, it leads at once.
+  ASSERT_TRUE(d.wait_ready(leader));
   d.adjust = [&](const std::string& node, json& options, Child::Options&) {
     if (node == "node-2") options["apps"][0]["sqlite"]["path"] = d.file(leader);
   };
   d.restart("node-2");
-  ASSERT_TRUE(d.c.wait_for("node-2 to say so",
-                           [&] { return !d.status("node-2").value("trouble", "").empty(); }));
-  const std::string trouble = d.status("node-2").value("trouble", "");
-  EXPECT_NE(trouble.find(d.file(leader)), std::string::npos) << trouble;
+  std::string trouble;
+  ASSERT_TRUE(wait_trouble(d, "node-2", d.file(leader), &trouble));
   EXPECT_NE(trouble.find("another"), std::string::npos) << trouble;
   EXPECT_FALSE(d.ready("node-2"));
   ASSERT_TRUE(d.wait_for_rows(kSome));
@@ -525,10 +560,7 @@ TEST(DatabaseUse, ASecondNodeWithTheSameReplicaIsRefused) {
     if (node == "node-3") options["apps"][0]["sqlite"]["replica"] = d.replica(first);
   };
   d.restart("node-3");
-  ASSERT_TRUE(d.c.wait_for("node-3 to say so",
-                           [&] { return !d.status("node-3").value("trouble", "").empty(); }));
-  const std::string trouble = d.status("node-3").value("trouble", "");
-  EXPECT_NE(trouble.find(d.replica(first)), std::string::npos) << trouble;
+  ASSERT_TRUE(wait_trouble(d, "node-3", d.replica(first)));
   EXPECT_FALSE(d.ready("node-3"));
   ASSERT_TRUE(d.wait_for_rows(kSome));
   d.stop("node-3");
@@ -539,10 +571,10 @@ class DatabaseUseByCommit : public ByCommit {};
 INSTANTIATE_TEST_SUITE_P(Commits, DatabaseUseByCommit, both_commits(), commit_name);
 
 TEST_P(DatabaseUseByCommit, TwoProgramsMayWriteAtOnce) {
-  Pair p(0, GetParam());
-  // Waits its turn for as long as the backend does.
+  Pair p(json::object(), GetParam());
+  // SQLite has no queue for its lock, which the backend holds most of the time where commits wait.
   Handle second(p.d.file(p.leader), Handle::Access::read_write);
-  sqlite3_busy_timeout(second.get(), 10'000);
+  sqlite::wait_for_locks(second.get(), 60'000 * slowness());
   if (replicated()) {
     sqlite3_enable_load_extension(second.get(), 1);
     ASSERT_EQ(sqlite3_load_extension(second.get(), CLUSTER_E2E_EXTENSION, nullptr, nullptr),
@@ -594,6 +626,7 @@ void begin_with(const std::string& sql, bool degraded) {
                              [&] { return d.c.logged(leader, {" database_degraded "}) == 1; }));
     // The program changes its ways.
     std::filesystem::remove(d.c.path("at-first"));
+    ASSERT_TRUE(d.c.wait_for("a backend", [&] { return d.c.backend_pid(leader) != 0; }));
     kill_and_wait(d.c.backend_pid(leader));
     ASSERT_TRUE(d.c.wait_for("an end of that",
                              [&] { return d.c.logged(leader, {" database_recovered "}) == 1; }));

@@ -81,10 +81,10 @@ std::string Databases::start(int count) {
 }
 
 std::string Databases::start_watched(int count) {
-  const std::string leader = start(count);
+  start(count);
   EXPECT_TRUE(c.wait_watched(nodes));
   for (const auto& node : nodes) EXPECT_TRUE(wait_ready(node));
-  return leader;
+  return c.wait_leader();  // it may have moved since the first had it
 }
 
 void Databases::restart(const std::string& node) {

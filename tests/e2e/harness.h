@@ -12,6 +12,8 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -76,11 +78,14 @@ class Child {
 
 /// What tests/tools/e2e_node ends with on an error.
 int ended_with(Errc code);
-/// Kill or stop a process by id, and wait until the kernel has done so.
+/// Kill or stop a process by id, and wait until the kernel has done so with all its threads. Throws
+/// when it is 0, as of a backend that does not run.
 void kill_and_wait(pid_t pid);
 void stop_and_wait(pid_t pid);
 bool alive(pid_t pid);  ///< a zombie is not
 
+/// One of 127.0.0.1 that nobody else gets while this process lives; whoever sets SO_REUSEADDR may
+/// listen on it.
 int free_port();
 /// What an HTTP server on this machine answers to a GET, headers and all; empty: it does not.
 std::string http_get(int port, const std::string& path);
@@ -93,6 +98,11 @@ struct Settings {
   milliseconds session_timeout{1000};
   bool stop_in_order = true;  ///< at the end nodes must stop on SIGTERM with status 0
 };
+/// Where no session is to end, or only by its guardian: none is to end because the machine is busy.
+inline constexpr Settings kPatient{.session_timeout = milliseconds(5000)};
+/// Where one session is to end because its timeout passes, which the test waits for, and none of
+/// the others is to.
+inline constexpr Settings kSteady{.session_timeout = milliseconds(2500)};
 
 /// A test's own cluster. What it makes is gone when it goes; at its end it checks what must hold in
 /// every history (see check_history) and, when the test has failed, prints logs.
@@ -151,6 +161,8 @@ class Cluster {
   /// Waits for a line of the node's log that holds all of these.
   testing::AssertionResult wait_logged(const std::string& node,
                                        const std::vector<std::string>& texts);
+  /// Of what a process repeats ("alive", "refused" and "leads" in one epoch), the first and the
+  /// newest line.
   const std::vector<Event>& journal();
   std::vector<Event> events(const std::string& node, const std::string& app,
                             const std::string& what);
@@ -170,8 +182,6 @@ class Cluster {
   /// And until each has all others (three at most) as its voters: the loss of a node whose session
   /// is too young for that is seen by lease_ttl alone.
   testing::AssertionResult wait_watched(const std::vector<std::string>& nodes);
-  /// And until each has rewritten its record twice from now on: the first may have been on its way.
-  testing::AssertionResult wait_rewritten(const std::vector<std::string>& nodes);
   std::optional<json> lease(const std::string& app = "db");
   std::optional<json> member(const std::string& node);
   std::uint64_t epoch(const std::string& app = "db");
@@ -217,6 +227,10 @@ class Cluster {
   std::unique_ptr<Store> store_;
   std::vector<Event> journal_;
   std::size_t journal_read_ = 0;
+  /// How often each sign of life was read, and where its newest is in journal_.
+  std::map<std::tuple<pid_t, std::uint64_t, std::string, std::string>,
+           std::pair<std::size_t, std::size_t>>
+      signs_;
   std::set<pid_t> forgiven_;
 };
 

@@ -17,7 +17,7 @@ jetstream { store_dir: "FOLDER" }
 // Nodes on hosts of their own; NATS and the test sit where all wires meet.
 class Hosts {
  public:
-  explicit Hosts(milliseconds session_timeout = milliseconds(1000))
+  explicit Hosts(milliseconds session_timeout)
       : cluster_(Settings{.servers = 0, .session_timeout = session_timeout}) {
     const int port = free_port();
     cluster_.use({cluster_.start_server(kServer, port)});
@@ -81,7 +81,7 @@ class Networks : public testing::Test {
 
 // It stops before another starts (check_history says so for every instant), and comes back.
 void cut_the_leader_off(Network::Direction from_it, Network::Direction to_it) {
-  Hosts hosts;
+  Hosts hosts(kSteady.session_timeout);
   Cluster& c = hosts.cluster();
   const std::string leader = hosts.start_nodes(3);
   const auto epoch = c.epoch();
@@ -115,7 +115,7 @@ TEST_F(Networks, ALeaderThatCantBeHeardStopsThoughItHears) {
 TEST_F(Networks, ALeaderThatCantHearStops) { cut_the_leader_off({}, {.cut = true}); }
 
 TEST_F(Networks, NothingMovesWhenAStandbyIsCutOff) {
-  Hosts hosts;
+  Hosts hosts(kPatient.session_timeout);
   Cluster& c = hosts.cluster();
   const std::string leader = hosts.start_nodes(3);
   const auto epoch = c.epoch();
@@ -131,7 +131,7 @@ TEST_F(Networks, NothingMovesWhenAStandbyIsCutOff) {
 }
 
 TEST_F(Networks, WhenNoneReachesNatsNobodyActsAndServiceComesBack) {
-  Hosts hosts;
+  Hosts hosts(milliseconds(1000));
   Cluster& c = hosts.cluster();
   const std::string leader = hosts.start_nodes(3);
   const auto epoch = c.epoch();
@@ -148,15 +148,17 @@ TEST_F(Networks, WhenNoneReachesNatsNobodyActsAndServiceComesBack) {
 }
 
 TEST_F(Networks, AStallThatIsShorterThanTheTimeoutMovesNothing) {
-  Hosts hosts(milliseconds(5000));
+  // This process, which heals the network, may stand still as well.
+  Hosts hosts(milliseconds(10'000));
   Cluster& c = hosts.cluster();
   const std::string leader = hosts.start_nodes(3);
   const auto epoch = c.epoch();
   for (int i = 0; i < 3; ++i) {
     hosts.network().cut(Hosts::host(leader));
-    hosts.pass(milliseconds(700));
+    hosts.pass(milliseconds(800));
     hosts.network().heal(Hosts::host(leader));
-    hosts.pass(milliseconds(2000));
+    // What waited behind the cut has arrived once this has been answered.
+    EXPECT_FALSE(c.ask(leader, "status").contains("error"));
   }
   EXPECT_GT(hosts.network().vanished(Hosts::host(leader)), 0u);
   EXPECT_EQ(c.wait_leader(), leader);
@@ -172,9 +174,11 @@ TEST_F(Networks, OverASlowAndLossyOneSessionsLastAndTheLeadMovesWhenItShould) {
   Cluster& c = hosts.cluster();
   const std::string first = hosts.start_nodes(3);
   for (std::size_t host = 0; host < 3; ++host) hosts.network().set(host, kFarAway, kFarAway);
-  hosts.pass(seconds(15));
-  EXPECT_TRUE(c.wait_for("something to be lost on the way",
-                         [&] { return hosts.network().vanished(0) > 0; }));
+  hosts.pass(seconds(8) * slowness());  // longer than a session lasts of which nothing is heard
+  EXPECT_TRUE(c.wait_for("something to be lost on each way", [&] {
+    return hosts.network().vanished(0) > 2 && hosts.network().vanished(1) > 2 &&
+           hosts.network().vanished(2) > 2;
+  }));
   EXPECT_EQ(hosts.sessions_ended(), 0);
   EXPECT_EQ(c.wait_leader(), first);
   auto epoch = c.epoch();
@@ -203,7 +207,7 @@ TEST_F(Networks, TooSlowForItsTimeoutLeadsMayMoveButNeverTwoAct) {
 }
 
 TEST_F(Networks, WiresThatComeAndGoNeverMakeTwoLeaders) {
-  Hosts hosts;
+  Hosts hosts(milliseconds(1000));
   Cluster& c = hosts.cluster();
   hosts.start_nodes(3);
   const unsigned seed = std::random_device{}();
@@ -231,7 +235,7 @@ TEST_F(Networks, WiresThatComeAndGoNeverMakeTwoLeaders) {
 // `cpp-cluster run` on three machines that need nothing else: each brings a NATS server along.
 void lose_one_of_three_hosts(bool last_comes_late) {
   Network network;
-  Cluster c({.servers = 0, .session_timeout = milliseconds(1500)});
+  Cluster c({.servers = 0, .session_timeout = kPatient.session_timeout});
   std::vector<std::string> routes;
   std::vector<std::string> urls;
   for (std::size_t host = 0; host < 3; ++host) {
@@ -289,7 +293,6 @@ void lose_one_of_three_hosts(bool last_comes_late) {
     return !begun.empty() && begun.back().epoch == lease->value("epoch", 0u);
   };
   ASSERT_TRUE(c.wait_for("a leader", [&] { return led(0); }));
-  ASSERT_TRUE(c.wait_rewritten(names));
 
   const std::string lost = leader;
   const auto epoch = c.epoch();

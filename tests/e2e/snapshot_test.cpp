@@ -23,7 +23,7 @@ class SnapshotE2e : public ::testing::Test {
   testing::AssertionResult wait_trimmed(const std::string& leader, std::uint64_t beyond) {
     return d.c.wait_for("the stream to be trimmed", [&] { return stream_first(leader) > beyond; });
   }
-  Databases d;
+  Databases d{kPatient};
 };
 
 TEST_F(SnapshotE2e, ANewcomerBeginsWithASnapshotWhenTheStreamDoesNotReachBack) {

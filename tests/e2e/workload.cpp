@@ -15,7 +15,8 @@ using linearizability::Outcome;
 using linearizability::RegisterCall;
 using linearizability::RegisterOperation;
 
-constexpr int kHistory = 64;  // values that the bucket keeps of a key
+constexpr int kHistory = 64;          // values that the bucket keeps of a key
+constexpr std::size_t kEnough = 100;  // calls for a key or a lock, for a history that tells much
 constexpr const char* kApp = "work";
 
 const std::map<std::string, RegisterCall>& register_calls() {
@@ -44,6 +45,8 @@ void Workload::start(const std::string& node, const json& other) {
   work["log"] = c.path("calls");
   work["stop"] = c.path("stop-work");
   work["timeout_ms"] = 1000 * slowness();
+  clients_[node] = work.at("kv_clients").get<int>() + work.at("lock_clients").get<int>() +
+                   (work.contains("hold") ? 1 : 0);
   json node_options = c.node_options(node);
   node_options["apps"] = {
       {{"name", kApp}, {"spread", true}, {"kv_history", kHistory}, {"workload", work}}};
@@ -66,7 +69,7 @@ void Workload::read() {
     json line = json::parse(text);
     const std::string kind = line.at("line");
     if (kind != "call" && kind != "return") {
-      notes_.push_back(std::move(line));
+      notes_[kind].push_back(std::move(line));
       continue;
     }
     Call& call = calls_[{line.at("client"), line.at("id")}];
@@ -75,7 +78,11 @@ void Workload::read() {
       call.call = std::move(line);
     } else {
       call.told = std::move(line);
-      ++returned_[{call.call.at("what"), call.outcome()}];
+      const std::string what = call.call.at("what"), outcome = call.outcome();
+      ++returned_[{what, outcome}];
+      const std::string of = call.call.value(call.call.contains("key") ? "key" : "lock", "");
+      if (outcome != "failed") ++told_of_[of];
+      if (what == "acquire" && outcome == "done") acquisitions_[of][token(call.told)] = call.told;
     }
   }
 }
@@ -96,23 +103,16 @@ std::size_t Workload::keys_troubled() {
   return troubled;
 }
 
-std::vector<json> Workload::noted(const std::string& what) {
+const std::vector<json>& Workload::noted(const std::string& what) {
   read();
-  std::vector<json> found;
-  for (const auto& line : notes_)
-    if (line.at("line") == what) found.push_back(line);
-  return found;
+  return notes_[what];
 }
 
 json Workload::next_holder(const std::string& lock, std::uint64_t than) {
   read();
-  json next;
-  for (const auto& [id, one] : calls_)
-    if (one.call.value("lock", "") == lock && one.call.at("what") == "acquire" &&
-        one.outcome() == "done" && token(one.told) > than &&
-        (next.is_null() || token(one.told) < token(next)))
-      next = one.told;
-  return next;
+  const auto& all = acquisitions_[lock];
+  const auto next = all.upper_bound(than);
+  return next == all.end() ? json() : next->second;
 }
 
 std::size_t Workload::held_after(std::uint64_t of, std::int64_t since) const {
@@ -130,14 +130,25 @@ testing::AssertionResult Workload::wait_more(const std::string& what, const std:
                     [&] { return count(what, outcome) >= wanted; });
 }
 
+testing::AssertionResult Workload::wait_for_histories() {
+  std::vector<std::string> all = options.at("keys");
+  for (const std::string lock : options.at("locks")) all.push_back(lock);
+  return c.wait_for("enough calls for each key and lock", [&] {
+    read();
+    return std::all_of(all.begin(), all.end(),
+                       [&](const auto& one) { return told_of_[one] > kEnough; });
+  });
+}
+
 void Workload::finish() {
+  EXPECT_TRUE(wait_for_histories());
   write_file(c.path("stop-work"), "");
   EXPECT_TRUE(c.wait_for("all clients to end", [&] {
     std::map<pid_t, int> ended;
     for (const auto& line : noted("ended")) ++ended[line.at("pid")];
     const auto running = c.running_nodes();
     return std::all_of(running.begin(), running.end(), [&](const auto& node) {
-      return ended[c.node(node).pid()] >= options.at("kv_clients").get<int>();
+      return ended[c.node(node).pid()] >= clients_.at(node);
     });
   }));
   read_what_is_left();
@@ -205,7 +216,7 @@ void Workload::check_keys() {
   for (const auto& [key, history] : registers()) {
     const auto verdict = linearizability::check_register(history);
     EXPECT_TRUE(verdict) << key << ", " << history.size() << " operations: " << verdict.why;
-    EXPECT_GT(history.size(), 100u) << key;
+    EXPECT_GT(history.size(), kEnough) << key;
     together.insert(together.end(), history.begin(), history.end());
   }
   EXPECT_EQ(linearizability::revision_fault(together), "");
@@ -215,8 +226,8 @@ void Workload::check_keys() {
 
 std::multimap<std::uint64_t, std::int64_t> Workload::losses() const {
   std::multimap<std::uint64_t, std::int64_t> losses;
-  for (const auto& line : notes_)
-    if (line.at("line") == "lost") losses.emplace(token(line), ns(line));
+  if (const auto lost = notes_.find("lost"); lost != notes_.end())
+    for (const auto& line : lost->second) losses.emplace(token(line), ns(line));
   for (const auto& [pid, since] : harmed_)
     for (const auto& [id, one] : calls_)
       if (one.call.at("pid") == pid && one.call.at("what") == "acquire" && ns(one.call) < since &&
@@ -260,7 +271,7 @@ void Workload::check_locks() {
   for (const auto& [lock, history] : mutexes()) {
     const auto verdict = linearizability::check_mutex(history);
     EXPECT_TRUE(verdict) << lock << ", " << history.size() << " operations: " << verdict.why;
-    EXPECT_GT(history.size(), 100u) << lock;
+    EXPECT_GT(history.size(), kEnough) << lock;
   }
 }
 
@@ -284,17 +295,21 @@ void Workload::check_watches() {
   for (const auto& node : c.running_nodes())
     EXPECT_TRUE(
         c.wait_for("the watch of " + node + " to tell revision " + std::to_string(newest), [&] {
-          const auto told = noted("watched");
+          const auto& told = noted("watched");
           return std::any_of(told.begin(), told.end(), [&](const json& line) {
             return line.at("pid") == c.node(node).pid() && revision(line) == newest;
           });
         }));
   EXPECT_TRUE(noted("watch_lost").empty());
   std::map<pid_t, std::vector<json>> watches;
-  for (const auto& line : notes_)
-    if (line.at("line") == "watched" || line.at("line") == "caught_up")
-      watches[line.at("pid")].push_back(line);
-  for (const auto& [pid, lines] : watches) check_watch(pid, lines);
+  for (const char* kind : {"watched", "caught_up"})
+    for (const auto& line : noted(kind)) watches[line.at("pid")].push_back(line);
+  for (auto& [pid, lines] : watches) {
+    // Each process told them in the order of its clock.
+    std::stable_sort(lines.begin(), lines.end(),
+                     [](const json& a, const json& b) { return ns(a) < ns(b); });
+    check_watch(pid, lines);
+  }
 }
 
 // Each told write was one, and of those that were done, all from the beginning to the last are

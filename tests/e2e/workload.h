@@ -36,7 +36,7 @@ class Workload {
   /// Of calls for keys, those that came to nothing, or may have.
   std::size_t keys_troubled();
   /// How often `what` was noted: of a lock's token, "lost", say.
-  std::vector<json> noted(const std::string& what);
+  const std::vector<json>& noted(const std::string& what);
   /// Waits until as many calls as that have returned so since now.
   testing::AssertionResult wait_more(const std::string& what, const std::string& outcome,
                                      std::size_t more);
@@ -61,6 +61,7 @@ class Workload {
   using Mutexes = std::map<std::string, std::vector<linearizability::MutexOperation>>;
 
   void read();
+  testing::AssertionResult wait_for_histories();
   Registers registers() const;
   Mutexes mutexes() const;
   /// From when on each token may be lost.
@@ -77,8 +78,11 @@ class Workload {
   std::size_t read_ = 0;                                         // bytes
   std::map<std::pair<std::string, std::uint64_t>, Call> calls_;  // by client and id
   std::map<std::pair<std::string, std::string>, std::size_t> returned_;
-  std::map<std::string, const Call*> writers_;  // by value
-  std::vector<json> notes_;
+  std::map<std::string, const Call*> writers_;                         // by value
+  std::map<std::string, std::vector<json>> notes_;                     // by their kind
+  std::map<std::string, std::size_t> told_of_;                         // calls, by key or lock
+  std::map<std::string, std::map<std::uint64_t, json>> acquisitions_;  // by lock and token
+  std::map<std::string, int> clients_;                                 // by node
   std::vector<std::pair<pid_t, std::int64_t>> harmed_;
   std::map<std::string, std::vector<json>> left_;  // history of a key, as it is at the end
 };

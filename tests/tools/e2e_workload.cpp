@@ -120,8 +120,9 @@ class Workload::Client {
     return true;
   }
 
-  /// Writes to what refuses late writers: a record that keeps the highest token it has seen.
-  void write_fenced(const std::string& lock, std::uint64_t token) {
+  /// Writes to what refuses late writers: a record that keeps the highest token it has seen. False
+  /// when it came to nothing, so that nothing is known of it.
+  bool write_fenced(const std::string& lock, std::uint64_t token) {
     Kv kv = work_.app_.kv();
     const std::string key = "fenced." + lock;
     const char* outcome = "done";
@@ -138,6 +139,7 @@ class Workload::Client {
       outcome = error.errc() == Errc::wrong_revision ? "overtaken" : "failed";
     }
     note("fenced", {{"lock", lock}, {"token", token}, {"outcome", outcome}});
+    return outcome != std::string("failed");
   }
 
  private:
@@ -280,7 +282,8 @@ void Workload::keep_lock() {
     while (!stopped() && client.holds(name, *guard)) std::this_thread::sleep_for(kLook);
     if (!stopped()) {
       client.note("not_held", {{"lock", name}, {"token", token}});
-      client.write_fenced(name, token);
+      // A process that has just woken may find that NATS has given it up.
+      while (!stopped() && !client.write_fenced(name, token)) std::this_thread::sleep_for(kLook);
       // Released before that is said, it would be given up, not lost.
       while (!stopped() && !guard->lost().stop_requested()) std::this_thread::sleep_for(kLook);
     }
