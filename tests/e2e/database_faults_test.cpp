@@ -320,12 +320,12 @@ TEST(DatabaseFaults, AStandbyThatWasStoppedCatchesUp) {
 // ---- networks
 
 // Nodes on hosts of their own, with a NATS server that all of them reach.
-struct Hosts {
+struct DatabaseHosts {
   Network network{};  // entered first, left last
   Databases d;
   std::map<std::string, std::size_t> numbers{};
 
-  Hosts(Commit commit, milliseconds session_timeout)
+  DatabaseHosts(Commit commit, milliseconds session_timeout)
       : d({.servers = 0, .session_timeout = session_timeout}) {
     d.commit = commit;
     const int port = free_port();
@@ -341,7 +341,7 @@ struct Hosts {
 
 TEST_P(DatabaseFaultsByCommit, WhatIsWrittenWhileTheLeaderIsCutOffIsKeptAside) {
   if (const std::string reason = Network::missing(); !reason.empty()) GTEST_SKIP() << reason;
-  Hosts hosts(GetParam(), kSteady.session_timeout);
+  DatabaseHosts hosts(GetParam(), kSteady.session_timeout);
   auto& [network, d, numbers] = hosts;
   const std::string leader = d.start_watched(3);
   ASSERT_TRUE(d.wait_for_rows(kSome));
@@ -372,7 +372,7 @@ TEST_P(DatabaseFaultsByCommit, WhatIsWrittenWhileTheLeaderIsCutOffIsKeptAside) {
 TEST(DatabaseFaults, OverASlowAndLossyNetworkAllArrivesAndTheLeadCanBeHandedOver) {
   if (const std::string reason = Network::missing(); !reason.empty()) GTEST_SKIP() << reason;
   constexpr Network::Direction kFarAway{.cut = false, .delay = milliseconds(100), .loss = 0.05};
-  Hosts hosts(Commit::replicated, milliseconds(6000));
+  DatabaseHosts hosts(Commit::replicated, milliseconds(6000));
   auto& [network, d, numbers] = hosts;
   const std::string leader = d.start_watched(2);
   ASSERT_TRUE(d.wait_for_rows(kSome));

@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using sqlite::Handle;
 
-constexpr std::size_t kSome = 50;  // rows
+constexpr std::size_t kSomeRows = 50;  // rows
 
 void flip_bit(const std::string& path, std::uint64_t offset) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
@@ -60,7 +60,7 @@ struct Pair {
     };
     leader = d.start_watched(2);
     standby = d.c.other_nodes(leader).front();
-    EXPECT_TRUE(d.wait_for_rows(kSome));
+    EXPECT_TRUE(d.wait_for_rows(kSomeRows));
   }
   std::vector<std::string> kept() const { return sqlite::those_set_aside(d.file(standby)); }
   /// Until the standby has applied all that the leader has committed by now.
@@ -75,7 +75,7 @@ struct Pair {
     EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
     EXPECT_EQ(d.c.wait_leader("db", leader, epoch), standby);
     d.resume();
-    EXPECT_TRUE(d.wait_for_rows(kSome));
+    EXPECT_TRUE(d.wait_for_rows(kSomeRows));
   }
 };
 
@@ -195,7 +195,7 @@ TEST(DatabaseFiles, ABitThatFlipsInThePositionLogOfAReplicaIsGotOver) {
     flip_bit(log, header ? 10 : size - 20);
     p.d.restart(p.standby);
     ASSERT_TRUE(p.d.wait_ready(p.standby));
-    ASSERT_TRUE(p.d.wait_for_rows(kSome));
+    ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
     ASSERT_TRUE(wait_for_records());
     p.d.stop(p.standby);
   }
@@ -207,11 +207,11 @@ TEST(DatabaseFiles, ABitThatFlipsInThePositionLogOfAReplicaIsGotOver) {
 // As after a power cut: the database was synced at a checkpoint, the log never.
 TEST(DatabaseFiles, APositionLogThatLacksItsLastRecordsIsMadeUpForByTheStream) {
   Pair p;
-  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
   const std::string log = sqlite::position_log_path(p.d.file(p.standby));
   const std::string before = p.d.folder(p.standby) + "/before";
   fs::copy_file(log, before);
-  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
   ASSERT_TRUE(p.wait_applied());  // so that the copy lacks records
   p.d.stop(p.standby);
   for (const bool empty : {false, true}) {
@@ -221,7 +221,7 @@ TEST(DatabaseFiles, APositionLogThatLacksItsLastRecordsIsMadeUpForByTheStream) {
       fs::copy_file(before, log, fs::copy_options::overwrite_existing);
     p.d.restart(p.standby);
     ASSERT_TRUE(p.d.wait_ready(p.standby));
-    ASSERT_TRUE(p.d.wait_for_rows(kSome));
+    ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
     EXPECT_EQ(p.d.c.logged(p.standby, {" database_recognised "}), empty ? 2 : 1);
     EXPECT_TRUE(p.kept().empty()) << p.kept().front();
     if (!empty) p.d.stop(p.standby);
@@ -332,7 +332,7 @@ TEST(DatabaseFiles, AReplicaBesideThePrimaryOfALeadThatWasCutShortIsKeptAsDiverg
   d.separate = true;
   const std::string leader = d.start_watched(2);
   const std::string standby = d.c.other_nodes(leader).front();
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   d.stop(standby);
   sqlite::settle_database(d.replica(standby));
   fs::copy_file(d.replica(standby), d.file(standby));
@@ -386,7 +386,7 @@ TEST(DatabaseStream, PurgedUnderThoseThatHaveAllOfItNothingHappens) {
   ASSERT_TRUE(p.d.settle());
   purge(p.d);
   p.d.resume();
-  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
   EXPECT_EQ(p.d.c.epoch(), epoch);
   p.hand_over();
   p.d.check();
@@ -398,13 +398,13 @@ INSTANTIATE_TEST_SUITE_P(Commits, DatabaseStreamByCommit, both_commits(), commit
 TEST_P(DatabaseStreamByCommit, PurgedUnderAStandbyThatIsDownItGoesOnFromASnapshot) {
   Pair p(json::object(), GetParam());
   p.d.stop(p.standby);
-  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
   take_snapshot(p.d, p.leader);
   ASSERT_TRUE(p.d.hush());
   take_snapshot(p.d, p.leader);
   purge(p.d);
   p.d.resume();
-  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
   p.d.restart(p.standby);
   ASSERT_TRUE(p.d.wait_ready(p.standby));
   EXPECT_EQ(p.d.c.logged(p.standby, {" database_restored "}), 1);
@@ -434,12 +434,12 @@ TEST(DatabaseStream, DeletedItIsBegunAnewWithWhatTheNextLeaderHas) {
   Pair p;
   const json deleted = p.d.c.request("$JS.API.STREAM.DELETE." + stream_of(p.d));
   ASSERT_TRUE(deleted.value("success", false)) << deleted;
-  ASSERT_TRUE(p.d.wait_for_rows(2 * kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(2 * kSomeRows));
   ASSERT_TRUE(p.d.c.wait_for("a stream", [&] {
     const json info = p.d.c.request("$JS.API.STREAM.INFO." + stream_of(p.d));
     return info.contains("state") && info["state"].value("messages", 0) > 10;
   }));
-  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
   for (const auto& node : p.d.nodes) {
     ASSERT_TRUE(p.d.wait_ready(node));
     // One may come between the two looks.
@@ -473,7 +473,7 @@ TEST_P(DatabaseDisks, WhenTheLeadersIsFullCommitsFailAndNothingElseDoes) {
   SmallDisk one(d.folder("node-1"), kDisk), other(d.folder("node-2"), kDisk);
   const std::string leader = d.start_watched(2);
   const SmallDisk& disk = leader == "node-1" ? one : other;
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   const auto epoch = d.c.epoch();
   disk.fill();
   ASSERT_TRUE(d.c.wait_for("commits to fail", [&] { return d.logged("unsure").size() > 20; }));
@@ -481,7 +481,7 @@ TEST_P(DatabaseDisks, WhenTheLeadersIsFullCommitsFailAndNothingElseDoes) {
   ASSERT_TRUE(d.settle());
   disk.make_room();
   d.resume();
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   EXPECT_EQ(d.c.epoch(), epoch);
   d.check();
 }
@@ -493,13 +493,13 @@ TEST_P(DatabaseDisks, AStandbyWhoseDiskIsFullSaysSoAndCatchesUpOnceThereIsRoom) 
   const std::string leader = d.start_watched(2);
   const std::string standby = d.c.other_nodes(leader).front();
   const SmallDisk& disk = leader == "node-1" ? other : one;
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   const auto epoch = d.c.epoch();
   disk.fill();
   ASSERT_TRUE(wait_trouble(d, standby, "full"));
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   disk.make_room();
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   EXPECT_EQ(d.c.epoch(), epoch);
   d.check();
   EXPECT_TRUE(sqlite::those_set_aside(d.file(standby)).empty());
@@ -513,13 +513,13 @@ TEST_P(DatabaseDisks, AStandbyThatMayNotWriteSaysSoAndCatchesUpOnceItMay) {
   const std::string leader = d.start_watched(2);
   const std::string standby = d.c.other_nodes(leader).front();
   const SmallDisk& disk = leader == "node-1" ? other : one;
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   d.stop(standby);
   disk.set_read_only(true);
   d.restart(standby);
   ASSERT_TRUE(wait_trouble(d, standby, "ead-only"));
   EXPECT_FALSE(d.ready(standby));
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   EXPECT_EQ(d.c.wait_leader(), leader);
   disk.set_read_only(false);
   ASSERT_TRUE(d.wait_ready(standby));
@@ -545,7 +545,7 @@ TEST(DatabaseUse, ASecondNodeWithTheSamePathIsRefused) {
   ASSERT_TRUE(wait_trouble(d, "node-2", d.file(leader), &trouble));
   EXPECT_NE(trouble.find("another"), std::string::npos) << trouble;
   EXPECT_FALSE(d.ready("node-2"));
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   EXPECT_EQ(d.c.wait_leader(), leader);
   d.stop("node-2");
   d.check();
@@ -562,7 +562,7 @@ TEST(DatabaseUse, ASecondNodeWithTheSameReplicaIsRefused) {
   d.restart("node-3");
   ASSERT_TRUE(wait_trouble(d, "node-3", d.replica(first)));
   EXPECT_FALSE(d.ready("node-3"));
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   d.stop("node-3");
   d.check();
 }
@@ -600,7 +600,7 @@ TEST(DatabaseUse, AProgramThatWantsTheDatabaseForItselfIsRefused) {
   EXPECT_THROW(other.exec("CREATE TABLE mine(a)"), Error);
   other.close();
   EXPECT_EQ(p.d.status(p.leader).value("trouble", "?"), "");
-  ASSERT_TRUE(p.d.wait_for_rows(kSome));
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
   p.d.check();
 }
 
@@ -614,7 +614,7 @@ void begin_with(const std::string& sql, bool degraded) {
   };
   const std::string leader = d.start_watched(2);
   const auto epoch = d.c.epoch();
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   if (degraded) {
     std::string trouble;
     ASSERT_TRUE(d.c.wait_for("the leader to say so", [&] {
@@ -632,7 +632,7 @@ void begin_with(const std::string& sql, bool degraded) {
                              [&] { return d.c.logged(leader, {" database_recovered "}) == 1; }));
     EXPECT_EQ(d.status(leader).value("trouble", "?"), "");
   }
-  ASSERT_TRUE(d.wait_for_rows(kSome));
+  ASSERT_TRUE(d.wait_for_rows(kSomeRows));
   EXPECT_EQ(d.c.epoch(), epoch);
   d.check();
 }

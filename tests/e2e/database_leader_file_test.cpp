@@ -12,7 +12,7 @@ namespace {
 namespace fs = std::filesystem;
 using sqlite::Handle;
 
-constexpr std::size_t kSome = 50;  // rows
+constexpr std::size_t kRowsFirst = 50;  // rows
 
 class DatabaseLeaderFile : public ByCommit {
  protected:
@@ -21,7 +21,7 @@ class DatabaseLeaderFile : public ByCommit {
   void start() {
     leader = d.start_watched(2);
     standby = d.c.other_nodes(leader).front();
-    ASSERT_TRUE(d.wait_for_rows(kSome));
+    ASSERT_TRUE(d.wait_for_rows(kRowsFirst));
   }
   std::string trouble() { return d.status(leader).value("trouble", ""); }
   testing::AssertionResult wait_until_stored() {
@@ -38,7 +38,7 @@ class DatabaseLeaderFile : public ByCommit {
     const auto epoch = d.c.epoch();
     EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
     EXPECT_EQ(d.c.wait_leader("db", leader, epoch), standby);
-    ASSERT_TRUE(d.wait_for_rows(kSome));
+    ASSERT_TRUE(d.wait_for_rows(kRowsFirst));
     ASSERT_TRUE(d.wait_ready(leader));
   }
 
@@ -58,7 +58,7 @@ TEST_P(DatabaseLeaderFile, WhenItIsRemovedAHandOverMendsThat) {
     ASSERT_TRUE(d.c.wait_for("commits to fail", [&] { return !d.logged("unsure").empty(); }));
   } else {
     // The removed file is followed.
-    ASSERT_TRUE(d.wait_for_rows(kSome));
+    ASSERT_TRUE(d.wait_for_rows(kRowsFirst));
     ASSERT_TRUE(d.hush());
     ASSERT_TRUE(wait_until_stored());
     d.resume();

@@ -642,6 +642,11 @@ std::optional<json> Cluster::member(const std::string& node) {
   return entry ? std::optional(json::parse(entry.value().value)) : std::nullopt;
 }
 
+std::string Cluster::member_state(const std::string& node) {
+  const auto record = member(node);
+  return record ? record->value("state", "") : "none";
+}
+
 std::uint64_t Cluster::epoch(const std::string& app) {
   auto record = lease(app);
   return record ? record->value("epoch", std::uint64_t{0}) : 0;

@@ -184,6 +184,8 @@ class Cluster {
   testing::AssertionResult wait_watched(const std::vector<std::string>& nodes);
   std::optional<json> lease(const std::string& app = "db");
   std::optional<json> member(const std::string& node);
+  /// As its record has it; "none": there is no record.
+  std::string member_state(const std::string& node);
   std::uint64_t epoch(const std::string& app = "db");
   /// A request to a node's control service; the error's text, if any, in "error".
   json ask(const std::string& node, const std::string& what, const json& request = json::object());

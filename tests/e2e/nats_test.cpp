@@ -151,7 +151,7 @@ TEST(NatsServers, AKilledNodeStartsAgainAtOnceWithoutThem) {
   EXPECT_EQ(c.wait_leader("db", "", epoch), "node-1");
 }
 
-constexpr const char* kServer = R"(
+constexpr const char* kConfiguration = R"(
 listen: "127.0.0.1:PORT"
 jetstream { store_dir: "FOLDER" }
 )";
@@ -163,7 +163,7 @@ TEST(NatsServers, ANodeWaitsForOneAtItsStart) {
   c.start("node-1");
   EXPECT_TRUE(c.wait_logged("node-1", {"waiting_for_nats"}));
   EXPECT_TRUE(c.node("node-1").running());
-  c.start_server(kServer, port);
+  c.start_server(kConfiguration, port);
   c.use({"nats://127.0.0.1:" + std::to_string(port)});
   EXPECT_EQ(c.wait_leader(), "node-1");
 }

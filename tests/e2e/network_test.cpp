@@ -67,11 +67,6 @@ class Hosts {
   std::string url_;
 };
 
-std::string state_of_member(Cluster& c, const std::string& node) {
-  const auto record = c.member(node);
-  return record ? record->value("state", "") : "none";
-}
-
 class Networks : public testing::Test {
  protected:
   void SetUp() override {
@@ -97,9 +92,9 @@ void cut_the_leader_off(Network::Direction from_it, Network::Direction to_it) {
                          [&] { return c.events(leader, "db", "passive_end").size() == 1; }));
   EXPECT_TRUE(c.node(leader).running());
   EXPECT_GT(hosts.network().vanished(host), 0u);
-  EXPECT_EQ(state_of_member(c, leader), "expired");
+  EXPECT_EQ(c.member_state(leader), "expired");
   hosts.network().heal(host);
-  EXPECT_TRUE(c.wait_for("its next session", [&] { return state_of_member(c, leader) == "live"; }));
+  EXPECT_TRUE(c.wait_for("its next session", [&] { return c.member_state(leader) == "live"; }));
   EXPECT_EQ(c.wait_leader("db", leader), next);
   EXPECT_EQ(c.epoch(), epoch + 1);
 }
@@ -121,8 +116,8 @@ TEST_F(Networks, NothingMovesWhenAStandbyIsCutOff) {
   const auto epoch = c.epoch();
   const std::string standby = c.other_nodes(leader).front();
   hosts.network().cut(Hosts::host(standby));
-  EXPECT_TRUE(c.wait_for("the end of its session",
-                         [&] { return state_of_member(c, standby) == "expired"; }));
+  EXPECT_TRUE(
+      c.wait_for("the end of its session", [&] { return c.member_state(standby) == "expired"; }));
   hosts.network().heal(Hosts::host(standby));
   EXPECT_TRUE(c.wait_members({standby}));
   EXPECT_EQ(c.wait_leader(), leader);

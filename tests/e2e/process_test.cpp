@@ -10,11 +10,6 @@
 namespace cluster::e2e {
 namespace {
 
-std::string state_of_member(Cluster& c, const std::string& node) {
-  const auto record = c.member(node);
-  return record ? record->value("state", "") : "none";
-}
-
 std::string session_of(Cluster& c, const std::string& node) {
   const auto record = c.member(node);
   return record ? record->value("session", "") : "";
@@ -30,7 +25,7 @@ TEST(Processes, TheLeadMovesWhenTheLeaderIsKilled) {
   const std::string next = c.wait_leader("db", leader, epoch);
   EXPECT_NE(next, leader);
   EXPECT_FALSE(alive(backend));
-  EXPECT_EQ(state_of_member(c, leader), "left");  // its guardian said so: no timeout was waited for
+  EXPECT_EQ(c.member_state(leader), "left");  // its guardian said so: no timeout was waited for
   EXPECT_TRUE(c.wait_for("the next backend", [&] { return c.backend_pid(next) != 0; }));
 }
 
@@ -121,7 +116,7 @@ TEST(Processes, NothingMovesWhenAStandbyIsKilled) {
   const std::string standby = c.other_nodes(leader).front();
   kill_and_wait(c.node(standby).pid());
   EXPECT_TRUE(
-      c.wait_for("the end of its session", [&] { return state_of_member(c, standby) == "left"; }));
+      c.wait_for("the end of its session", [&] { return c.member_state(standby) == "left"; }));
   c.start(standby);
   EXPECT_TRUE(c.wait_members({standby}));
   EXPECT_EQ(c.wait_leader(), leader);
@@ -154,7 +149,7 @@ TEST(Processes, AKilledNodeStartsAgainUnderItsNameAtOnce) {
   kill_and_wait(c.node(leader).pid());
   c.start(leader);
   EXPECT_TRUE(c.wait_for("its new session", [&] {
-    return session_of(c, leader) != session && state_of_member(c, leader) == "live";
+    return session_of(c, leader) != session && c.member_state(leader) == "live";
   }));
   EXPECT_EQ(c.wait_leader("db", "", epoch), leader);
   EXPECT_EQ(c.logged(leader, {"name_in_use"}), 0);
@@ -228,7 +223,7 @@ TEST(Processes, AStoppedLeadersBackendIsEndedBeforeAnotherStarts) {
                          [&] { return c.events(leader, "db", "passive_end").size() == 1; }));
   EXPECT_EQ(c.events(leader, "db", "passive_end").front().epoch, epoch)
       << "another's fencing token";
-  EXPECT_TRUE(c.wait_for("its next session", [&] { return state_of_member(c, leader) == "live"; }));
+  EXPECT_TRUE(c.wait_for("its next session", [&] { return c.member_state(leader) == "live"; }));
   EXPECT_EQ(c.wait_leader("db", leader), next);
   EXPECT_GE(c.logged(leader, {"session_ended"}), 1);
 }
@@ -259,7 +254,7 @@ TEST(Processes, AMachineThatWasPausedEndsItsBackendWhenItWakes) {
   ASSERT_FALSE(passive.empty());
   EXPECT_EQ(passive.front().epoch, epoch);
   EXPECT_LT(last, passive.front().ns);
-  EXPECT_TRUE(c.wait_for("its next session", [&] { return state_of_member(c, leader) == "live"; }));
+  EXPECT_TRUE(c.wait_for("its next session", [&] { return c.member_state(leader) == "live"; }));
   EXPECT_EQ(c.wait_leader("db", leader), next);
 }
 
@@ -281,7 +276,7 @@ TEST(Processes, AGuardianThatIsKilledIsReplacedAndNothingMoves) {
   kill_and_wait(c.node(leader).pid());
   EXPECT_NE(c.wait_leader("db", leader, epoch), "");
   EXPECT_FALSE(alive(backend));
-  EXPECT_EQ(state_of_member(c, leader), "left");
+  EXPECT_EQ(c.member_state(leader), "left");
 }
 
 TEST(Processes, WhatALostMachineLeftBehindIsEndedAtTheNextStart) {
@@ -317,7 +312,7 @@ TEST(Processes, OnSigtermALeaderStopsInOrderAndHandsOver) {
   EXPECT_FALSE(alive(backend));
   const std::string next = c.wait_leader("db", leader, epoch);
   EXPECT_EQ(c.epoch(), epoch + 1);
-  EXPECT_EQ(state_of_member(c, leader), "left");
+  EXPECT_EQ(c.member_state(leader), "left");
   std::vector<std::string> order;
   for (const auto& e : c.journal())
     if (e.node == leader && (e.pid == pid || e.pid == backend) && e.what.ends_with("_begin") &&

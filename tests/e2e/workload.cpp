@@ -364,7 +364,8 @@ bool Workload::may_be_gone(const Call& write, const json& next) const {
   int newer = 0;
   for (const auto& [id, one] : calls_) {
     const std::string what = one.call.at("what");
-    if (one.outcome() != "done" || one.call.value("key", "") != write.call.at("key") ||
+    if (one.outcome() != "done" ||
+        one.call.value("key", "") != write.call.at("key").get<std::string>() ||
         ns(one.call) >= ns(next))
       continue;
     // Nobody is told the revision of a removal.

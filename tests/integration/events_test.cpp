@@ -19,7 +19,7 @@ using testing::eventually;
 using testing::kSoon;
 
 /// What a subscription has been told.
-class Told {
+class EventsTold {
  public:
   std::function<void(const Event&)> handler() {
     return [this](const Event& event) {
@@ -83,7 +83,7 @@ class EventsTest : public ::testing::Test {
 TEST_F(EventsTest, ASubscriptionGetsWhatFitsItsPatternAndItsApp) {
   auto& a = start("a");
   auto& b = start("b");
-  Told own, wild, all, platform, bank;
+  EventsTold own, wild, all, platform, bank;
   const auto s1 = b.shop->events().subscribe("order.*", own.handler());
   const auto s2 = b.shop->events().subscribe(">", wild.handler());
   const auto s3 = b.node.platform->events().subscribe("order.>", all.handler());
@@ -125,7 +125,7 @@ TEST_F(EventsTest, ASubscriptionBeginsWhereItIsTold) {
   auto& a = start("a");
   auto events = a.shop->events();
   for (const char* text : {"1", "2", "3"}) events.publish("s", text);
-  Told all, third, new_ones, early, late;
+  EventsTold all, third, new_ones, early, late;
   const auto s1 = events.subscribe("s", all.handler(), {.from = AllEvents{}});
   ASSERT_TRUE(eventually([&] { return all.count() == 3; }));
   const auto s2 = events.subscribe("s", third.handler(),
@@ -176,7 +176,7 @@ TEST_F(EventsTest, BeforeThePlatformRunsAndAfterItHasEndedThereAreNone) {
   auto events = node.platform->events();
   EXPECT_EQ(errc_of([&] { events.publish("s", "", {.timeout = 50ms}); }), Errc::unavailable);
   node.run();
-  Told told;
+  EventsTold told;
   auto subscription = events.subscribe("s", told.handler(), {.timeout = kSoon});
   node.stop();
   EXPECT_EQ(errc_of([&] { events.publish("s", ""); }), Errc::shutting_down);
@@ -213,7 +213,7 @@ TEST_F(EventsTest, LimitsOfTheStreamFollowTheOptions) {
 
 TEST_F(EventsTest, NothingAcknowledgedIsLostOrStoredTwiceWhenTheServerIsKilled) {
   auto& a = start("a");
-  Told told;
+  EventsTold told;
   const auto subscription = a.shop->events().subscribe("n", told.handler());
   std::atomic<bool> stop{false};
   std::atomic<int> acknowledged{0};
@@ -263,7 +263,7 @@ TEST_F(EventsTest, ASlowHandlerMissesNothingAndIsToldOf) {
   auto events = a.shop->events();
   std::promise<void> go;
   auto gate = go.get_future().share();
-  Told told;
+  EventsTold told;
   std::atomic<int> troubles{0};
   SubscribeOptions options;
   options.on_trouble = [&](const Error& error) {
@@ -337,7 +337,7 @@ TEST_F(EventsTest, NodesShareADurableSubscriptionWhichRemembersWhatWasHandled) {
   auto& a = start("a");
   auto& b = start("b");
   SubscribeOptions options{.durable = "booking", .concurrency = 2};
-  Told at_a, at_b;
+  EventsTold at_a, at_b;
   std::size_t published = 0;
   {
     const auto s1 = a.shop->events().subscribe("s", at_a.handler(), options);
@@ -354,7 +354,7 @@ TEST_F(EventsTest, NodesShareADurableSubscriptionWhichRemembersWhatWasHandled) {
   EXPECT_GT(at_a.count(), 0u);
   EXPECT_GT(at_b.count(), 0u);
   a.shop->events().publish("s", "while nobody listened");
-  Told later;
+  EventsTold later;
   const auto s3 = b.shop->events().subscribe("s", later.handler(), options);
   ASSERT_TRUE(eventually([&] { return later.count() >= 1; }));
   EXPECT_EQ(later.payloads(), Payloads{"while nobody listened"});
@@ -363,7 +363,7 @@ TEST_F(EventsTest, NodesShareADurableSubscriptionWhichRemembersWhatWasHandled) {
 TEST_F(EventsTest, WhatFailsIsTriedAgainAndEndsAsADeadLetter) {
   auto& a = start("a");
   auto events = a.shop->events();
-  Told dead;
+  EventsTold dead;
   const auto graveyard = events.subscribe("_dead.booking.>", dead.handler());
   std::atomic<int> poison{0}, good{0}, seen_dead{0};
   const auto subscription = events.subscribe(
@@ -403,7 +403,7 @@ TEST_F(EventsTest, WhatFailsIsTriedAgainAndEndsAsADeadLetter) {
 TEST_F(EventsTest, WhatNoHandlerEverReturnedFromBecomesADeadLetterUnhandled) {
   auto& a = start("a");
   auto events = a.shop->events();
-  Told dead, handled;
+  EventsTold dead, handled;
   const SubscribeOptions options{.durable = "d", .ack_wait = 1s, .max_deliver = 1};
   {
     const auto made = events.subscribe("s", [](const Event&) {}, options);
@@ -437,7 +437,7 @@ TEST_F(EventsTest, WhatANodeLeavesUnfinishedGoesToAnother) {
   struct Round {
     std::promise<void> go;
     std::atomic<bool> entered{false};
-    Told at_b;
+    EventsTold at_b;
     EventSubscription s1, s2;
   };
   std::unique_ptr<Round> round;
@@ -478,7 +478,7 @@ TEST_F(EventsTest, OptionsOfADurableSubscriptionAreBroughtUpToDateAndItCanBeRemo
   {
     const auto s = events.subscribe("s", [](const Event&) {}, {.durable = "d"});
   }
-  Told told;
+  EventsTold told;
   std::atomic<int> removed{0};
   SubscribeOptions options{.durable = "d", .ack_wait = 5s, .max_in_flight = 7};
   options.on_trouble = [&](const Error& error) { removed += error.errc() == Errc::not_found; };

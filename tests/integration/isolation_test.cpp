@@ -31,7 +31,7 @@ using testing::Outcome;
 using testing::Program;
 
 /// What `call` throws.
-std::optional<Error> thrown(const std::function<void()>& call) {
+std::optional<Error> failure_of(const std::function<void()>& call) {
   try {
     call();
   } catch (const Error& error) {
@@ -40,7 +40,7 @@ std::optional<Error> thrown(const std::function<void()>& call) {
   return std::nullopt;
 }
 
-::testing::AssertionResult refused(const std::optional<Error>& error, const std::string& subject) {
+::testing::AssertionResult denied(const std::optional<Error>& error, const std::string& subject) {
   if (!error) return ::testing::AssertionFailure() << "it is allowed";
   const std::string text = error->what();
   if (error->errc() == Errc::permission_denied && text.find(subject) != std::string::npos)
@@ -162,7 +162,7 @@ TEST_F(Isolation, AConfinedAppCanDoAllThatIsItsOwn) {
     db.exec("INSERT INTO t VALUES(randomblob(4000000))");
   const auto position = one.database().sync(kSoon);
   ASSERT_TRUE(
-      eventually([&] { return !thrown([&] { two.database().wait_for(position, kSoon); }); }));
+      eventually([&] { return !failure_of([&] { two.database().wait_for(position, kSoon); }); }));
   const auto older = two.snapshots().create(kSoon);
   EXPECT_GT(older.txid, 0u) << "which its leader takes";
   EXPECT_EQ(two.snapshots().list().back().txid, older.txid);
@@ -243,9 +243,9 @@ TEST_F(Isolation, WhatIsAnotherAppsIsRefusedAndNamed) {
         "$O.shop_bank_snapshots.M.x", "$JS.API.STREAM.MSG.DELETE.OBJ_shop_bank_snapshots",
         "shop.bank.events.paid", "shop.bank.calls.any.price.bank", "shop.bank.calls.node.n.price._",
         "$KV.shop_leases.bank", "$KV.shop_locks.bank.l"})
-    EXPECT_TRUE(refused(client.ask(subject), '"' + std::string(subject) + '"')) << subject;
+    EXPECT_TRUE(denied(client.ask(subject), '"' + std::string(subject) + '"')) << subject;
   for (const char* subject : {"shop.bank.calls.>", "shop.>", ">", "_INBOX.>", "$KV.>"})
-    EXPECT_TRUE(refused(client.listen(subject), '"' + std::string(subject) + '"')) << subject;
+    EXPECT_TRUE(denied(client.listen(subject), '"' + std::string(subject) + '"')) << subject;
   EXPECT_FALSE(client.listen("shop.notes.calls.>"));
 }
 
@@ -259,14 +259,14 @@ TEST_F(Isolation, WhatIsThePlatformsOrAnOperatorsIsRefusedAndNamed) {
         "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.CREATE.other",
         "$JS.API.CONSUMER.NAMES.shop_events", "shop._.events.alarm", "shop._.node.node-1.status",
         "shop._.node.node-1.stepdown", "shop._.node.node-1.verify", "$SRV.INFO"})
-    EXPECT_TRUE(refused(client.ask(subject), '"' + std::string(subject) + '"')) << subject;
+    EXPECT_TRUE(denied(client.ask(subject), '"' + std::string(subject) + '"')) << subject;
 }
 
 TEST_F(Isolation, ALongSubjectIsNamedInFull) {
   Client client(*server, "shop-notes");
   ASSERT_TRUE(connect(client.connection));
   const std::string subject = "$KV.shop_bank." + std::string(600, 'k');
-  EXPECT_TRUE(refused(client.ask(subject), '"' + subject + '"'));
+  EXPECT_TRUE(denied(client.ask(subject), '"' + subject + '"'));
 }
 
 TEST_F(Isolation, TheApisOfAConfinedNodeSayWhatIsRefused) {
@@ -275,7 +275,7 @@ TEST_F(Isolation, TheApisOfAConfinedNodeSayWhatIsRefused) {
   node.run();
   ASSERT_TRUE(eventually([&] { return node.platform->members().size() == 1; }));
   const auto denies = [](const std::function<void()>& call, const std::string& subject) {
-    return refused(thrown(call), subject);
+    return denied(failure_of(call), subject);
   };
   Kv kv = bank.kv();
   EXPECT_TRUE(denies([&] { kv.put("k", "v", kSoon); }, "KV_shop_bank"));
@@ -343,7 +343,7 @@ TEST_F(Isolation, ADurableSubscriptionTellsThatItMayNotPullOrAcknowledge) {
     notes.events().publish("new", "1");
     auto future = told.get_future();
     ASSERT_EQ(future.wait_for(kSoon), std::future_status::ready) << refusal;
-    EXPECT_TRUE(refused(future.get(), refusal));
+    EXPECT_TRUE(denied(future.get(), refusal));
   }
 }
 
@@ -378,7 +378,7 @@ TEST_F(Isolation, WithoutLeaveToMakeStreamsAnAppUsesThoseThatAreThere) {
   {
     Node missing(options("node-1", "shop-notes"));
     missing.run();
-    EXPECT_TRUE(refused(thrown([&] { missing.over.get(); }), "STREAM.CREATE.KV_shop_members"));
+    EXPECT_TRUE(denied(failure_of([&] { missing.over.get(); }), "STREAM.CREATE.KV_shop_members"));
   }
   {
     Node node(options("node-1", "shop-operator"));
@@ -402,8 +402,8 @@ TEST_F(Isolation, WithoutLeaveToMakeStreamsAnAppUsesThoseThatAreThere) {
   EXPECT_TRUE(notes.lock("l").acquire(kSoon).held());
   Client client(*server, "shop-notes");
   ASSERT_TRUE(connect(client.connection));
-  EXPECT_TRUE(refused(client.ask("$JS.API.STREAM.CREATE.KV_shop_notes"),
-                      "\"$JS.API.STREAM.CREATE.KV_shop_notes\""));
+  EXPECT_TRUE(denied(client.ask("$JS.API.STREAM.CREATE.KV_shop_notes"),
+                     "\"$JS.API.STREAM.CREATE.KV_shop_notes\""));
 }
 
 // docs/isolation.md says so: permissions see a request's subject, not what it asks for. Should one
@@ -446,7 +446,7 @@ TEST_F(WhatPermissionsDoNotSee, AConsumerDeliversToAnySubject) {
       admin->connection.subscribe(subject, [&](const nats::Message& m) { heard = m.data; });
   testing::must(admin->loop,
                 [&](Completion done) { admin->connection.flush(kSoon, std::move(done)); });
-  EXPECT_TRUE(refused(confined->ask(subject), subject));
+  EXPECT_TRUE(denied(confined->ask(subject), subject));
   confined->api(
       "CONSUMER.CREATE.KV_shop_notes.x",
       {{"stream_name", "KV_shop_notes"},

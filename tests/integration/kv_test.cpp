@@ -46,7 +46,7 @@ class KvTest : public ::testing::Test {
 };
 
 /// What a watch has been told.
-struct Told {
+struct ChangesTold {
   std::function<void(const KvEntry&)> handler() {
     return [this](const KvEntry& entry) {
       const std::lock_guard lock(mutex);
@@ -78,7 +78,7 @@ TEST_F(KvTest, WhatOneNodeWritesAnotherReads) {
 }
 
 TEST_F(KvTest, AKeyGoesWhenItsTimeIsUp) {
-  Told told;
+  ChangesTold told;
   const auto watch = kv(1).watch("t", told.handler());
   kv().put("t/stays", "v");
   // From now on it is told of each write, also of what is soon gone again.
@@ -164,7 +164,7 @@ TEST_F(KvTest, WhatIsAskedBeforeTheNodeHasJoinedIsAnsweredThen) {
   kv().put("k", "v");
   auto keys = std::async(std::launch::async, [&] { return app.kv().keys("", 10, kSoon); });
   auto value = std::async(std::launch::async, [&] { return app.kv().get("k", kSoon); });
-  Told told;
+  ChangesTold told;
   auto watch = app.kv().watch("", told.handler());
   EXPECT_EQ(errc_of([&] { app.kv().keys("", 10, milliseconds(10)); }), Errc::unavailable);
   early.run();
@@ -212,7 +212,7 @@ TEST_F(KvLimitsTest, TheBucketKeepsItsLimits) {
 TEST_F(KvTest, AWatchTellsWhatIsThereAndThenEachWrite) {
   kv().put("u.1", "a");
   kv().put("x", "not asked for");
-  Told told;
+  ChangesTold told;
   std::atomic<bool> caught_up{false};
   auto watch = kv(1).watch("u.", told.handler(), {.caught_up = [&] { caught_up = true; }});
   ASSERT_TRUE(eventually([&] { return caught_up.load(); }));
@@ -226,7 +226,7 @@ TEST_F(KvTest, AWatchTellsWhatIsThereAndThenEachWrite) {
   EXPECT_TRUE(told.entries[2].removed);
   watch = {};
   kv().put("u.3", "c");
-  Told all;
+  ChangesTold all;
   auto from = kv(1).watch("u.", all.handler(), {.from_revision = told.entries[1].revision});
   ASSERT_TRUE(eventually([&] { return all.count() == 3; }));
   EXPECT_EQ(all.entries[0].key, "u.2");
@@ -235,7 +235,7 @@ TEST_F(KvTest, AWatchTellsWhatIsThereAndThenEachWrite) {
 }
 
 TEST_F(KvTest, AWatchMayBeginBeforeTheBucket) {
-  Told told;
+  ChangesTold told;
   auto watch = kv(1).watch("", told.handler());
   kv().put("k", "v");
   EXPECT_TRUE(eventually([&] { return told.count() == 1; }));
@@ -244,7 +244,7 @@ TEST_F(KvTest, AWatchMayBeginBeforeTheBucket) {
 TEST_F(KvTest, ASlowHandlerMissesNothingAndHoldsUpNobody) {
   constexpr int kWrites = 2'000;  // more than wait for a handler
   std::atomic<bool> go{false};
-  Told slow;
+  ChangesTold slow;
   auto take = slow.handler();
   auto watch = kv(1).watch("", [&](const KvEntry& entry) {
     while (!go) std::this_thread::sleep_for(milliseconds(1));
@@ -273,14 +273,14 @@ TEST_F(KvTest, AHandlerMayEndItsWatchAndMayThrow) {
   kv().put("b", "");
   ASSERT_TRUE(eventually([&] { return calls == 2; }));
   kv().put("c", "");
-  Told told;
+  ChangesTold told;
   auto other = kv().watch("", told.handler());
   ASSERT_TRUE(eventually([&] { return told.count() == 3; }));
   EXPECT_EQ(calls, 2);
 }
 
 TEST_F(KvTest, AReconnectLeavesNoGapAndRepeatsNothing) {
-  Told told;
+  ChangesTold told;
   std::uint64_t revision = kv().put("k", "0");
   int value = 0;
   auto watch = kv(1).watch("", told.handler());
@@ -335,7 +335,7 @@ TEST_F(KvTest, TellsApartWhatWasNotSentFromWhatMayHaveBeenStored) {
 
 TEST_F(KvTest, EndsWithItsPlatform) {
   kv().put("k", "v");
-  Told told;
+  ChangesTold told;
   auto watch = kv().watch("", told.handler());
   Kv left = kv();
   nodes[0]->stop();
