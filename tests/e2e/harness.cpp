@@ -601,20 +601,25 @@ testing::AssertionResult Cluster::wait_members(const std::vector<std::string>& n
 }
 
 testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& nodes) {
+  std::set<std::pair<json, json>> acknowledged;  // owner, voter
+  const auto listening = store_->connection.subscribe(
+      platform_ + "._.session.*.ack", [&](const nats::Message& message) {
+        const json ack = json::parse(message.data);
+        acknowledged.emplace(ack.at("owner"), ack.at("voter"));
+      });
   return wait_for("nodes to be live members that all watch each other", [&] {
-    std::vector<json> voters;
-    std::set<json> sessions;
+    std::map<json, json> voters;  // of the current sessions
     for (const auto& name : nodes) {
       const auto record = member(name);
       if (!record || record->value("state", "") != "live") return false;
-      voters.push_back(record->value("voters", json::array()));
-      sessions.insert(name + "/" + record->value("session", ""));
+      voters[name + "/" + record->value("session", "")] = record->value("voters", json::array());
     }
-    // Not those of a session that has ended.
-    return std::all_of(voters.begin(), voters.end(), [&](const json& of_one) {
-      return of_one.size() + 1 == nodes.size() &&
-             std::all_of(of_one.begin(), of_one.end(),
-                         [&](const json& voter) { return sessions.contains(voter); });
+    return std::all_of(voters.begin(), voters.end(), [&](const auto& one) {
+      const auto& [owner, its] = one;
+      return its.size() + 1 == nodes.size() &&
+             std::all_of(its.begin(), its.end(), [&](const json& voter) {
+               return voters.contains(voter) && acknowledged.contains({owner, voter});
+             });
     });
   });
 }

@@ -179,8 +179,9 @@ class Cluster {
                                const std::string& app = "db");
   /// Waits until all of them are live members of the platform.
   testing::AssertionResult wait_members(const std::vector<std::string>& nodes);
-  /// And until each has all others (three at most) as its voters: the loss of a node whose session
-  /// is too young for that is seen by lease_ttl alone.
+  /// And until each has all others (three at most) as its voters, and they have acknowledged a
+  /// heartbeat of it: the loss of a node whose session is too young for that is seen by lease_ttl
+  /// alone.
   testing::AssertionResult wait_watched(const std::vector<std::string>& nodes);
   std::optional<json> lease(const std::string& app = "db");
   std::optional<json> member(const std::string& node);

@@ -63,9 +63,8 @@ TEST(Names, ACopiedFolderIsNotTakenForTheNodeItself) {
     return third->output().find("name_in_use") != std::string::npos || !third->running();
   }));
   EXPECT_TRUE(c.wait_for("the copy's session", [&] {
-    const auto record = c.member(leader);
-    return record && record->value("session", "") != session &&
-           record->value("state", "") == "live";
+    const auto now = c.member(leader);
+    return now && now->value("session", "") != session && now->value("state", "") == "live";
   }));
   const std::string next = c.wait_lease_moves("", epoch);
   EXPECT_FALSE(next.empty());

@@ -17,7 +17,7 @@
 namespace cluster {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 using testing::kSoon;
 using testing::Outcome;
 using testing::Program;
@@ -50,11 +50,11 @@ class Cli : public ::testing::Test {
   std::uint64_t put_member(const std::string& node, const std::string& session,
                            const std::string& state = "live") {
     return put("shop_members", node,
-               json{{"v", 1},
+               Json{{"v", 1},
                     {"node", node},
                     {"session", session},
                     {"state", state},
-                    {"voters", json::array()},
+                    {"voters", Json::array()},
                     {"labels", {{"zone", "a"}}},
                     {"host", "host-a"},
                     {"boot", "b"},
@@ -71,7 +71,7 @@ class Cli : public ::testing::Test {
                  std::uint64_t session_rev, std::uint64_t epoch,
                  const std::string& state = "held") {
     put("shop_leases", app,
-        json{{"v", 1},
+        Json{{"v", 1},
              {"app", app},
              {"epoch", epoch},
              {"state", state},
@@ -118,7 +118,7 @@ class FakeNode {
  public:
   FakeNode(nats::Connection& connection, std::string node, bool in_force = true)
       : service_(connection, {.name = "shop", .version = "0.1.0"}) {
-    const json status{{"v", 1},
+    const Json status{{"v", 1},
                       {"platform", "shop"},
                       {"node", node},
                       {"state", "running"},
@@ -137,12 +137,12 @@ class FakeNode {
         [status](nats::Message, nats::Responder responder) { responder.reply(status.dump()); });
     service_.add_endpoint("stepdown", "shop._.node." + node + ".stepdown",
                           [this](nats::Message request, nats::Responder responder) {
-                            asked = json::parse(request.data);
+                            asked = Json::parse(request.data);
                             on_stepdown(std::move(responder));
                           });
   }
 
-  std::optional<json> asked{};
+  std::optional<Json> asked{};
   std::function<void(nats::Responder)> on_stepdown{};
 
  private:
@@ -162,9 +162,9 @@ TEST_F(Cli, StatusShowsNodesAppsAndWhoIsSilent) {
   EXPECT_NE(plain.out.find("no answer"), std::string::npos) << plain.out;
   EXPECT_NE(plain.out.find("node-1: silent"), std::string::npos) << plain.out;
   EXPECT_EQ(plain.out.find('\033'), std::string::npos) << plain.out;
-  json out;
+  Json out;
   for (int tries = 0; tries < 10; ++tries) {
-    out = json::parse(run({"status", "--platform", "shop", "-o", "json"}).out);
+    out = Json::parse(run({"status", "--platform", "shop", "-o", "json"}).out);
     // Or this thread was held up for longer than an answer is waited for.
     if (out["nodes"][0]["answered"] == true) break;
   }
@@ -252,10 +252,10 @@ TEST_F(Cli, StepdownAsksTheHolderAndWaitsForTheNext) {
   put_lease("database", "node-1", "S1", rev1, 4);
   FakeNode node(connection_, "node-1");
   node.on_stepdown = [&](nats::Responder responder) {
-    responder.reply(json{{"v", 1}, {"app", "database"}, {"epoch", 4}}.dump());
+    responder.reply(Json{{"v", 1}, {"app", "database"}, {"epoch", 4}}.dump());
     nats::KeyValue(jetstream_, "shop_leases")
         .put("database",
-             json{{"v", 1},
+             Json{{"v", 1},
                   {"app", "database"},
                   {"epoch", 5},
                   {"state", "held"},
@@ -352,9 +352,9 @@ TEST_F(Cli, DevRunsAClusterUntilItIsInterrupted) {
   const std::string out = dev.out();
   const auto at = out.find("NATS_URL=") + 9;
   const std::string url = out.substr(at, out.find(' ', at) - at);
-  json status;
+  Json status;
   EXPECT_TRUE(until([&] {
-    status = json::parse(run({"status", "--nats", url, "--platform", "dev", "-o", "json"}).out,
+    status = Json::parse(run({"status", "--nats", url, "--platform", "dev", "-o", "json"}).out,
                          nullptr, false);
     return status.is_object() && status["nodes"].size() == 2 && status["apps"].size() == 1 &&
            status["apps"][0]["leader"].is_string();

@@ -21,7 +21,7 @@ namespace cluster {
 namespace {
 
 using namespace std::chrono_literals;
-using nlohmann::json;
+using Json = nlohmann::json;
 using testing::ConfiguredServer;
 using testing::connect;
 using testing::eventually;
@@ -106,7 +106,7 @@ class Isolation : public ::testing::Test {
 };
 
 std::string trouble_of(const Node& node) {
-  return json::parse(testing::status_of(*node.platform))["trouble"].dump();
+  return Json::parse(testing::status_of(*node.platform))["trouble"].dump();
 }
 
 /// That something took too long, on a busy machine, is no refusal.
@@ -203,10 +203,10 @@ struct Client {
     });
   }
   /// A request to JetStream that does not fail: its answer.
-  json api(const std::string& what, const json& body) {
+  Json api(const std::string& what, const Json& body) {
     const auto answer = send({.subject = "$JS.API." + what, .data = body.dump()});
     if (!answer) throw answer.error();
-    const json said = json::parse(answer.value().data);
+    const Json said = Json::parse(answer.value().data);
     if (said.contains("error")) throw Error(Errc::invalid_argument, said["error"].dump());
     return said;
   }
@@ -422,10 +422,10 @@ class WhatPermissionsDoNotSee : public Isolation {
   void make(const std::string& stream, const std::string& subjects) {
     admin->api(
         "STREAM.CREATE." + stream,
-        {{"name", stream}, {"subjects", json::array({subjects})}, {"allow_rollup_hdrs", true}});
+        {{"name", stream}, {"subjects", Json::array({subjects})}, {"allow_rollup_hdrs", true}});
   }
   std::uint64_t messages(const std::string& stream) {
-    return admin->api("STREAM.INFO." + stream, json::object())["state"]["messages"];
+    return admin->api("STREAM.INFO." + stream, Json::object())["state"]["messages"];
   }
   std::optional<Client> admin, confined;
 };
@@ -433,7 +433,7 @@ class WhatPermissionsDoNotSee : public Isolation {
 TEST_F(WhatPermissionsDoNotSee, AStreamCopiesAnother) {
   confined->api(
       "STREAM.CREATE.KV_shop_notes",
-      {{"name", "KV_shop_notes"}, {"sources", json::array({json{{"name", "KV_shop_bank"}}})}});
+      {{"name", "KV_shop_notes"}, {"sources", Json::array({Json{{"name", "KV_shop_bank"}}})}});
   EXPECT_TRUE(eventually([&] { return messages("KV_shop_notes") == 1; }));
 }
 

@@ -10,7 +10,7 @@
 namespace cluster::nats {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 using testing::connect;
 using testing::kSoon;
 using testing::NatsServers;
@@ -27,7 +27,7 @@ class MicroServiceTest : public ::testing::Test {
     return await<Message>(loop, kSoon, [&](auto done) { c.request(std::move(m), kSoon, done); })
         .value();
   }
-  json ask_json(const std::string& subject) { return json::parse(ask(subject).data); }
+  Json ask_json(const std::string& subject) { return Json::parse(ask(subject).data); }
 
   NatsServers servers;
   Loop loop;
@@ -42,7 +42,7 @@ TEST_F(MicroServiceTest, IsFoundByNameAndId) {
                        {{"k", "v"}});
   for (const std::string& more : {std::string(), std::string(".calc"), ".calc." + service.id()}) {
     auto ping = ask_json("$SRV.PING" + more);
-    EXPECT_EQ(ping, (json{{"type", "io.nats.micro.v1.ping_response"},
+    EXPECT_EQ(ping, (Json{{"type", "io.nats.micro.v1.ping_response"},
                           {"name", "calc"},
                           {"id", service.id()},
                           {"version", "1.2.3"},
@@ -50,7 +50,7 @@ TEST_F(MicroServiceTest, IsFoundByNameAndId) {
     auto info = ask_json("$SRV.INFO" + more);
     EXPECT_EQ(info["type"], "io.nats.micro.v1.info_response");
     EXPECT_EQ(info["description"], "sums");
-    EXPECT_EQ(info["endpoints"], (json::array({{{"name", "add"},
+    EXPECT_EQ(info["endpoints"], (Json::array({{{"name", "add"},
                                                 {"subject", "calc.add"},
                                                 {"queue_group", "q"},
                                                 {"metadata", {{"k", "v"}}}}})));

@@ -19,7 +19,7 @@ namespace cluster {
 namespace {
 
 using namespace std::chrono_literals;
-using nlohmann::json;
+using Json = nlohmann::json;
 using testing::eventually;
 using testing::kSoon;
 using testing::NatsServers;
@@ -114,7 +114,7 @@ TEST_F(PlatformTest, ItsGuardianEndsWithItAndTheNodeCanStartAgainInTheSameProces
     App& app = node.platform->add_app({.name = "db"});
     node.run();
     ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
-    const pid_t guardian = json::parse(testing::status_of(*node.platform)).at("guardian").at("pid");
+    const pid_t guardian = Json::parse(testing::status_of(*node.platform)).at("guardian").at("pid");
     ASSERT_GT(guardian, 0);
     node.stop();
     node.platform.reset();
@@ -300,7 +300,7 @@ TEST_F(PlatformTest, ARequestToStepDownIsAnsweredWhenItsTimeIsUp) {
   Loop loop;
   nats::Connection client(loop, servers.options());
   ASSERT_TRUE(testing::connect(client));
-  auto ask = [&](const json& body) {
+  auto ask = [&](const Json& body) {
     nats::Message request;
     request.subject = "test._.node.node-1.stepdown";
     request.data = body.dump();
@@ -336,16 +336,16 @@ TEST_F(PlatformTest, AnyNatsClientSeesNodesAndRecords) {
     kvEntry* entry = nullptr;
     EXPECT_EQ(js_KeyValue(&store, js, bucket), NATS_OK);
     EXPECT_EQ(kvStore_Get(&entry, store, key), NATS_OK);
-    json found = entry != nullptr ? json::parse(kvEntry_ValueString(entry)) : json();
+    Json found = entry != nullptr ? Json::parse(kvEntry_ValueString(entry)) : Json();
     kvEntry_Destroy(entry);
     kvStore_Destroy(store);
     return found;
   };
-  const json member = record("test_members", "node-1");
+  const Json member = record("test_members", "node-1");
   EXPECT_EQ(member["v"], 1);
   EXPECT_EQ(member["state"], "live");
-  EXPECT_EQ(member["apps"], json::array({"db"}));
-  const json lease = record("test_leases", "db");
+  EXPECT_EQ(member["apps"], Json::array({"db"}));
+  const Json lease = record("test_leases", "db");
   EXPECT_EQ(lease["holder"], "node-1");
   EXPECT_EQ(lease["session"], member["session"]);
   EXPECT_EQ(lease["epoch"], 1);
@@ -353,7 +353,7 @@ TEST_F(PlatformTest, AnyNatsClientSeesNodesAndRecords) {
   // What `nats micro ls` asks.
   natsMsg* answer = nullptr;
   ASSERT_EQ(natsConnection_RequestString(&answer, connection, "$SRV.PING", "", 10'000), NATS_OK);
-  const json service = json::parse(std::string(natsMsg_GetData(answer)));
+  const Json service = Json::parse(std::string(natsMsg_GetData(answer)));
   EXPECT_EQ(service["type"], "io.nats.micro.v1.ping_response");
   EXPECT_EQ(service["name"], "test");
   EXPECT_EQ(service["metadata"]["node"], "node-1");
@@ -370,7 +370,7 @@ TEST_F(PlatformTest, ANatsServerOfTheNodesOwnIsStartedAgainWhenItDies) {
   App& app = node.platform->add_app({.name = "db"});
   node.run();
   ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
-  auto url = [&] { return json::parse(testing::status_of(*node.platform))["nats"]; };
+  auto url = [&] { return Json::parse(testing::status_of(*node.platform))["nats"]; };
   ASSERT_EQ(url()["sync"], "always");
   const std::uint64_t epoch = app.epoch();
   const std::string name = folder / "node-1/nats";
