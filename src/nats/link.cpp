@@ -255,6 +255,13 @@ struct Link::State : std::enable_shared_from_this<Link::State> {
 
 namespace {
 
+// Without the place in libnats' sources that its errors begin with, "(conn.c:123): ".
+std::string without_place(const std::string& text) {
+  const auto file = text.find(".c:"), end = text.find("): ");
+  if (!text.starts_with("(") || end == std::string::npos || file > end) return text;
+  return text.substr(end + 3);
+}
+
 void on_message(natsConnection*, natsSubscription*, natsMsg* m, void* closure) {
   if (auto target = registry().find(closure); target.link)
     target.link->feed->push_message(reinterpret_cast<std::uintptr_t>(closure), message_from(m));
@@ -435,13 +442,14 @@ Failure Link::State::attempt(const ServerUrl& server) {
   if (s != NATS_OK) {
     const char* last = nats_GetLastError(nullptr);
     std::string text = last && *last ? last : natsStatus_GetText(s);
-    if (text.rfind("(conn.c:", 0) == 0) text.erase(0, std::min(text.find("): ") + 3, text.size()));
+    text = without_place(text);
     if (s == NATS_CONNECTION_AUTH_FAILED) {
       // libnats drops the server's words for some refusals.
       return fail(Errc::permission_denied, "the server refuses the credentials (" + text + ")");
     }
-    if (late) return fail(Errc::timeout, "no answer within the time limit");
-    if (text.find("Expected 'PONG'") != std::string::npos)
+    if (late || s == NATS_TIMEOUT) return fail(Errc::timeout, "no answer within the time limit");
+    // libnats 3.4 and 3.10 notice it in different places.
+    if (text.find("Expected 'PONG'") != std::string::npos || s == NATS_CONNECTION_CLOSED)
       text =
           "the server closed the connection during the handshake; it may want other credentials or "
           "a client certificate";
@@ -449,7 +457,7 @@ Failure Link::State::attempt(const ServerUrl& server) {
       text = "the server wants TLS; use tls:// or set nats.tls.enabled";
     if (s == NATS_SECURE_CONNECTION_WANTED)
       text = "the server has no TLS, which nats.tls or the URL asks for";
-    return fail(s == NATS_TIMEOUT ? Errc::timeout : Errc::unavailable, text);
+    return fail(Errc::unavailable, text);
   }
   // Behind one name there may be several servers: take the words of the one that this connection
   // has reached.

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <dirent.h>
@@ -100,7 +101,10 @@ std::string why_not(const HostPort& where) {
 // queues without a bound. Here the thread that accepts waits, and then the kernel's backlog.
 class BoundedPool : public httplib::TaskQueue {
  public:
-  void enqueue(std::function<void()> task) override {
+  // From 0.17 on httplib asks whether the task was taken; here it always is.
+  using Taken = decltype(std::declval<httplib::TaskQueue&>().enqueue({}));
+
+  Taken enqueue(std::function<void()> task) override {
     std::unique_lock lock(mutex_);
     room_.wait(lock, [&] { return tasks_.size() < kWaitingConnections || ending_; });
     tasks_.push_back(std::move(task));
@@ -113,6 +117,7 @@ class BoundedPool : public httplib::TaskQueue {
       }
     }
     wake_.notify_one();
+    return static_cast<Taken>(true);
   }
 
   void shutdown() override {
