@@ -33,15 +33,29 @@ void flip_bit(const std::string& path, std::uint64_t offset) {
   ASSERT_TRUE(file.put(byte).flush());
 }
 
-// Where a file holds what the first row is filled with: no structure of SQLite's, so that only
-// checksums can tell.
-std::uint64_t first_filler(const std::string& database, const std::string& file) {
+// What the first row is filled with: no structure of SQLite's, so that only checksums can tell.
+std::string first_filler(const std::string& database) {
   Handle db(database, Handle::Access::read_only);
   const std::string hex = db.text("SELECT hex(filler) FROM rows ORDER BY epoch, number");
   std::string bytes;
   for (std::size_t i = 0; i < hex.size(); i += 2)
     bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
-  return read_file(file).rfind(bytes);
+  return bytes;
+}
+
+// Where a file holds that.
+std::uint64_t place_of(const std::string& filler, const std::string& file) {
+  return read_file(file).rfind(filler);
+}
+
+// Waits until the first row is in a database's file and no more in its WAL. The database is not
+// read meanwhile: readers keep a WAL from being begun again.
+testing::AssertionResult wait_first_row_in_file(Cluster& c, const std::string& filler,
+                                                const std::string& file) {
+  return c.wait_for("the first row in the file", [&] {
+    return place_of(filler, file) != std::string::npos &&
+           place_of(filler, file + "-wal") == std::string::npos;
+  });
 }
 
 const json kShortWal{{"wal_limit", 64 * 1024}};
@@ -128,7 +142,7 @@ TEST(DatabaseFiles, ABitThatFlipsInTheFileOfAReplicaThatIsDownIsNoticed) {
   p.d.stop(p.standby);
   const std::string file = p.d.file(p.standby);
   sqlite::settle_database(file);
-  flip_bit(file, first_filler(file, file));
+  flip_bit(file, place_of(first_filler(file), file));
   p.d.restart(p.standby);
   ASSERT_TRUE(p.d.wait_ready(p.standby));
   EXPECT_EQ(p.kept().size(), 1u);
@@ -235,13 +249,9 @@ INSTANTIATE_TEST_SUITE_P(Commits, DatabaseFilesByCommit, both_commits(), commit_
 TEST_P(DatabaseFilesByCommit, ABitThatFlipsInTheFileOfAReplicaIsNoticedBeforeItLeads) {
   Pair p(kShortWal, GetParam());
   const std::string file = p.d.file(p.standby);
-  // Until the first rows are in the file and no more in the WAL.
-  const std::string wal = file + "-wal";
-  ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
-    return first_filler(file, file) != std::string::npos &&
-           first_filler(file, wal) == std::string::npos;
-  }));
-  flip_bit(file, first_filler(p.d.file(p.leader), file));
+  const std::string filler = first_filler(p.d.file(p.leader));
+  ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
+  flip_bit(file, place_of(filler, file));
   p.hand_over();
   ASSERT_EQ(p.kept().size(), 1u);
   EXPECT_NE(p.kept().front().find(".damaged-"), std::string::npos);
@@ -251,10 +261,8 @@ TEST_P(DatabaseFilesByCommit, ABitThatFlipsInTheFileOfAReplicaIsNoticedBeforeItL
 TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
   Pair p(kShortWal);
   const std::string file = p.d.file(p.standby);
-  ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
-    return first_filler(file, file) != std::string::npos &&
-           first_filler(file, file + "-wal") == std::string::npos;
-  }));
+  const std::string filler = first_filler(p.d.file(p.leader));
+  ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
   // While rows are written.
   const auto before = p.d.c.command("db verify db");
   EXPECT_EQ(before.status, 0) << before.out;
@@ -263,7 +271,7 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
     EXPECT_NE(before.out.find(node), std::string::npos) << before.out;
     EXPECT_FALSE(p.d.status(node).at("verified").is_null());
   }
-  const auto offset = first_filler(p.d.file(p.leader), file);
+  const auto offset = place_of(filler, file);
   flip_bit(file, offset);
   const auto after = p.d.c.command("db verify db -o json");
   EXPECT_EQ(after.status, 5) << after.out;
@@ -304,11 +312,9 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
 TEST(DatabaseFiles, ABitThatFlipsInTheLeadersFileIsFoundByVerifying) {
   Pair p(kShortWal);
   const std::string file = p.d.file(p.leader);
-  ASSERT_TRUE(p.d.c.wait_for("the first row in the file", [&] {
-    return first_filler(file, file) != std::string::npos &&
-           first_filler(file, file + "-wal") == std::string::npos;
-  }));
-  const auto offset = first_filler(p.d.file(p.standby), file);
+  const std::string filler = first_filler(p.d.file(p.leader));
+  ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
+  const auto offset = place_of(filler, file);
   flip_bit(file, offset);
   const auto told = p.d.c.command("db verify db -o json");
   EXPECT_EQ(told.status, 5) << told.out;
@@ -355,7 +361,7 @@ TEST(DatabaseFiles, ABitThatFlipsInTheWalOfAReplicaIsNoticedBeforeItLeads) {
   Pair p;
   const std::string file = p.d.file(p.standby);
   ASSERT_TRUE(p.d.settle());
-  flip_bit(file + "-wal", first_filler(p.d.file(p.leader), file + "-wal"));
+  flip_bit(file + "-wal", place_of(first_filler(p.d.file(p.leader)), file + "-wal"));
   p.hand_over();
   // SQLite drops a WAL's frames from a damaged one on; they are in the stream.
   EXPECT_GE(p.d.c.logged(p.standby, {"wrong checksum"}) + static_cast<int>(p.kept().size()), 1);

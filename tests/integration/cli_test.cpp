@@ -281,8 +281,8 @@ TEST_F(Cli, StepdownPassesOnWhatTheNodeRefuses) {
   FakeNode node(connection_, "node-1");
   const std::vector<std::pair<int, int>> codes{{404, 4}, {409, 5}, {408, 6}, {422, 4}, {500, 1}};
   for (const auto& [code, status] : codes) {
-    node.on_stepdown = [code = code](nats::Responder responder) {
-      responder.fail(code, "because of the test");
+    node.on_stepdown = [fails_with = code](nats::Responder responder) {
+      responder.fail(fails_with, "because of the test");
     };
     const Outcome outcome = run({"stepdown", "database"});
     EXPECT_EQ(outcome.status, status) << code;

@@ -214,10 +214,11 @@ int run(const json& o) {
     if (one.contains("workload"))
       workload = std::make_unique<cluster::e2e::Workload>(platform, app, one.at("workload"));
   }
-  platform.on_member_join([&](const cluster::Member& m) {
+  // They are called until the platform is gone, which is after all that comes after it here.
+  platform.on_member_join([&journal, node](const cluster::Member& m) {
     journal.write(boot_ns(), node, "-", "member_join", 0, m.node);
   });
-  platform.on_member_leave([&](const cluster::Member& m) {
+  platform.on_member_leave([&journal, node](const cluster::Member& m) {
     journal.write(boot_ns(), node, "-", "member_leave", 0, m.node);
   });
   journal.write(boot_ns(), node, "-", "run", 0);
