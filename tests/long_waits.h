@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 /// What such a test shows of the code, shorter ones show with sanitizers too.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef CLUSTER_SANITIZED
 #define CLUSTER_SKIP_LONG_WAITS() \
   GTEST_SKIP() << "optional: waits for NATS' elections for minutes with sanitizers"
 #define CLUSTER_SKIP_HEAVY_LOAD() \

@@ -6,12 +6,12 @@
 
 namespace cluster {
 
-/// CLUSTER_TEST_SLOW, or 3 in builds with sanitizers, or 1.
+/// CLUSTER_TEST_SLOW, or what the build says (tests/CMakeLists.txt), or 1.
 inline int slowness() {
   static const int factor = [] {
     if (const char* text = std::getenv("CLUSTER_TEST_SLOW")) return std::max(1, std::atoi(text));
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return 3;
+#ifdef CLUSTER_SANITIZED
+    return CLUSTER_SANITIZED;
 #else
     return 1;
 #endif

@@ -26,8 +26,8 @@ void SessionView::see(const Withdrawal& w) {
   if (w.rev < seen->rev && !mutant(Mutation::withdrawals_of_any_revision)) return;
   auto& by_voter = withdrawn_[w.owner.node];
   // A voter has one session at a time: a bound for the map.
-  constexpr std::size_t kMostVoters = 64;
-  if (by_voter.size() >= kMostVoters && !by_voter.contains(w.voter)) return;
+  constexpr std::size_t kMostWithdrawn = 64;
+  if (by_voter.size() >= kMostWithdrawn && !by_voter.contains(w.voter)) return;
   auto& rev = by_voter[w.voter];
   rev = std::max(rev, w.rev);
 }

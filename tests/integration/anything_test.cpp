@@ -13,7 +13,7 @@ namespace cluster::sqlite {
 namespace {
 
 // What sanitizers look for shows in few of them, and they make each slow.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef CLUSTER_SANITIZED
 constexpr int kSeeds = 6;
 #else
 constexpr int kSeeds = 24;

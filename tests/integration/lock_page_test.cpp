@@ -19,7 +19,7 @@ constexpr std::uintmax_t kRoom = 6'000'000'000;  // bytes
 class LockPage : public SnapshotFixture {
  protected:
   void SetUp() override {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef CLUSTER_SANITIZED
     GTEST_SKIP() << "optional: a gigabyte takes long with sanitizers, and shows them nothing new";
 #endif
     if (std::filesystem::space(path("")).available < kRoom)

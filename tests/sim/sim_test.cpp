@@ -17,7 +17,7 @@ using coord::Mutation;
 
 // Sanitizers make the simulator ten times slower; they look for other faults than its invariants
 // do.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef CLUSTER_SANITIZED
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;
@@ -90,7 +90,7 @@ TEST(Simulation, OneSeedIsOneHistory) {
 }
 
 // They are hunted without sanitizers only: it takes tens of thousands of seeds.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef CLUSTER_SANITIZED
 
 struct Mutant {
   Mutation mutation;
