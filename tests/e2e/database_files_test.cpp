@@ -35,7 +35,7 @@ void flip_bit(const std::string& path, std::uint64_t offset) {
 
 // What the first row is filled with: no structure of SQLite's, so that only checksums can tell.
 std::string first_filler(const std::string& database) {
-  Handle db(database, Handle::Access::read_only);
+  Handle db = open_to_read(database);
   const std::string hex = db.text("SELECT hex(filler) FROM rows ORDER BY epoch, number");
   std::string bytes;
   for (std::size_t i = 0; i < hex.size(); i += 2)

@@ -31,7 +31,7 @@ class DatabaseLeaderFile : public ByCommit {
     });
   }
   static bool has_mark(const std::string& path) {
-    Handle db(path, Handle::Access::read_only);
+    Handle db = open_to_read(path);
     return db.number("SELECT count(*) FROM sqlite_master WHERE name = 'mark'") == 1;
   }
   void hand_over() {

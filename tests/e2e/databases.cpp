@@ -52,6 +52,12 @@ std::string told(const std::set<Row>& rows) {
 
 }  // namespace
 
+Handle open_to_read(const std::string& path) {
+  Handle db(path, Handle::Access::read_only);
+  sqlite::wait_for_locks(db.get(), 60'000);
+  return db;
+}
+
 json Databases::options(const std::string& node) const {
   std::filesystem::create_directories(folder(node));
   json options = c.node_options(node);
@@ -161,7 +167,7 @@ void Databases::resume() { std::filesystem::remove(c.path("quiet")); }
 
 std::set<Row> Databases::rows_of(const std::string& path) {
   std::set<Row> rows;
-  Handle db(path, Handle::Access::read_only);
+  Handle db = open_to_read(path);
   std::istringstream text(db.text("SELECT group_concat(epoch || ' ' || number, ' ') FROM rows"));
   Row row;
   while (text >> row.first >> row.second) rows.insert(row);
@@ -182,7 +188,7 @@ testing::AssertionResult Databases::settle() {
       if (!now.value("ready", false) && now.value("role", "") != "primary") return false;
       if (now.value("lag", json::object()).value("transactions", 1ULL) != 0) return false;
       txids.insert(now.value("txid", 0ULL));
-      Handle db(copy(node), Handle::Access::read_only);
+      Handle db = open_to_read(copy(node));
       rows.insert(db.number("SELECT count(*) FROM rows"));
     }
     return txids.size() == 1 && *txids.begin() > 0 && rows.size() == 1;
@@ -248,7 +254,7 @@ void Databases::check_reported(const std::set<Row>& history) {
 void Databases::check_copies() {
   std::string first;
   for (const auto& node : nodes) {
-    Handle db(copy(node), Handle::Access::read_only);
+    Handle db = open_to_read(copy(node));
     EXPECT_EQ(db.text("PRAGMA integrity_check"), "ok") << node;
     sqlite3_int64 size = 0;
     unsigned char* bytes = sqlite3_serialize(db.get(), "main", &size, 0);

@@ -13,6 +13,7 @@
 
 #include "cluster/sqlite.h"
 #include "e2e/harness.h"
+#include "sqlite/handle.h"
 
 namespace cluster {
 
@@ -29,6 +30,10 @@ using Row = std::pair<std::uint64_t, std::uint64_t>;  // epoch, number
 
 /// Committed rows that a history may lack; those are in what was set aside then.
 enum class Loss { none, reported };
+
+/// A connection to a database that a node may be at work on. It waits for its locks, as SQLite's
+/// users do: nodes and SQLite itself take them for moments.
+sqlite::Handle open_to_read(const std::string& path);
 
 /// For tests of what must hold whatever commits wait for.
 class ByCommit : public testing::TestWithParam<Commit> {
