@@ -1,6 +1,7 @@
-# What makes the build fast: several sources are compiled as one ("unity build"), so that the headers
-# they share are read once. The presets use it, except `debug`, in which a changed file compiles
-# alone. scripts/tidy compiles each file alone too, which proves that each includes what it uses.
+# Unity builds: several source files are compiled as one, so that the headers they share are read
+# once. The presets use it, except `debug`, in which a changed file compiles alone. A plain CMake
+# build compiles each file alone, too: scripts/try-debian does it, and so proves that each file
+# includes what it uses.
 
 # cluster_unity(TARGET [SIZE]): joins up to SIZE sources of the same folder. Does nothing unless
 # CLUSTER_UNITY is on.
