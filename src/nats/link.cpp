@@ -450,9 +450,8 @@ Failure Link::State::attempt(const ServerUrl& server) {
     if (late || s == NATS_TIMEOUT) return fail(Errc::timeout, "no answer within the time limit");
     // libnats 3.4 and 3.10 notice it in different places.
     if (text.find("Expected 'PONG'") != std::string::npos || s == NATS_CONNECTION_CLOSED)
-      text =
-          "the server closed the connection during the handshake (" + text +
-          "); it may want other credentials or a client certificate";
+      text = "the server closed the connection during the handshake (" + text +
+             "); it may want other credentials or a client certificate";
     if (s == NATS_SECURE_CONNECTION_REQUIRED)
       text = "the server wants TLS; use tls:// or set nats.tls.enabled";
     if (s == NATS_SECURE_CONNECTION_WANTED)
