@@ -3,16 +3,13 @@
 # build compiles each file alone, too: scripts/try-debian does it, and so proves that each file
 # includes what it uses.
 
-# cluster_unity(TARGET [SIZE]): joins up to SIZE sources of the same folder. Does nothing unless
-# CLUSTER_UNITY is on.
+# cluster_unity(TARGET): joins up to ten sources of the same folder. Does nothing unless CLUSTER_UNITY
+# is on.
 function(cluster_unity target)
   if(NOT CLUSTER_UNITY)
     return()
   endif()
   set(size 10)
-  if(ARGC GREATER 1)
-    set(size ${ARGV1})
-  endif()
   get_target_property(sources ${target} SOURCES)
   foreach(source IN LISTS sources)
     cmake_path(ABSOLUTE_PATH source BASE_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} OUTPUT_VARIABLE path)

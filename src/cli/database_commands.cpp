@@ -15,6 +15,7 @@
 #include "cli/verify_verdict.h"
 #include "core/duration.h"
 #include "core/log.h"
+#include "core/number_text.h"
 #include "sqlite/snapshot_plan.h"
 #include "sqlite/stream_message.h"
 
@@ -291,10 +292,7 @@ std::optional<std::string> stream_checksum(DatabaseStore& store, std::uint64_t s
   if (!message) return std::nullopt;
   const auto record = sqlite::stream_record_from(message->headers, sequence);
   if (!record || record.value().last != txid || !record.value().final) return std::nullopt;
-  char hex[17];
-  std::snprintf(hex, sizeof hex, "%016llx",
-                static_cast<unsigned long long>(record.value().checksum));
-  return hex;
+  return hex(record.value().checksum);
 }
 
 // Live nodes that run the app; the one that leads first: all others are compared with it.
