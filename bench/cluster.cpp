@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include "bench/built.h"
 #include "coord/records_json.h"
 
 namespace bench {
@@ -90,7 +91,7 @@ void Cluster::start(const std::string& name) {
   fcntl(ends[0], F_SETFL, O_NONBLOCK);
   std::string urls;
   for (const auto& url : options_.urls) urls += (urls.empty() ? "" : ",") + url;
-  std::vector<std::string> command{BENCH_NODE, name, urls, options_.folder + "/" + name,
+  std::vector<std::string> command{built::kNode, name, urls, options_.folder + "/" + name,
                                    std::to_string(options_.apps)};
   if (port_) {
     command.push_back(options_.backend);

@@ -1,5 +1,6 @@
 // Commits that wait until JetStream has acknowledged them: what that takes, and what many
 // committers gain by sharing round trips.
+#include "bench/built.h"
 #include "bench/cluster.h"
 #include "bench/figures.h"
 #include "bench/raw_nats.h"
@@ -41,9 +42,9 @@ void measure(Surroundings& around, bool sync_always, int node_count) {
   };
   const auto local = commits("-", 1);
   const auto before = stream_state(around.waiting, nodes);
-  const auto one = commits(BENCH_EXTENSION, 1);
+  const auto one = commits(built::kExtension, 1);
   const auto after = stream_state(around.waiting, nodes);
-  const auto many = commits(BENCH_EXTENSION, kCommitters);
+  const auto many = commits(built::kExtension, kCommitters);
   const auto messages = std::max<std::uint64_t>(1, after.last_seq - before.last_seq);
   const auto raw =
       raw_publish_ack(url, kReferenceOperations, (after.bytes - before.bytes) / messages);

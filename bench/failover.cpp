@@ -6,6 +6,7 @@
 
 #include <sqlite3.h>
 
+#include "bench/built.h"
 #include "bench/cluster.h"
 #include "bench/figures.h"
 #include "bench/raw_nats.h"
@@ -105,14 +106,14 @@ void failover_process(Surroundings& around) {
                           figures_text(found.total) + reference_text(raw),
                           "p50 ≤ 50 ms, p99 ≤ 200 ms", met);
   }
-  if (std::string(BENCH_BACKEND).empty()) return;
+  if (std::string(built::kBackend).empty()) return;
   std::error_code ignored;
   const std::string folder = around.folder + "/backend";
   const auto backend_servers =
       cluster::nats::start_local_servers(1, folder + "/nats", around.sync_always);
   Cluster nodes(
       around.waiting,
-      {.folder = folder, .urls = {backend_servers.front()->url()}, .backend = BENCH_BACKEND});
+      {.folder = folder, .urls = {backend_servers.front()->url()}, .backend = built::kBackend});
   const Failovers found = repeat(around, nodes, around.amounts.failovers_with_backend, false);
   around.report.line(
       "with a program under management (examples/notes), until it is ready and "

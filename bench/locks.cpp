@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "bench/built.h"
 #include "bench/child.h"
 #include "bench/figures.h"
 #include "bench/monitored_server.h"
@@ -172,7 +173,7 @@ class Taker {
     if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw Failed{"no pipe"};
     journal_ = ends[0];
     process_ = std::make_unique<Child>(
-        std::vector<std::string>{BENCH_LOCKS, name, url, folder + "/" + name},
+        std::vector<std::string>{built::kLocks, name, url, folder + "/" + name},
         folder + "/" + name + ".log", ends[1]);
     close(ends[1]);
   }

@@ -16,6 +16,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "bench/built.h"
 #include "bench/child.h"
 #include "bench/figures.h"
 #include "cluster/error.h"
@@ -176,7 +177,7 @@ int run(bool quick, bool sync_always, const std::string& build, std::set<std::st
   // Guardians and backends of killed nodes become our children: none is lost, and none stays as a
   // zombie.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  setenv("CPP_CLUSTER_GUARDIAN", BENCH_GUARDIAN, 1);
+  setenv("CPP_CLUSTER_GUARDIAN", built::kGuardian, 1);
   const std::string results = build + "/results.md";
   const std::string work = build + "/work";
   fs::remove_all(work);

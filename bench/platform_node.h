@@ -4,6 +4,7 @@
 #include <string>
 #include <thread>
 
+#include "bench/built.h"
 #include "bench/wait.h"
 #include "cluster/cluster.h"
 
@@ -17,7 +18,7 @@ class PlatformNode {
                   .nats_url = url,
                   .folder = folder + "/" + name,
                   .http = "",
-                  .guardian = BENCH_GUARDIAN}) {}
+                  .guardian = built::kGuardian}) {}
   ~PlatformNode() {
     platform.stop();
     if (thread_.joinable()) thread_.join();

@@ -2,6 +2,7 @@
 #include <fstream>
 #include <regex>
 
+#include "bench/built.h"
 #include "bench/child.h"
 #include "bench/figures.h"
 
@@ -10,7 +11,7 @@ namespace bench {
 using namespace std::chrono_literals;
 
 void simulator(Surroundings& around) {
-  const std::string program = BENCH_SIMULATOR;
+  const std::string program = built::kSimulator;
   if (program.empty()) throw Failed{"cluster-sim is not part of this build"};
   const std::string log = around.folder + "/simulator.log";
   Child child({program, "--jobs", "1", "--seeds", std::to_string(around.amounts.simulator_seeds)},

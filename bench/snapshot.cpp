@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "bench/built.h"
 #include "bench/child.h"
 #include "bench/cluster.h"
 #include "bench/figures.h"
@@ -69,8 +70,8 @@ void snapshot(Surroundings& around) {
                        " MB/s" + memory);
   };
   const auto command = [&](const std::string& what) {
-    return std::vector<std::string>{BENCH_PROGRAM, "snapshot", what,         kSnapshotApp,
-                                    "--nats",      url,        "--platform", kPlatform};
+    return std::vector<std::string>{built::kProgram, "snapshot", what,         kSnapshotApp,
+                                    "--nats",        url,        "--platform", kPlatform};
   };
   around.report.line("a database of " + whole(bytes / (1024 * 1024)) +
                      " MiB, half of which a compressor can save");

@@ -8,6 +8,8 @@
 
 #include <sched.h>
 
+#include "bench/built.h"
+
 namespace bench {
 namespace {
 
@@ -62,7 +64,7 @@ std::vector<RowTime> write_rows(Waiting& waiting, const std::string& folder,
                                 const std::function<void()>& meanwhile) {
   const std::string out = folder + "/written", log = folder + "/write.log";
   Child process(
-      {BENCH_SQL, "write", database, std::to_string(load.core), std::to_string(load.seconds),
+      {built::kSql, "write", database, std::to_string(load.core), std::to_string(load.seconds),
        std::to_string(load.rate), std::to_string(load.rows), out},
       log);
   wait_for_end(waiting, process,
@@ -74,7 +76,7 @@ std::vector<RowTime> write_rows(Waiting& waiting, const std::string& folder,
 Commits commit_rows(Waiting& waiting, const std::string& folder, const std::string& database,
                     const std::string& extension, double seconds, int committers) {
   const std::string out = folder + "/commits", log = folder + "/commit.log";
-  Child process({BENCH_SQL, "commit", database, extension, std::to_string(seconds),
+  Child process({built::kSql, "commit", database, extension, std::to_string(seconds),
                  std::to_string(committers), out},
                 log);
   wait_for_end(waiting, process,
@@ -93,7 +95,7 @@ Reader::Reader(Waiting& waiting, const std::string& folder, const std::string& d
     : waiting_(waiting),
       out_(folder + "/read"),
       log_(folder + "/read.log"),
-      process_({BENCH_SQL, "read", database, out_}, log_) {}
+      process_({built::kSql, "read", database, out_}, log_) {}
 
 std::vector<RowTime> Reader::stop() {
   kill(process_.pid(), SIGTERM);

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "built.h"
 #include "e2e/databases.h"
 #include "e2e/network.h"
 #include "outage.h"
@@ -210,7 +211,7 @@ TEST(DatabaseFaults, AWallClockThatIsSetBackAnHourLosesNothing) {
   Databases d(kPatient);
   write_file(d.c.path("clock"), "0\n");
   d.adjust = [&](const std::string&, json&, Child::Options& how) {
-    how.environment = {std::string("LD_PRELOAD=") + CLUSTER_E2E_WALL_CLOCK,
+    how.environment = {std::string("LD_PRELOAD=") + built::kWallClock,
                        "CLUSTER_WALL_CLOCK=" + d.c.path("clock"),
                        "ASAN_OPTIONS=verify_asan_link_order=0"};
   };

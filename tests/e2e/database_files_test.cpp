@@ -9,6 +9,7 @@
 
 #include <sqlite3.h>
 
+#include "built.h"
 #include "e2e/databases.h"
 #include "e2e/small_disk.h"
 #include "sqlite/handle.h"
@@ -583,7 +584,7 @@ TEST_P(DatabaseUseByCommit, TwoProgramsMayWriteAtOnce) {
   sqlite::wait_for_locks(second.get(), 60'000 * slowness());
   if (replicated()) {
     sqlite3_enable_load_extension(second.get(), 1);
-    ASSERT_EQ(sqlite3_load_extension(second.get(), CLUSTER_E2E_EXTENSION, nullptr, nullptr),
+    ASSERT_EQ(sqlite3_load_extension(second.get(), built::kSqliteExtension, nullptr, nullptr),
               SQLITE_OK);
   }
   second.exec("CREATE TABLE others(number)");

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "built.h"
 #include "e2e/databases.h"
 #include "sqlite/handle.h"
 
@@ -108,9 +109,9 @@ TEST_P(DatabaseLeaderFile, AnEmptyOneInItsPlaceIsReplicatedAndASnapshotTakesItBa
   d.check_copies();
   EXPECT_FALSE(has_mark(d.file(standby))) << "what was there is gone, as on the leader";
   const std::string back = d.c.path("back.db");
-  const std::string command = "'" CLUSTER_E2E_PROGRAM "' snapshot restore db --to '" + back +
-                              "' --txid " + std::to_string(txid) + " --nats " + d.c.urls().front() +
-                              " --platform " + d.c.platform();
+  const std::string command = std::string("'") + built::kProgram + "' snapshot restore db --to '" +
+                              back + "' --txid " + std::to_string(txid) + " --nats " +
+                              d.c.urls().front() + " --platform " + d.c.platform();
   ASSERT_EQ(std::system(command.c_str()), 0) << command;
   EXPECT_EQ(Databases::rows_of(back), before);
   EXPECT_TRUE(has_mark(back));

@@ -10,6 +10,7 @@
 
 #include <sqlite3.h>
 
+#include "built.h"
 #include "sqlite/handle.h"
 #include "sqlite/set_aside.h"
 
@@ -68,7 +69,7 @@ json Databases::options(const std::string& node) const {
                                 std::to_string(row_bytes)};
   if (commit == Commit::replicated) {
     app["sqlite"]["commit"] = "replicated";
-    rows.insert(rows.end(), {"--extension", CLUSTER_E2E_EXTENSION});
+    rows.insert(rows.end(), {"--extension", built::kSqliteExtension});
   }
   app["backend"] = c.backend(rows);
   return options;

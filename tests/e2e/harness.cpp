@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "built.h"
 #include "core/ids.h"
 #include "core/process_scan.h"
 #include "core/unique_fd.h"
@@ -293,7 +294,7 @@ Cluster::Cluster(Settings settings)
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) throw Error(Errc::system, "pipe2 failed");
   reaper_ = std::make_unique<Child>(
-      Child::Options{.command = {CLUSTER_E2E_NODE, "--reaper", mark_of(folder_)},
+      Child::Options{.command = {built::kE2eNode, "--reaper", mark_of(folder_)},
                      .environment = {},
                      .output = path("reaper.log"),
                      .network_of = {},
@@ -424,18 +425,18 @@ json Cluster::node_options(const std::string& node) const {
 }
 
 json Cluster::backend(const std::vector<std::string>& more) const {
-  std::vector<std::string> command{CLUSTER_E2E_BACKEND, path("journal"), path("fence")};
+  std::vector<std::string> command{built::kE2eBackend, path("journal"), path("fence")};
   command.insert(command.end(), more.begin(), more.end());
   return {{"command", command}, {"stop_timeout_ms", 10'000 * slowness()}};
 }
 
 std::vector<std::string> Cluster::marks() const {
-  return {mark_of(folder_), std::string("CPP_CLUSTER_GUARDIAN=") + CLUSTER_E2E_GUARDIAN};
+  return {mark_of(folder_), std::string("CPP_CLUSTER_GUARDIAN=") + built::kGuardian};
 }
 
 std::unique_ptr<Child> Cluster::make(const json& options, Child::Options how) const {
   const std::string name = options.at("node");
-  how.command = {CLUSTER_E2E_NODE, options.dump()};
+  how.command = {built::kE2eNode, options.dump()};
   for (auto& mark : marks()) how.environment.push_back(std::move(mark));
   if (how.output.empty()) how.output = path(name + ".log");
   return std::make_unique<Child>(std::move(how));
@@ -692,8 +693,8 @@ json Cluster::audited(const std::string& category, const std::string& action) {
 }
 
 Cluster::Told Cluster::command(const std::string& arguments) const {
-  const std::string line = "'" CLUSTER_E2E_PROGRAM "' " + arguments + " --nats " + urls_.front() +
-                           " --platform " + platform_ + " --timeout 60s 2>&1";
+  const std::string line = std::string("'") + built::kProgram + "' " + arguments + " --nats " +
+                           urls_.front() + " --platform " + platform_ + " --timeout 60s 2>&1";
   Told told;
   std::FILE* pipe = ::popen(line.c_str(), "r");
   if (pipe == nullptr) return told;

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <filesystem>
 
+#include "built.h"
 #include "e2e/harness.h"
 
 namespace cluster::e2e {
@@ -130,7 +131,7 @@ TEST(Lead, AWallClockThatIsSetBackAnHourChangesNothing) {
   for (const char* name : {"node-1", "node-2", "node-3"}) {
     json options = c.node_options(name);
     Child::Options how;
-    how.environment = {std::string("LD_PRELOAD=") + CLUSTER_E2E_WALL_CLOCK,
+    how.environment = {std::string("LD_PRELOAD=") + built::kWallClock,
                        "CLUSTER_WALL_CLOCK=" + c.path("clock"),
                        "ASAN_OPTIONS=verify_asan_link_order=0"};
     c.start(options, how);

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "built.h"
 #include "e2e/harness.h"
 #include "e2e/network.h"
 
@@ -269,7 +270,7 @@ void lose_one_of_three_hosts(bool last_comes_late) {
     auto environment = c.marks();
     environment.push_back(std::string("PATH=") + std::getenv("PATH") + ":/usr/sbin");
     nodes.push_back(std::make_unique<Child>(
-        Child::Options{.command = {CLUSTER_E2E_PROGRAM, "run", "--config", c.path(name + ".yaml")},
+        Child::Options{.command = {built::kProgram, "run", "--config", c.path(name + ".yaml")},
                        .environment = std::move(environment),
                        .output = c.path(name + ".log"),
                        .network_of = network.path(host),

@@ -1,6 +1,7 @@
 #include "e2e/workload.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <limits>
@@ -14,6 +15,8 @@ using linearizability::MutexOperation;
 using linearizability::Outcome;
 using linearizability::RegisterCall;
 using linearizability::RegisterOperation;
+
+namespace fs = std::filesystem;
 
 constexpr int kHistory = 64;          // values that the bucket keeps of a key
 constexpr std::size_t kEnough = 100;  // calls for a key or a lock, for a history that tells much
@@ -63,8 +66,12 @@ void Workload::start(int count) {
 
 void Workload::read() {
   std::ifstream file(c.path("calls"));
+  if (!file) return;
+  // What is written from now on is left for the next time: the nodes may write as fast as this
+  // reads.
+  const auto end = fs::file_size(c.path("calls"));
   file.seekg(static_cast<std::streamoff>(read_));
-  for (std::string text; std::getline(file, text) && !file.eof();) {
+  for (std::string text; read_ < end && std::getline(file, text) && !file.eof();) {
     read_ += text.size() + 1;
     json line = json::parse(text);
     const std::string kind = line.at("line");

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "built.h"
 #include "integration/configured_server.h"
 #include "integration/nats_fixture.h"
 #include "nats/credentials.h"
@@ -112,7 +113,7 @@ TEST(Authentication, NKey) {
 }
 
 TEST(Authentication, CredentialsFile) {
-  const std::string data = CLUSTER_TEST_DATA "/nats/";
+  const std::string data = std::string(built::kDataFolder) + "/nats/";
   ConfiguredServer server(text_of(data + "operator.conf") +
                           "jetstream: disabled\n");  // it would want a system account
   auto n = nats_at("nats://" + server.place());

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include "built.h"
 #include "integration/nats_fixture.h"
 #include "integration/program.h"
 #include "nats/micro_service.h"
@@ -25,7 +26,7 @@ using testing::Program;
 class Cli : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
+    if (access(built::kProgram, X_OK) != 0) GTEST_SKIP() << built::kProgram << " is not built";
     ASSERT_TRUE(testing::connect(connection_));
     ensure("shop_members");
     ensure("shop_leases");

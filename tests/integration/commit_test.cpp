@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "built.h"
 #include "integration/snapshot_fixture.h"
 #include "sqlite/commit_client.h"
 #include "sqlite/commit_protocol.h"
@@ -300,7 +301,7 @@ class ExtensionTest : public CommitTest {
       out = run(command);
     return out;
   }
-  const std::string extension = CLUSTER_SQLITE_EXTENSION_FILE;
+  const std::string extension = built::kSqliteExtension;
 };
 
 TEST_F(ExtensionTest, MakesTheShellsCommitsWait) {
@@ -334,8 +335,8 @@ TEST_F(ExtensionTest, MakesCommitsOfPythonWait) {
   const auto insert = [&](int timeout_ms) {
     return run_unless("rolled back: the node does not answer",
                       "CPP_CLUSTER_COMMIT_TIMEOUT=" + std::to_string(timeout_ms) +
-                          " CPP_CLUSTER_DATABASE=" + path("p.db") + " " + python +
-                          " " CLUSTER_EXAMPLES_FOLDER "/python/execute.py " + extension +
+                          " CPP_CLUSTER_DATABASE=" + path("p.db") + " " + python + " " +
+                          built::kExampleSourcesFolder + "/python/execute.py " + extension +
                           " \"INSERT INTO t(v) VALUES('row')\"");
   };
   EXPECT_TRUE(insert(500).starts_with("rolled back: this node does not lead the database"));

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "built.h"
 #include "integration/nats_fixture.h"
 #include "temporary_folder.h"
 
@@ -18,11 +19,11 @@ class ExamplesTest : public ::testing::Test {
  protected:
   /// What it prints, by lines; fails when it does not end well.
   std::vector<std::string> lines_of(const std::string& name) {
-    const std::string program = std::string(CLUSTER_EXAMPLES_BUILT) + "/talk_" + name;
+    const std::string program = std::string(built::kExamplesFolder) + "/talk_" + name;
     if (access(program.c_str(), X_OK) != 0) return {};
     const std::string command =
         "cd " + folder.path().string() + " && HOME=" + folder.path().string() +
-        " NATS_URL=" + servers[0].url() + " CPP_CLUSTER_GUARDIAN=" + CLUSTER_GUARDIAN +
+        " NATS_URL=" + servers[0].url() + " CPP_CLUSTER_GUARDIAN=" + built::kGuardian +
         " timeout 120 " + program + " 2>log";
     std::FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) return {};
@@ -40,7 +41,7 @@ class ExamplesTest : public ::testing::Test {
     return lines;
   }
   void SetUp() override {
-    if (access((std::string(CLUSTER_EXAMPLES_BUILT) + "/talk_keys").c_str(), X_OK) != 0)
+    if (access((std::string(built::kExamplesFolder) + "/talk_keys").c_str(), X_OK) != 0)
       GTEST_SKIP() << "the examples are not built";
   }
 

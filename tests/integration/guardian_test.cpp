@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "built.h"
 #include "integration/nats_fixture.h"
 
 namespace cluster::coord {
@@ -49,7 +50,7 @@ class GuardianTest : public ::testing::Test {
 
   Guardian::Options options() {
     Guardian::Options o;
-    o.program = CLUSTER_GUARDIAN;
+    o.program = built::kGuardian;
     o.platform = "test";
     o.node = "node-1";
     o.marker = "no-such-folder";

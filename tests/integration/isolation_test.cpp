@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include "built.h"
 #include "cluster/cluster.h"
 #include "integration/configured_server.h"
 #include "integration/platform_fixture.h"
@@ -52,7 +53,7 @@ std::optional<Error> failure_of(const std::function<void()>& call) {
 class Isolation : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
+    if (access(built::kProgram, X_OK) != 0) GTEST_SKIP() << built::kProgram << " is not built";
     start_server({});
   }
   /// With the users' block, without the line of a `subject` that is given.
@@ -92,7 +93,7 @@ class Isolation : public ::testing::Test {
     o.nats.user = user;
     o.nats.password = "secret";
     o.timing = testing::patient_timing(testing::quite_steady());
-    o.guardian = CLUSTER_GUARDIAN;
+    o.guardian = built::kGuardian;
     return o;
   }
   App& add_notes(Node& node, const std::string& name) const {

@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "built.h"
 #include "cluster/platform.h"
 #include "integration/nats_fixture.h"
 #include "slowness.h"
@@ -84,7 +85,7 @@ class Node {
     o.nats.servers = servers.urls();
     o.timing = patient_timing();
     o.timing.hook_timeout = hook_timeout;
-    o.guardian = CLUSTER_GUARDIAN;
+    o.guardian = built::kGuardian;
     return o;
   }
 

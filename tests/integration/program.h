@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "built.h"
 #include "temporary_folder.h"
 
 namespace cluster::testing {
@@ -38,7 +39,7 @@ class Program {
   Program(const TemporaryFolder& folder, std::vector<std::string> arguments,
           std::vector<std::string> environment = {}, Errors errors = Errors::to_file)
       : out_(folder / ("out" + std::to_string(++count_))), err_(out_ + ".err") {
-    arguments.insert(arguments.begin(), CLUSTER_PROGRAM);
+    arguments.insert(arguments.begin(), built::kProgram);
     environment.push_back(std::string("PATH=") + getenv("PATH") + ":/usr/sbin");
     environment.push_back("HOME=" + folder.path().string());
     std::vector<char*> argv, envp;

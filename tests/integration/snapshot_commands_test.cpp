@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "built.h"
 #include "cluster/cluster.h"
 #include "integration/platform_fixture.h"
 #include "integration/program.h"
@@ -28,7 +29,7 @@ using testing::Program;
 class SnapshotCommands : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
+    if (access(built::kProgram, X_OK) != 0) GTEST_SKIP() << built::kProgram << " is not built";
     // The lead is to last, also when the machine stands still for a second or two.
     const auto patience = testing::patience() + std::chrono::milliseconds(1'500);
     first.emplace(servers, folder.path(), "node-1", Sqlite{}, patience);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include "built.h"
 #include "cluster/cluster.h"
 #include "integration/platform_fixture.h"
 #include "integration/program.h"
@@ -27,7 +28,7 @@ class TalkCommands : public ::testing::Test {
   explicit TalkCommands(std::chrono::milliseconds session_timeout = testing::patience())
       : node(options(session_timeout)) {}
   void SetUp() override {
-    if (access(CLUSTER_PROGRAM, X_OK) != 0) GTEST_SKIP() << CLUSTER_PROGRAM << " is not built";
+    if (access(built::kProgram, X_OK) != 0) GTEST_SKIP() << built::kProgram << " is not built";
     app = &node.platform->add_app({.name = "shop", .mode = Spread{}, .kv = {.history = 5}});
     app->handle("echo", [](const CallRequest& r) { return r.caller_app + " " + r.payload; });
     app->handle("refuse", [](const CallRequest&) -> std::string {
@@ -114,7 +115,7 @@ TEST_F(TalkCommands, AWatchPrintsWritesUntilItIsInterrupted) {
 
 TEST_F(TalkCommands, AWatchEndsWhenNobodyReadsAnyMore) {
   app->kv().put("k", "first");
-  std::string line = CLUSTER_PROGRAM;
+  std::string line = built::kProgram;
   for (const auto& argument : at_server({"kv", "watch", "shop"})) line += " " + argument;
   std::FILE* pipe = popen((line + " 2>" + (folder / "err")).c_str(), "r");
   ASSERT_NE(pipe, nullptr);

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include "built.h"
 #include "cli/settings.h"
 
 namespace cluster::cli {
@@ -394,7 +395,7 @@ TEST_F(ConfigFile, AClientNeedsNoPlatformAndLeavesAppsAlone) {
 
 TEST(Documents, NameEveryKey) {
   std::ostringstream text;
-  text << std::ifstream(SOURCE_FOLDER "/docs/configuration.md").rdbuf();
+  text << std::ifstream(std::string(built::kSourceFolder) + "/docs/configuration.md").rdbuf();
   Config config;
   AppOptions app;
   Settings all = platform_settings(config);

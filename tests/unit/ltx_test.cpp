@@ -2,6 +2,7 @@
 // merged as it does, and what is damaged is refused. tests/data/ltx was written by superfly/ltx
 // 0.5.3: pages of page_bytes() below, their generations in kSnapshot, kGrown and kShrunk.
 #include "sqlite/ltx.h"
+#include "built.h"
 
 #include <fstream>
 #include <map>
@@ -53,7 +54,7 @@ const Generations kGrown{{1, 1}, {2, 1}, {3, 0}, {4, 0}, {5, 0}, {6, 1}, {7, 1},
 const Generations kShrunk{{1, 2}, {2, 1}, {3, 0}, {4, 2}};
 
 std::string fixture(const std::string& name) {
-  std::ifstream in(std::string(CLUSTER_TEST_DATA) + "/ltx/" + name, std::ios::binary);
+  std::ifstream in(std::string(built::kDataFolder) + "/ltx/" + name, std::ios::binary);
   std::stringstream bytes;
   bytes << in.rdbuf();
   EXPECT_TRUE(in) << name;

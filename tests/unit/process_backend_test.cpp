@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "built.h"
 #include "core/ids.h"
 #include "core/process_scan.h"
 #include "core/unique_fd.h"
@@ -32,7 +33,7 @@ namespace {
 using namespace std::chrono_literals;
 using State = ProcessBackend::State;
 
-const std::string kTool = CLUSTER_BACKEND_TOOL;
+const std::string kTool = built::kBackendTool;
 constexpr Duration kLong = 60s;  // never reached unless something is wrong
 
 std::string read_file(const std::string& path) {
