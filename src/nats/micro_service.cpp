@@ -213,8 +213,10 @@ MicroService::~MicroService() {
     std::lock_guard lock(core_->gate->mutex);
     core_->gate->core = nullptr;
   }
-  core_->subscriptions.clear();
+  close();
 }
+
+void MicroService::close() { core_->subscriptions.clear(); }
 
 void MicroService::show_endpoint(const std::string& name, const std::string& subject,
                                  std::shared_ptr<const EndpointCounts> counts,

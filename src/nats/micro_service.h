@@ -49,6 +49,9 @@ class MicroService {
   void show_endpoint(const std::string& name, const std::string& subject,
                      std::shared_ptr<const EndpointCounts> counts, const std::string& queue = "q",
                      std::map<std::string, std::string> metadata = {});
+  /// Takes no more requests and is not found any more. Those that it has may still be answered, for
+  /// as long as this object lives.
+  void close();
   const std::string& id() const noexcept;
 
  private:

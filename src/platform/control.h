@@ -34,6 +34,10 @@ class ControlService {
   ControlService(nats::Connection& connection, const std::string& platform, const std::string& node,
                  Answers answers);
 
+  /// Takes no more requests. Those that it has are still answered, for as long as this object
+  /// lives.
+  void close() { service_.close(); }
+
  private:
   void ping(nats::Responder responder) const;
   void step_down(const nats::Message& request, nats::Responder responder) const;

@@ -220,6 +220,7 @@ struct Platform::Core final : AppHost {
   SnapshotRequests snapshot_requests_;
   VerifyRequests verify_requests_;
   std::unique_ptr<ControlService> control_;
+  std::unique_ptr<ControlService> closed_control_;  // of the last session
   std::unique_ptr<HttpEndpoint> http_;
   std::vector<LoopSource> signals_;
   LoopSource start_timer_, start_limit_, leave_limit_, server_timer_;
@@ -331,6 +332,7 @@ void Platform::Core::live() {
   server_timer_.reset();
   if (http_) http_->stop();
   control_.reset();
+  closed_control_.reset();
   locks_->close();
   events_->close();
   calls_->close();
@@ -655,7 +657,12 @@ void Platform::Core::session_began(const coord::SessionId& id, coord::Revision r
 
 void Platform::Core::session_ended(const std::string& why) {
   if (!leaving_) members_journal_.error("session_ended", {{"why", why}});
-  control_.reset();
+  // Another node may have this one's name from now on. Who has asked this one still gets his
+  // answer.
+  if (control_) {
+    control_->close();
+    closed_control_ = std::move(control_);
+  }
   sweeper_.reset();
   for (auto& [name, app] : cores_) app->session_ended(why);
 }

@@ -69,7 +69,8 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
              options_.platform + "." + options_.app + ".wal", options_.wal_limit,
              restore_from(snapshots_, stream_), events_.audit},
             {[this] { copy_changed(); }}),
-      verifier_(strands.strand()) {}
+      verifier_(strands.strand()),
+      closer_(strands.strand()) {}
 
 ReplicatedDatabase::~ReplicatedDatabase() {
   *alive_ = false;
@@ -412,6 +413,7 @@ void ReplicatedDatabase::stand_by() {
       journal_.warn("database_not_replicated",
                     {{"epoch", epoch_}, {"first", at.stored + 1}, {"last", at.committed}});
   }
+  if (primary_) closer_->post([watch = std::shared_ptr<WalWatch>(primary_->take_watch())] {});
   primary_.reset();
   // Those who still waited have their errors now.
   commits_.reset();

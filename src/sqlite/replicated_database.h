@@ -167,6 +167,7 @@ class ReplicatedDatabase {
   std::string trouble_;
   Counts counts_;
   std::unique_ptr<Strand> verifier_;
+  std::unique_ptr<Strand> closer_;  // of what takes long to close
   std::stop_source verifier_stop_;
   bool verifying_ = false;
   std::optional<Verified> verified_;

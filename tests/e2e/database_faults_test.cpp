@@ -95,6 +95,7 @@ void kill_all_servers(int servers) {
     for (auto* server : d.c.all_servers()) faults::wait_until_ready(*server);
     ASSERT_TRUE(outlast_rows(d, outage, kSome));
   }
+  CLUSTER_SKIP_LOST(outage);
   d.check(Loss::reported);
 }
 
@@ -196,12 +197,14 @@ TEST(DatabaseFaults, EachNatsServerOfThreeThatDiesLosesNothing) {
       return !stays() || (committed > 0 && now.value("txid", 0ULL) >= committed + lag);
     }));
     ASSERT_TRUE(outage.end());
+    in_time = in_time && BootClock::now() - begun <= kElection;
   }
   const std::string now = d.c.wait_leader();
   if (stays()) {
     EXPECT_EQ(now, leader);
     EXPECT_EQ(d.c.epoch(), epoch);
   }
+  CLUSTER_SKIP_LOST(outage);
   d.check();
 }
 
@@ -253,7 +256,7 @@ TEST_P(DatabaseFaultsByCommit, WhatIsWrittenWhileTheNodeIsStoppedIsKeptAside) {
     ASSERT_TRUE(d.wait_for_rows(5));
   }
   d.c.wait_lease_moves(leader, epoch);
-  EXPECT_FALSE(alive(backend));  // its guardian has seen to that
+  EXPECT_TRUE(d.c.wait_for("its guardian to end it", [&] { return !alive(backend); }));
   ASSERT_TRUE(d.wait_for_rows(kSome));
   ::kill(node, SIGCONT);
   d.c.wait_leader("db", leader, epoch);
@@ -261,7 +264,7 @@ TEST_P(DatabaseFaultsByCommit, WhatIsWrittenWhileTheNodeIsStoppedIsKeptAside) {
     return (replicated() || d.status(leader).value("divergences", 0) > 0) && d.ready(leader);
   }));
   EXPECT_TRUE(d.c.node(leader).running());
-  EXPECT_TRUE(d.c.wait_for("audit entries", [&] { return d.audited("primary") == 2; }));
+  EXPECT_TRUE(d.c.wait_for("audit entries", [&] { return d.audited("primary") >= 2; }));
   if (!replicated()) {
     EXPECT_TRUE(d.c.wait_for("audit entries", [&] { return d.audited("diverged") == 1; }));
   }

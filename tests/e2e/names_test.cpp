@@ -37,7 +37,8 @@ TEST(Names, AFolderThatIsInUseIsRefused) {
 }
 
 TEST(Names, ACopiedFolderIsNotTakenForTheNodeItself) {
-  Cluster c(kSteady);
+  // The copy has to be up before the session ends.
+  Cluster c({.session_timeout = milliseconds(8000)});
   const std::string leader = c.start_nodes(3);
   std::filesystem::copy(c.path("folder-" + leader), c.path("copy"),
                         std::filesystem::copy_options::recursive);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "built.h"
 #include "e2e/harness.h"
 
 namespace cluster::e2e {
@@ -167,8 +168,12 @@ std::string start_with(Cluster& c, const char* key, const json& value) {
   return c.wait_leader();
 }
 
+// Its guardian kills what it has started some time before another may start, a sixth of that: what
+// is killed has to be run to die.
+constexpr Settings kTimeToDie{.session_timeout = milliseconds(6000)};
+
 TEST(Processes, WhatAStoppedLeadersBackendHasStartedIsEndedWhereverItHides) {
-  Cluster c(kSteady);
+  Cluster c(kTimeToDie);
   const std::string leader = start_with(c, "backend", c.backend({"--grandchild"}));
   const auto epoch = c.epoch();
   ASSERT_TRUE(c.wait_for("the grandchild",
@@ -202,7 +207,7 @@ TEST(Processes, AfterASecondSigtermNothingIsWaitedFor) {
 }
 
 TEST(Processes, AStoppedLeadersBackendIsEndedBeforeAnotherStarts) {
-  Cluster c(kSteady);
+  Cluster c(kTimeToDie);
   // On_passive is still at work when the others' epoch is known.
   const std::string leader = start_with(c, "passive", {{"slow_ms", 1000}});
   const auto epoch = c.epoch();
@@ -226,6 +231,24 @@ TEST(Processes, AStoppedLeadersBackendIsEndedBeforeAnotherStarts) {
   EXPECT_TRUE(c.wait_for("its next session", [&] { return c.member_state(leader) == "live"; }));
   EXPECT_EQ(c.wait_leader("db", leader), next);
   EXPECT_GE(c.logged(leader, {"session_ended"}), 1);
+}
+
+TEST(Processes, WhoAskedForAStepDownIsAnsweredThoughTheSessionEnds) {
+  Cluster c(kSteady);
+  const std::string leader = start_with(c, "passive", {{"slow_ms", 1000}});
+  const auto epoch = c.epoch();
+  const pid_t process = c.node(leader).pid();
+  Child asked({.command = {built::kProgram, "stepdown", "db", "--nats", c.urls().front(),
+                           "--platform", c.platform(), "--timeout", "120s"},
+               .environment = c.marks(),
+               .output = c.path("stepdown.log")});
+  ASSERT_TRUE(c.wait_for("its on_passive",
+                         [&] { return !c.events(leader, "db", "passive_begin").empty(); }));
+  stop_and_wait(process);
+  c.wait_lease_moves(leader, epoch);
+  ::kill(process, SIGCONT);
+  EXPECT_TRUE(c.wait_for("the answer", [&] { return !asked.running(); }));
+  EXPECT_EQ(asked.status(), 0) << read_file(c.path("stepdown.log"));
 }
 
 TEST(Processes, AMachineThatWasPausedEndsItsBackendWhenItWakes) {

@@ -233,8 +233,26 @@ void Workload::check_keys() {
 
 std::multimap<std::uint64_t, std::int64_t> Workload::losses() const {
   std::multimap<std::uint64_t, std::int64_t> losses;
-  if (const auto lost = notes_.find("lost"); lost != notes_.end())
-    for (const auto& line : lost->second) losses.emplace(token(line), ns(line));
+  std::multimap<std::uint64_t, std::int64_t> sure;  // by token, when its holder held it
+  for (const auto& [id, one] : calls_) {
+    const std::string what = one.call.at("what");
+    if (what == "holds")
+      sure.emplace(token(one.call), ns(one.call));
+    else if (what == "acquire" && one.outcome() == "done")
+      sure.emplace(token(one.told), ns(one.call));
+  }
+  // A process that this machine runs late hears of it late, and asks late whether it still holds.
+  for (const char* kind : {"lost", "not_held"}) {
+    const auto noted = notes_.find(kind);
+    if (noted == notes_.end()) continue;
+    for (const auto& line : noted->second) {
+      std::int64_t since = 0;
+      const auto [first, last] = sure.equal_range(token(line));
+      for (auto at = first; at != last; ++at)
+        if (at->second < ns(line)) since = std::max(since, at->second);
+      losses.emplace(token(line), since);
+    }
+  }
   for (const auto& [pid, since] : harmed_)
     for (const auto& [id, one] : calls_)
       if (one.call.at("pid") == pid && one.call.at("what") == "acquire" && ns(one.call) < since &&

@@ -116,6 +116,28 @@ TEST_F(MicroServiceTest, AnswersMayComeFromAnotherThreadAndAfterTheServiceHasGon
   EXPECT_EQ(outcome, Errc::timeout);
 }
 
+TEST_F(MicroServiceTest, ClosedItAnswersWhatItHasAndTakesNoMore) {
+  MicroService service(c, config);
+  std::optional<Responder> kept;
+  service.add_endpoint("work", "calc.work", [&](Message, Responder r) { kept = std::move(r); });
+  std::optional<std::string> answer;
+  const auto ask_once = [&](Callback<Message> done) {
+    Message m;
+    m.subject = "calc.work";
+    c.request(m, kSoon, std::move(done));
+  };
+  ask_once([&](Result<Message> r) { answer = r ? r.value().data : r.error().what(); });
+  ASSERT_TRUE(loop.run_until([&] { return kept.has_value(); }, kSoon));
+  service.close();
+  std::optional<Errc> second;
+  ask_once([&](Result<Message> r) { second = r ? Errc::corrupt : r.error().errc(); });
+  ASSERT_TRUE(loop.run_until([&] { return second.has_value(); }, kSoon));
+  EXPECT_EQ(second, Errc::no_responders);
+  kept->reply("in time");
+  ASSERT_TRUE(loop.run_until([&] { return answer.has_value(); }, kSoon));
+  EXPECT_EQ(answer, "in time");
+}
+
 TEST_F(MicroServiceTest, AQueueGroupSharesRequestsAndNoneGivesThemToAll) {
   MicroService a(c, config);
   MicroService b(c, config);

@@ -255,7 +255,7 @@ void Workload::locks_client(int number) {
       client.holds(name, *guard);
       if (client.below(2) == 0) client.write_fenced(name, token);
       std::this_thread::sleep_for(milliseconds(client.below(kLongestHold.count())));
-      client.holds(name, *guard);
+      if (!client.holds(name, *guard)) client.note("not_held", {{"lock", name}, {"token", token}});
       client.call("release", {{"lock", name}, {"token", token}}, true,
                   [&](json&) { guard->release(client.timeout()); });
     }
