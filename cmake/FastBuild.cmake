@@ -6,7 +6,7 @@
 # CMake's own unity builds name the files by their absolute paths, so that no clone of the project
 # would find in ccache what another one has compiled. These name them from the project's root.
 
-# cluster_unity(TARGET): joins up to ten sources of the same folder. A source with definitions of its
+# cluster_unity(TARGET): joins up to ten sources of the same folder. A source with settings of its
 # own stays alone. Call it after the target's last source. Does nothing unless CLUSTER_UNITY is on.
 function(cluster_unity target)
   if(NOT CLUSTER_UNITY)
@@ -17,9 +17,15 @@ function(cluster_unity target)
   set(folders)
   get_target_property(sources ${target} SOURCES)
   foreach(source IN LISTS sources)
-    get_source_file_property(definitions ${source} COMPILE_DEFINITIONS)
+    set(own FALSE)
+    foreach(property COMPILE_DEFINITIONS COMPILE_OPTIONS COMPILE_FLAGS INCLUDE_DIRECTORIES GENERATED)
+      get_source_file_property(value ${source} ${property})
+      if(value)
+        set(own TRUE)
+      endif()
+    endforeach()
     cmake_path(ABSOLUTE_PATH source BASE_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} NORMALIZE OUTPUT_VARIABLE path)
-    if(definitions OR NOT path MATCHES "\\.cpp$")
+    if(own OR NOT path MATCHES "\\.cpp$")
       list(APPEND alone ${source})
       continue()
     endif()

@@ -247,9 +247,8 @@ TEST_F(CaptureTest, CopiesTheDatabaseUnderABusyWriter) {
   auto capturing = capture("a.db");
   Mirror mirror;
   ship(*capturing, mirror);
-  std::atomic<bool> over{false};
-  std::thread writer([&] {
-    for (int i = 1; !over; ++i)
+  const std::jthread writer([&](const std::stop_token& stop) {
+    for (int i = 1; !stop.stop_requested(); ++i)
       db.exec("UPDATE t SET v = randomblob(3000) WHERE id = " + std::to_string(i * 37 % 2000) +
               "; DELETE FROM t WHERE id = " + std::to_string(i));
   });
@@ -263,8 +262,6 @@ TEST_F(CaptureTest, CopiesTheDatabaseUnderABusyWriter) {
       if (steps % 20 == 19) capturing->checkpoint();
     }
   }
-  over = true;
-  writer.join();
 }
 
 TEST_F(CaptureTest, GoesOnWhenACopyHasNoRoom) {
