@@ -43,6 +43,7 @@ std::string outcome(const Nats& nats) {
   c.on_state([&](ConnectionState, const std::string& reason) {
     // It is starting, or the machine is slow: the next try may tell more.
     if (reason.find("connection refused") == std::string::npos &&
+        reason.find("connection timed out") == std::string::npos &&
         reason.find("no answer within the time limit") == std::string::npos)
       why = reason;
   });
