@@ -198,7 +198,7 @@ class Outage {
 
 }  // namespace cluster::faults
 
-/// What a test of our code would say of messages that the servers themselves have lost is no news.
+/// Skips the test when the servers have lost messages: what it would report then is their fault.
 #define CLUSTER_SKIP_LOST(outage) \
   if (!(outage).lost().empty())   \
   GTEST_SKIP() << "optional: nats-server has lost messages: " << (outage).lost()
