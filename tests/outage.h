@@ -7,6 +7,7 @@
 // must do while the servers do their part stays asserted.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -24,21 +25,29 @@
 #include "nats/connection.h"
 #include "nats/embedded_server.h"
 #include "nats/jetstream.h"
+#include "slowness.h"
 
 namespace cluster::faults {
 
 /// How often a server is started that does not come back, all starts counted.
 inline constexpr int kStarts = 4;
 
+/// How long a test may wait for its servers in all. Less than ctest waits for the test: it is to
+/// say itself what it waited for.
+inline constexpr std::chrono::seconds kTimeForServers{300};
+inline Time deadline_for_servers() { return BootClock::now() + kTimeForServers * slowness(); }
+
 /// Waits until a server that has been started is ready, and starts it once more where it is not in
-/// `patience`. Throws the last Error{timeout} when no start helps.
-inline void wait_until_ready(nats::EmbeddedServer& server,
-                             std::chrono::milliseconds patience = std::chrono::seconds(30)) {
+/// half a minute. Throws the last Error{timeout} when no start helps, or at the deadline.
+inline void wait_until_ready(nats::EmbeddedServer& server, Time deadline) {
+  using std::chrono::milliseconds;
+  constexpr milliseconds kPatience{30'000};
   for (int start = 1;; ++start) {
+    const auto left = std::chrono::duration_cast<milliseconds>(deadline - BootClock::now());
     try {
-      return server.wait_ready(patience);
+      return server.wait_ready(std::clamp(left, milliseconds(1), kPatience));
     } catch (const Error& error) {
-      if (start == kStarts || error.errc() != Errc::timeout) throw;
+      if (start == kStarts || error.errc() != Errc::timeout || BootClock::now() >= deadline) throw;
       server.start_again();
     }
   }
@@ -46,7 +55,12 @@ inline void wait_until_ready(nats::EmbeddedServer& server,
 
 class Outage {
  public:
-  explicit Outage(std::vector<nats::EmbeddedServer*> servers) : servers_(std::move(servers)) {}
+  /// What is waited for beyond the deadline has failed.
+  explicit Outage(std::vector<nats::EmbeddedServer*> servers,
+                  Time deadline = deadline_for_servers())
+      : servers_(std::move(servers)), deadline_(deadline) {}
+
+  Time deadline() const { return deadline_; }
 
   /// Kills a server. Wait before that until all have caught up (wait_whole), as near to it as what
   /// is to be under way then allows.
@@ -62,13 +76,14 @@ class Outage {
   ::testing::AssertionResult outlast(const Attempt& attempt) {
     int rescues = 0;
     bool led = true;
-    const Time begun = BootClock::now();
-    Time since = begun;
+    Time since = BootClock::now();
     while (!attempt()) {
       const Seen seen = look();
       const Time now = BootClock::now();
       if (std::exchange(led, seen.led) != led) since = now;
-      if (now - begun > kBound) return ::testing::AssertionFailure() << "in vain; " << seen.text;
+      if (now >= deadline_)
+        return ::testing::AssertionFailure()
+               << (led ? "in vain" : "the servers elect no leader") << kLate << seen.text;
       if (now - since < (led ? kPatienceWithLeader : kPatienceWithout)) continue;
       if (led)
         return ::testing::AssertionFailure()
@@ -84,8 +99,7 @@ class Outage {
   /// The killed server runs, unless it does already, and all replicas are current.
   ::testing::AssertionResult end() {
     if (const auto down = std::exchange(down_, std::nullopt)) {
-      servers_[*down]->start_again();
-      wait_until_ready(*servers_[*down]);
+      start_again(*servers_[*down]);
     }
     return wait_whole();
   }
@@ -94,20 +108,21 @@ class Outage {
   /// are started once more; where a stream has no leader, one after the other.
   ::testing::AssertionResult wait_whole() {
     for (std::size_t round = 0;; ++round) {
-      const Time end = BootClock::now() + kCatchUp;
+      const Time end = std::min(BootClock::now() + kCatchUp, deadline_);
       Seen seen = look(true);
       while (!seen.whole() && BootClock::now() < end) {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
         seen = look(true);
       }
       if (seen.whole()) return ::testing::AssertionSuccess();
+      if (BootClock::now() >= deadline_)
+        return ::testing::AssertionFailure() << "the servers do not catch up" << kLate << seen.text;
       if (round == kStarts)
         return ::testing::AssertionFailure() << "the servers do not catch up; " << seen.text;
       for (std::size_t i = 0; i < servers_.size(); ++i) {
         const bool its_turn = seen.behind.empty() && i == round % servers_.size();
         if (!its_turn && !seen.behind.contains(servers_[i]->options().server_name)) continue;
-        servers_[i]->start_again();
-        wait_until_ready(*servers_[i]);
+        start_again(*servers_[i]);
       }
     }
   }
@@ -121,8 +136,9 @@ class Outage {
 
  private:
   static constexpr std::chrono::seconds kPatienceWithLeader{90}, kPatienceWithout{60};
-  static constexpr std::chrono::seconds kBound{300}, kCatchUp{25};
+  static constexpr std::chrono::seconds kCatchUp{25};
   static constexpr int kRescues = 2;
+  static constexpr const char* kLate = ", and the test's time for its servers is over; ";
 
   struct Seen {
     bool led = true;
@@ -130,6 +146,16 @@ class Outage {
     std::string text{};              // what was answered
     bool whole() const { return led && behind.empty(); }
   };
+
+  void start_again(nats::EmbeddedServer& server) const {
+    server.start_again();
+    try {
+      wait_until_ready(server, deadline_);
+    } catch (const Error& error) {
+      // Whoever waits for it says that the time is over.
+      if (error.errc() != Errc::timeout || BootClock::now() < deadline_) throw;
+    }
+  }
 
   // On a connection of its own: that the one under test works is for the test to show. A cluster
   // that can't be reached at all counts as led: it is not elections that are missing.
@@ -140,7 +166,8 @@ class Outage {
     for (std::size_t i = 0; i < servers_.size(); ++i)
       if (i != down_) o.nats.servers.push_back(servers_[i]->url());
     nats::Connection connection(loop, o);
-    const std::chrono::seconds limit(30);
+    const Duration limit = std::clamp<Duration>(deadline_ - BootClock::now(),
+                                                std::chrono::seconds(1), std::chrono::seconds(30));
     Seen seen;
     if (!loop.run_until([&] { return connection.state() == nats::ConnectionState::connected; },
                         limit)) {
@@ -190,6 +217,7 @@ class Outage {
   }
 
   const std::vector<nats::EmbeddedServer*> servers_;
+  const Time deadline_;
   std::vector<std::string> streams_;
   std::map<std::string, std::uint64_t> last_;  // message, by stream
   std::string lost_;

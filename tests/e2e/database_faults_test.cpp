@@ -92,7 +92,7 @@ void kill_all_servers(int servers) {
     ASSERT_TRUE(outage.wait_whole());
     for (auto* server : d.c.all_servers()) server->kill_hard();
     for (auto* server : d.c.all_servers()) server->start_again();
-    for (auto* server : d.c.all_servers()) faults::wait_until_ready(*server);
+    for (auto* server : d.c.all_servers()) faults::wait_until_ready(*server, outage.deadline());
     ASSERT_TRUE(outlast_rows(d, outage, kSome));
   }
   CLUSTER_SKIP_LOST(outage);

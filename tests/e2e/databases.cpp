@@ -140,8 +140,12 @@ std::uint64_t Databases::audited(const std::string& action) {
 
 const std::set<Row>& Databases::logged(const std::string& what) {
   std::ifstream file(log());
+  if (!file) return logged_[what];
+  // What is written from now on is left for the next time: the backend may write as fast as this
+  // reads.
+  const auto end = std::filesystem::file_size(log());
   file.seekg(static_cast<std::streamoff>(log_read_));
-  for (std::string line; std::getline(file, line) && !file.eof();) {
+  for (std::string line; log_read_ < end && std::getline(file, line) && !file.eof();) {
     log_read_ += line.size() + 1;
     std::istringstream in(line);
     std::string kind;

@@ -33,6 +33,7 @@ namespace {
 
 constexpr std::size_t kTail = 60;  // lines of a log that a failed test prints
 constexpr seconds kAnswerLimit(20);
+constexpr seconds kStateLimit(60);
 
 std::string new_folder() {
   std::string pattern = (std::filesystem::temp_directory_path() / "cpp-cluster-e2e-XXXXXX");
@@ -71,12 +72,36 @@ bool all_are(const std::string& states, std::string_view wanted) {
 
 constexpr std::string_view kGone = "XZ";
 
+// Until all its threads are in one of these states.
+void wait_until_all_are(pid_t pid, std::string_view wanted, const char* what) {
+  const Time end = BootClock::now() + kStateLimit * slowness();
+  for (auto now = states_of(pid); !all_are(now, wanted); now = states_of(pid)) {
+    if (BootClock::now() >= end) {
+      ADD_FAILURE() << "process " << pid << what << "; its threads are in states " << now;
+      return;
+    }
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+}
+
 std::string field(const std::string& text, std::size_t wanted) {
   std::istringstream in(text);
   std::string part;
   for (std::size_t i = 0; i <= wanted; ++i)
     if (!std::getline(in, part, '\0')) return {};
   return part;
+}
+
+// That NATS, or this machine, was slow says nothing of what is there: asked again until it is
+// known, or `end`.
+template <typename T, typename Ask>
+Result<T> until_known(Loop& loop, Duration limit, Time end, const Ask& ask) {
+  for (;;) {
+    auto answer = nats::await<T>(loop, limit, ask);
+    if (answer || answer.error().errc() == Errc::not_found || BootClock::now() >= end)
+      return answer;
+    loop.run_once(milliseconds(10));
+  }
 }
 
 bool connect_to(int fd, int port) {
@@ -190,13 +215,13 @@ int ended_with(Errc code) { return 10 + static_cast<int>(code); }
 
 void kill_and_wait(pid_t pid) {
   signal_one(pid, SIGKILL);
-  while (alive(pid)) std::this_thread::yield();
+  wait_until_all_are(pid, kGone, " was killed and is there still");
 }
 
 void stop_and_wait(pid_t pid) {
   signal_one(pid, SIGSTOP);
   // One that the kernel holds up (D) runs nothing of the program before it stops.
-  while (!all_are(states_of(pid), "TDXZ")) std::this_thread::yield();
+  wait_until_all_are(pid, "TDXZ", " was stopped and runs still");
 }
 
 // ---- Child
@@ -516,8 +541,11 @@ testing::AssertionResult Cluster::wait_for(const std::string& what,
 
 const std::vector<Event>& Cluster::journal() {
   std::ifstream file(path("journal"));
+  if (!file) return journal_;
+  // What is written from now on is left for the next time: who writes may be as fast as this reads.
+  const auto end = std::filesystem::file_size(path("journal"));
   file.seekg(static_cast<std::streamoff>(journal_read_));
-  for (std::string line; std::getline(file, line) && !file.eof();) {
+  for (std::string line; journal_read_ < end && std::getline(file, line) && !file.eof();) {
     journal_read_ += line.size() + 1;
     std::istringstream in(line);
     Event e;
@@ -627,17 +655,11 @@ testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& n
   });
 }
 
-// That NATS, or this machine, was slow says nothing of what is there: asked again until it is
-// known.
 Result<nats::KvEntry> Cluster::read(const std::string& bucket, const std::string& key) {
   auto& store = bucket == "members" ? store_->members : store_->leases;
-  const Time end = BootClock::now() + kAnswerLimit * slowness();
-  for (;;) {
-    auto entry = nats::await<nats::KvEntry>(
-        store_->loop, seconds(3), [&](Callback<nats::KvEntry> done) { store.get(key, done); });
-    if (entry || entry.error().errc() == Errc::not_found || BootClock::now() >= end) return entry;
-    store_->loop.run_once(milliseconds(10));
-  }
+  return until_known<nats::KvEntry>(
+      store_->loop, seconds(3), BootClock::now() + kAnswerLimit * slowness(),
+      [&](Callback<nats::KvEntry> done) { store.get(key, std::move(done)); });
 }
 
 std::optional<json> Cluster::lease(const std::string& app) {
@@ -667,21 +689,21 @@ json Cluster::ask(const std::string& node, const std::string& what, const json& 
 std::vector<json> Cluster::audit_log() {
   const std::string stream = platform_ + "_audit";
   std::vector<json> entries;
-  const Time end = BootClock::now() + 3 * kAnswerLimit * slowness();
-  for (std::uint64_t sequence = 1;;) {
-    const auto message = nats::await<nats::StoredMessage>(
-        store_->loop, kAnswerLimit * slowness(), [&](Callback<nats::StoredMessage> done) {
+  const auto limit = kAnswerLimit * slowness();
+  const Time end = BootClock::now() + 3 * limit;
+  // What comes from now on is left for the next time.
+  const auto state = until_known<nats::StreamState>(
+      store_->loop, limit, end,
+      [&](Callback<nats::StreamState> done) { store_->jetstream.stream(stream, std::move(done)); });
+  for (std::uint64_t sequence = 1; state && sequence <= state.value().last_seq; ++sequence) {
+    const auto message = until_known<nats::StoredMessage>(
+        store_->loop, limit, end, [&](Callback<nats::StoredMessage> done) {
           store_->jetstream.message(stream, sequence, std::move(done));
         });
-    // Only one that is not there ends the log.
-    if (!message && message.error().errc() != Errc::not_found && BootClock::now() < end) {
-      store_->loop.run_once(milliseconds(10));
-      continue;
-    }
-    if (!message) return entries;
+    if (!message) break;
     entries.push_back(json::parse(message.value().data, nullptr, false));
-    ++sequence;
   }
+  return entries;
 }
 
 json Cluster::audited(const std::string& category, const std::string& action) {
@@ -693,8 +715,9 @@ json Cluster::audited(const std::string& category, const std::string& action) {
 }
 
 Cluster::Told Cluster::command(const std::string& arguments) const {
-  const std::string line = std::string("'") + built::kProgram + "' " + arguments + " --nats " +
-                           urls_.front() + " --platform " + platform_ + " --timeout 60s 2>&1";
+  const std::string line = "timeout -v -k 10 " + std::to_string(120 * slowness()) + " '" +
+                           built::kProgram + "' " + arguments + " --nats " + urls_.front() +
+                           " --platform " + platform_ + " --timeout 60s 2>&1";
   Told told;
   std::FILE* pipe = ::popen(line.c_str(), "r");
   if (pipe == nullptr) return told;

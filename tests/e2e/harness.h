@@ -78,8 +78,8 @@ class Child {
 
 /// What tests/tools/e2e_node ends with on an error.
 int ended_with(Errc code);
-/// Kill or stop a process by id, and wait until the kernel has done so with all its threads. Throws
-/// when it is 0, as of a backend that does not run.
+/// Kill or stop a process by id, and wait until the kernel has done so with all its threads; a
+/// failure when it does not. Throws when the id is 0, as of a backend that does not run.
 void kill_and_wait(pid_t pid);
 void stop_and_wait(pid_t pid);
 bool alive(pid_t pid);  ///< a zombie is not
@@ -192,7 +192,7 @@ class Cluster {
   json ask(const std::string& node, const std::string& what, const json& request = json::object());
   /// A request to NATS, its JetStream API say; the error's text, if any, in "error".
   json request(const std::string& subject, const json& request = json::object());
-  /// All entries of the platform's audit log, in order.
+  /// All entries that the platform's audit log has by now, in order.
   std::vector<json> audit_log();
   /// Of those, the newest of that category and action; null when there is none.
   json audited(const std::string& category, const std::string& action);

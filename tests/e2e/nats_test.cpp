@@ -36,17 +36,19 @@ bool elect_in_time(Cluster& c, std::size_t dead) {
   return in_time;
 }
 
-// Tries it again, with another cluster, when it tells that the servers were too late for it.
-void try_until_in_time(const std::function<bool()>& in_time) {
+// Tries it again, with another cluster, when it tells that the servers were too late for it. All
+// tries have one deadline.
+void try_until_in_time(const std::function<bool(Time)>& in_time) {
   constexpr int kTries = 3;
-  for (int i = 0; i < kTries && !testing::Test::HasFailure(); ++i)
-    if (in_time()) return;
+  const Time deadline = faults::deadline_for_servers();
+  for (int i = 0; i < kTries && BootClock::now() < deadline && !testing::Test::HasFailure(); ++i)
+    if (in_time(deadline)) return;
   if (!testing::Test::HasFailure()) FAIL() << "the servers elect too late, each time";
 }
 
-bool kill_in_turn() {
+bool kill_in_turn(Time deadline) {
   Cluster c({.servers = 3, .session_timeout = kOutlastsElections});
-  faults::Outage outage(c.all_servers());
+  faults::Outage outage(c.all_servers(), deadline);
   const std::string leader = c.start_nodes(3);
   const auto epoch = c.epoch();
   bool in_time = true;
@@ -72,12 +74,13 @@ TEST(NatsServers, OfThreeEachMayDieInTurnAndNoSessionEnds) {
   try_until_in_time(kill_in_turn);
 }
 
-bool kill_with_a_node() {
+bool kill_with_a_node(Time deadline) {
   Cluster c({.servers = 3, .session_timeout = kOutlastsElections});
-  faults::Outage outage(c.all_servers());
+  faults::Outage outage(c.all_servers(), deadline);
   const std::string leader = c.start_nodes(3);
   const auto epoch = c.epoch();
   EXPECT_TRUE(outage.wait_whole());
+  if (testing::Test::HasFailure()) return true;
   const auto server = c.stream_leader("KV_" + c.platform() + "_members");
   if (!server) return false;
   const std::string other = c.other_nodes(leader).front();
@@ -91,6 +94,7 @@ bool kill_with_a_node() {
   const bool in_time = elect_in_time(c, *server);
   if (!in_time) {
     EXPECT_TRUE(outage.end());
+    if (testing::Test::HasFailure()) return true;
   }
   EXPECT_TRUE(c.wait_for("the end of the dead node's session", [&] {
     const auto record = c.member(other);

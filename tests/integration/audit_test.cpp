@@ -243,6 +243,7 @@ TEST_F(AuditTest, AFollowerThatThrowsOrIsSlowMissesNothing) {
         record(entry);
         if (field(entry, "n") == "7") throw std::runtime_error("seven");
       });
+  const testing::SetAtTheEnd let_go{go};
   constexpr int kCount = 1'500;  // more than wait for a handler
   for (int i = 0; i < kCount; ++i)
     ASSERT_TRUE(

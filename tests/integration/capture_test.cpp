@@ -71,7 +71,8 @@ TEST_F(CaptureTest, CheckpointsWhatItHasSwitchedToWalMode) {
   db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
   Capture capturing({.path = path("d.db"), .wal_limit = 64 * 1024}, {}, false);
   for (int i = 0; i < 3; ++i) {
-    while (!capturing.wants_checkpoint()) {
+    for (int rows = 0; !capturing.wants_checkpoint(); ++rows) {
+      ASSERT_LT(rows, 1'000) << "the WAL has " << capturing.wal_bytes() << " bytes";
       db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
       capturing.follow();
     }

@@ -10,6 +10,7 @@
 
 #include "built.h"
 #include "integration/nats_fixture.h"
+#include "slowness.h"
 #include "temporary_folder.h"
 
 namespace cluster {
@@ -24,14 +25,15 @@ class ExamplesTest : public ::testing::Test {
     const std::string command =
         "cd " + folder.path().string() + " && HOME=" + folder.path().string() +
         " NATS_URL=" + servers[0].url() + " CPP_CLUSTER_GUARDIAN=" + built::kGuardian +
-        " timeout 120 " + program + " 2>log";
+        " timeout -k 10 " + std::to_string(120 * slowness()) + " " + program + " 2>log";
     std::FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) return {};
     std::string text;
     std::array<char, 4096> part{};
     while (const auto size = std::fread(part.data(), 1, part.size(), pipe))
       text.append(part.data(), size);
-    EXPECT_EQ(pclose(pipe), 0) << text;
+    const int status = pclose(pipe);
+    EXPECT_EQ(status, 0) << "talk_" << name << " did not end well, or not in time: " << text;
     std::vector<std::string> lines;
     for (std::size_t at = 0; at < text.size();) {
       const auto end = text.find('\n', at);
@@ -59,7 +61,8 @@ TEST_F(ExamplesTest, Keys) {
   };
   EXPECT_TRUE(has("counter = 3"));
   // So it may over the visitor, who stays for half a second, where it is held up for as long.
-  for (int tries = 0; !has("visitor = Ada") && tries < 5; ++tries) lines = lines_of("keys");
+  for (int tries = 0; !has("visitor = Ada") && tries < 5 && !HasFailure(); ++tries)
+    lines = lines_of("keys");
   EXPECT_TRUE(has("visitor = Ada"));
   ASSERT_FALSE(lines.empty());
   EXPECT_EQ(lines.back(), "visitor is gone");

@@ -250,6 +250,7 @@ TEST_F(KvTest, ASlowHandlerMissesNothingAndHoldsUpNobody) {
     while (!go) std::this_thread::sleep_for(milliseconds(1));
     take(entry);
   });
+  const testing::SetAtTheEnd let_go{go};
   for (int i = 0; i < kWrites; ++i) kv().put("k" + std::to_string(i), "v", kSoon);
   EXPECT_TRUE(kv(1).get("k1")) << "others go on";
   go = true;

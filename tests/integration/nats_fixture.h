@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "nats/embedded_server.h"
 #include "nats/jetstream.h"
 #include "nats/key_value.h"
+#include "slowness.h"
 #include "temporary_folder.h"
 
 namespace cluster::testing {
@@ -64,7 +66,8 @@ inline bool connect(nats::Connection& connection) {
 }
 
 /// Stops a process and waits until the kernel has done so. Each of its threads stops by itself: on
-/// a busy machine one may still answer when another has stopped.
+/// a busy machine one may still answer when another has stopped. One that the kernel holds up (D)
+/// runs nothing of the program before it stops.
 inline void freeze(pid_t pid) {
   ::kill(pid, SIGSTOP);
   const auto stopped = [](const std::filesystem::path& thread) {
@@ -72,11 +75,17 @@ inline void freeze(pid_t pid) {
     std::string text;
     std::getline(stat, text);
     const auto at = text.rfind(") ");
-    return at == std::string::npos || text[at + 2] == 'T';
+    return at == std::string::npos ||
+           std::string_view("TDXZ").find(text[at + 2]) != std::string_view::npos;
   };
   const std::string threads = "/proc/" + std::to_string(pid) + "/task";
+  const Time end = BootClock::now() + kSoon * slowness();
   for (bool all = false; !all;) {
-    std::this_thread::yield();
+    if (BootClock::now() >= end) {
+      ADD_FAILURE() << "process " << pid << " was stopped and runs still";
+      return;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
     all = true;
     std::error_code gone;
     for (const auto& thread : std::filesystem::directory_iterator(threads, gone))

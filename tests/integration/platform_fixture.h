@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -25,6 +26,13 @@ bool eventually(Condition condition) {
   }
   return true;
 }
+
+/// Sets what a hook or a handler waits for, also where a test ends early: or else the end of its
+/// node, or of its watch, would wait for ever. To be made behind these.
+struct SetAtTheEnd {
+  std::atomic<bool>& flag;
+  ~SetAtTheEnd() { flag = true; }
+};
 
 /// The code of what `work` throws, none when it returns; and its text.
 template <typename Work>

@@ -7,10 +7,12 @@
 #include <stop_token>
 #include <thread>
 
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "integration/sqlite_fixture.h"
+#include "slowness.h"
 #include "sqlite/restore.h"
 
 namespace cluster::sqlite {
@@ -271,7 +273,9 @@ TEST_F(ReplicaTest, SurvivesKillAtAnyInstant) {
   constexpr int kLeastKills = 2;
   int kills = 0;
   std::mt19937 random(7);
+  const Time end = BootClock::now() + std::chrono::minutes(3) * slowness();
   while (true) {
+    ASSERT_LT(BootClock::now(), end) << "not all was applied after " << kills << " kills";
     int ready[2];
     ASSERT_EQ(::pipe(ready), 0);
     const pid_t child = ::fork();
@@ -301,6 +305,8 @@ TEST_F(ReplicaTest, SurvivesKillAtAnyInstant) {
     }
     char byte;
     ::close(ready[1]);
+    pollfd begun{.fd = ready[0], .events = POLLIN, .revents = 0};
+    ASSERT_EQ(::poll(&begun, 1, 60'000 * slowness()), 1) << "the replica is not opened";
     EXPECT_EQ(::read(ready[0], &byte, 1), 1);
     ::close(ready[0]);
     std::this_thread::sleep_for(  // any instant; later and later, so that it comes to an end

@@ -41,9 +41,10 @@ class SnapshotFixture : public SqliteTest {
   template <typename Work>
   auto blocking(Work work) {
     auto result = std::async(std::launch::async, work);
-    loop.run_until(
+    EXPECT_TRUE(loop.run_until(
         [&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; },
-        kLong);
+        kLong * slowness()))
+        << "work on a thread has not ended; it is waited for";
     return result.get();
   }
 

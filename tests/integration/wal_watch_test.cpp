@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "integration/sqlite_fixture.h"
+#include "slowness.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -18,16 +19,24 @@ class WalWatchTest : public SqliteTest {
  protected:
   /// Waits until it is woken for that.
   static bool woken_for(WalWatch& watch, Woken wanted) {
-    while (true) {
-      const auto woken = watch.wait(seconds(30));
+    const Time end = BootClock::now() + kLimit * slowness();
+    while (BootClock::now() < end) {
+      const auto woken = watch.wait(kLimit);
       if (woken == wanted) return true;
       if (woken == Woken::timeout) return false;
     }
+    return false;
   }
-  static void settle(WalWatch& watch) {
-    while (watch.wait(Duration(0)) != Woken::timeout) {
-    }
+  /// Waits until it has nothing to tell for so long.
+  static void settle(WalWatch& watch, Duration quiet = Duration(0)) {
+    const Time end = BootClock::now() + kLimit * slowness();
+    while (watch.wait(quiet) != Woken::timeout)
+      if (BootClock::now() >= end) {
+        ADD_FAILURE() << "it is woken all the time, though nobody writes";
+        return;
+      }
   }
+  static constexpr seconds kLimit{30};
 };
 
 TEST_F(WalWatchTest, WakesWhenTheWalIsWritten) {
@@ -58,8 +67,7 @@ TEST_F(WalWatchTest, IsAwakeWhileTheWalIsWrittenAllTheTime) {
     });
     while (!over) EXPECT_NE(watch.wait(seconds(30)), Woken::timeout);
     writer.join();
-    while (watch.wait(milliseconds(100)) != Woken::timeout) {
-    }
+    settle(watch, milliseconds(100));
     std::thread last([&] { db.exec("INSERT INTO t(v) VALUES(1)"); });
     EXPECT_EQ(watch.wait(seconds(30)), Woken::written);
     last.join();
