@@ -5,30 +5,45 @@ SETUP ?= scripts/setup
 PREFIX ?= /usr/local
 SEEDS ?= 100000
 CYCLES ?= 100
+STEPS ?=
+COMMIT ?=
 DESTDIR ?=
 BUILD := build/release
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: help demo check build bench format install sim chaos clean
+goals := help demo check build bench format install sim chaos clean setup configure $(BUILD)/build.ninja
+.PHONY: $(filter-out %.ninja,$(goals))
+# Before anything is done: a goal that does not exist would fail only after the others, or be a folder's name.
+ifneq ($(filter-out $(goals),$(MAKECMDGOALS)),)
+$(error there is no goal '$(filter-out $(goals),$(MAKECMDGOALS))'; 'make help' lists them. A part of the checks: make check STEPS='static release'. One test: see CONTRIBUTING.md)
+endif
+ifneq ($(filter chaos,$(MAKECMDGOALS)),)
+ifneq ($(filter-out async replicated,$(COMMIT)),)
+$(error COMMIT is async or replicated, not '$(COMMIT)')
+endif
+endif
 
 help:
 	@echo 'make demo               build, start a cluster, kill its leader twice and see it go on'
-	@echo 'make check              every test and every check, with and without sanitizers'
+	@echo 'make check              every test and every check, with and without sanitizers;'
+	@echo '                        STEPS="static release": only these of static, release, fuzz, asan, tsan'
 	@echo 'make build              the library, the programs, the tests'
 	@echo 'make bench              measure, each figure beside a reference (ARGS=--quick: in four minutes)'
 	@echo 'make sim SEEDS=1000000  the simulator with many seeds'
-	@echo 'make chaos CYCLES=100    nodes and NATS killed at random, again and again (SEED=1: the same once more; COMMIT=async|replicated)'
+	@echo 'make chaos CYCLES=100   nodes and NATS killed at random, again and again (SEED=1: the same once more;'
+	@echo '                        COMMIT=async|replicated: only this mode)'
 	@echo 'make format             lay out the code with clang-format'
 	@echo 'make install PREFIX=DIR install what make build has built (default $(PREFIX))'
 	@echo 'make clean              remove what was built'
 
-.PHONY: setup configure
 setup:
 	@$(SETUP)
 
-# A configured build folder looks after itself: ninja runs CMake again when a CMake file has changed.
-$(BUILD)/build.ninja: | setup
+# A configured build folder looks after itself: ninja runs CMake again when a CMake file has changed. It
+# does not look at the presets.
+$(BUILD)/build.ninja: CMakePresets.json | setup
 	@cmake --preset release
+	@touch $@
 
 configure: setup $(BUILD)/build.ninja
 
@@ -40,7 +55,7 @@ demo: configure
 	@scripts/demo $(BUILD)
 
 check:
-	@SETUP='$(SETUP)' scripts/check
+	@SETUP='$(SETUP)' scripts/check $(STEPS)
 
 bench: configure
 	@cmake --build --preset release --target bench_programs

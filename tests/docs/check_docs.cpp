@@ -27,7 +27,10 @@
 #include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
+#include "shell.h"
+
 namespace fs = std::filesystem;
+using cluster::shell_quoted;
 
 namespace {
 
@@ -59,10 +62,6 @@ std::vector<std::string> lines_of(const std::string& text) {
   std::istringstream stream(text);
   for (std::string line; std::getline(stream, line);) lines.push_back(line);
   return lines;
-}
-
-std::string quoted(const std::string& word) {
-  return "'" + std::regex_replace(word, std::regex("'"), "'\\''") + "'";
 }
 
 Outcome run(const std::string& command) {
@@ -264,7 +263,8 @@ void Docs::check_bodies() {
 void Docs::compile(const std::string& place, const std::string& text) {
   const auto outcome =
       run(compiler_ + " -std=c++20 -fsyntax-only -Wall -Wextra -Werror -Wno-unused-variable -I " +
-          quoted((source_ / "include").string()) + " " + quoted(write(".cpp", text).string()));
+          shell_quoted((source_ / "include").string()) + " " +
+          shell_quoted(write(".cpp", text).string()));
   if (!outcome.ok) fault(place, "it does not compile:\n" + outcome.output);
 }
 
@@ -284,7 +284,7 @@ void Docs::check_yaml(const Block& block) {
     if (text.find("\nnats:") == std::string::npos) text += "nats:\n  url: nats://127.0.0.1:4222\n";
   }
   const auto outcome =
-      run(quoted(program_) + " config check " + quoted(write(".yaml", text).string()));
+      run(shell_quoted(program_) + " config check " + shell_quoted(write(".yaml", text).string()));
   if (!outcome.ok) fault(block.place(), "config check refuses it:\n" + outcome.output);
 }
 
@@ -297,7 +297,7 @@ void Docs::check_shell(const Block& block) {
     else if (line.starts_with("$ "))
       script += line.substr(2) + "\n";
   }
-  const std::string file = quoted(write(".sh", script).string());
+  const std::string file = shell_quoted(write(".sh", script).string());
   const auto parsed = run("bash -n " + file);
   if (!parsed.ok) return fault(block.place(), "bash can't read it:\n" + parsed.output);
 
@@ -316,10 +316,10 @@ void Docs::check_shell(const Block& block) {
   if (block.check == "run") {
     const fs::path home = scratch_ / "home";
     fs::create_directories(home);
-    const auto outcome = run("env HOME=" + quoted(home.string()) +
-                             " PATH=" + quoted(fs::path(program_).parent_path().string()) +
-                             ":\"$PATH\" bash -euc 'cd " + source_.string() + "; . " +
-                             file.substr(1, file.size() - 2) + "'");
+    const auto outcome = run("env HOME=" + shell_quoted(home.string()) +
+                             " PATH=" + shell_quoted(fs::path(program_).parent_path().string()) +
+                             ":\"$PATH\" bash -euc " +
+                             shell_quoted("cd " + shell_quoted(source_.string()) + "; . " + file));
     if (!outcome.ok) fault(block.place(), "it fails:\n" + outcome.output);
   } else if (!block.check.empty()) {
     fault(block.place(), "unknown check \"" + block.check + "\"");
@@ -356,7 +356,8 @@ const std::string& Docs::help(const std::string& subcommands) {
   auto known = helps_.find(subcommands);
   if (known == helps_.end())
     known =
-        helps_.emplace(subcommands, run(quoted(program_) + subcommands + " --help").output).first;
+        helps_.emplace(subcommands, run(shell_quoted(program_) + subcommands + " --help").output)
+            .first;
   return known->second;
 }
 

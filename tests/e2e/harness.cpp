@@ -25,6 +25,7 @@
 #include "core/ids.h"
 #include "core/process_scan.h"
 #include "core/unique_fd.h"
+#include "shell.h"
 
 extern char** environ;
 
@@ -715,9 +716,9 @@ json Cluster::audited(const std::string& category, const std::string& action) {
 }
 
 Cluster::Told Cluster::command(const std::string& arguments) const {
-  const std::string line = "timeout -v -k 10 " + std::to_string(120 * slowness()) + " '" +
-                           built::kProgram + "' " + arguments + " --nats " + urls_.front() +
-                           " --platform " + platform_ + " --timeout 60s 2>&1";
+  const std::string line = "timeout -v -k 10 " + std::to_string(120 * slowness()) + " " +
+                           shell_quoted(built::kProgram) + " " + arguments + " --nats " +
+                           urls_.front() + " --platform " + platform_ + " --timeout 60s 2>&1";
   Told told;
   std::FILE* pipe = ::popen(line.c_str(), "r");
   if (pipe == nullptr) return told;

@@ -11,6 +11,7 @@
 
 #include "built.h"
 #include "integration/snapshot_fixture.h"
+#include "shell.h"
 #include "sqlite/commit_client.h"
 #include "sqlite/commit_protocol.h"
 #include "sqlite/commit_service.h"
@@ -306,7 +307,8 @@ class ExtensionTest : public CommitTest {
 
 TEST_F(ExtensionTest, MakesTheShellsCommitsWait) {
   if (run("sqlite3 -batch :memory: 'SELECT 1'") != "1\n") GTEST_SKIP() << "no sqlite3 shell";
-  const std::string shell = "sqlite3 -batch " + path("p.db") + " '.load " + extension + "' ";
+  const std::string shell = "sqlite3 -batch " + shell_quoted(path("p.db")) + " " +
+                            shell_quoted(".load \"" + extension + "\"") + " ";
   EXPECT_NE(run(shell + "\"INSERT INTO t(v) VALUES('row')\"").find("constraint failed"),
             std::string::npos);
   const auto service = serve();
@@ -333,11 +335,12 @@ TEST_F(ExtensionTest, MakesCommitsOfPythonWait) {
                    "\"enable_load_extension\"))'") != "True\n")
     GTEST_SKIP() << "no Python whose sqlite3 loads extensions";
   const auto insert = [&](int timeout_ms) {
-    return run_unless("rolled back: the node does not answer",
-                      "CPP_CLUSTER_COMMIT_TIMEOUT=" + std::to_string(timeout_ms) +
-                          " CPP_CLUSTER_DATABASE=" + path("p.db") + " " + python + " " +
-                          built::kExampleSourcesFolder + "/python/execute.py " + extension +
-                          " \"INSERT INTO t(v) VALUES('row')\"");
+    return run_unless(
+        "rolled back: the node does not answer",
+        "CPP_CLUSTER_COMMIT_TIMEOUT=" + std::to_string(timeout_ms) +
+            " CPP_CLUSTER_DATABASE=" + shell_quoted(path("p.db")) + " " + python + " " +
+            shell_quoted(std::string(built::kExampleSourcesFolder) + "/python/execute.py") + " " +
+            shell_quoted(extension) + " \"INSERT INTO t(v) VALUES('row')\"");
   };
   EXPECT_TRUE(insert(500).starts_with("rolled back: this node does not lead the database"));
   const auto service = serve();

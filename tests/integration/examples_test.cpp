@@ -10,6 +10,7 @@
 
 #include "built.h"
 #include "integration/nats_fixture.h"
+#include "shell.h"
 #include "slowness.h"
 #include "temporary_folder.h"
 
@@ -23,9 +24,10 @@ class ExamplesTest : public ::testing::Test {
     const std::string program = std::string(built::kExamplesFolder) + "/talk_" + name;
     if (access(program.c_str(), X_OK) != 0) return {};
     const std::string command =
-        "cd " + folder.path().string() + " && HOME=" + folder.path().string() +
-        " NATS_URL=" + servers[0].url() + " CPP_CLUSTER_GUARDIAN=" + built::kGuardian +
-        " timeout -k 10 " + std::to_string(120 * slowness()) + " " + program + " 2>log";
+        "cd " + shell_quoted(folder.path()) + " && HOME=" + shell_quoted(folder.path()) +
+        " NATS_URL=" + servers[0].url() +
+        " CPP_CLUSTER_GUARDIAN=" + shell_quoted(built::kGuardian) + " timeout -k 10 " +
+        std::to_string(120 * slowness()) + " " + shell_quoted(program) + " 2>log";
     std::FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) return {};
     std::string text;

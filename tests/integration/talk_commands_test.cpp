@@ -13,6 +13,7 @@
 #include "cluster/cluster.h"
 #include "integration/platform_fixture.h"
 #include "integration/program.h"
+#include "shell.h"
 
 namespace cluster {
 namespace {
@@ -115,9 +116,10 @@ TEST_F(TalkCommands, AWatchPrintsWritesUntilItIsInterrupted) {
 
 TEST_F(TalkCommands, AWatchEndsWhenNobodyReadsAnyMore) {
   app->kv().put("k", "first");
-  std::string line = built::kProgram;
-  for (const auto& argument : at_server({"kv", "watch", "shop"})) line += " " + argument;
-  std::FILE* pipe = popen((line + " 2>" + (folder / "err")).c_str(), "r");
+  std::string line = shell_quoted(built::kProgram);
+  for (const auto& argument : at_server({"kv", "watch", "shop"}))
+    line += " " + shell_quoted(argument);
+  std::FILE* pipe = popen((line + " 2>" + shell_quoted(folder / "err")).c_str(), "r");
   ASSERT_NE(pipe, nullptr);
   char text[256] = "";
   ASSERT_NE(std::fgets(text, sizeof text, pipe), nullptr);

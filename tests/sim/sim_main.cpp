@@ -1,12 +1,14 @@
 // Long runs: `cluster-sim --seeds N [--from S]` on all cores, `cluster-sim --replay S` with the
 // last events of one seed.
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,6 +24,13 @@ sim::Outcome stream(std::uint64_t seed, bool trace) {
   return {outcome.violation, outcome.steps, outcome.digest, sim::kStreamSeconds, outcome.trace};
 }
 
+int usage() {
+  std::fprintf(stderr,
+               "usage: cluster-sim [--seeds N] [--from SEED] [--jobs N] [--mutant NUMBER] | "
+               "--replay SEED\n");
+  return 2;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -30,9 +39,13 @@ int main(int argc, char** argv) {
   std::uint64_t replay = 0;
   auto mutation = coord::Mutation::none;
   unsigned jobs = std::thread::hardware_concurrency();
-  for (int i = 1; i + 1 < argc; i += 2) {
-    std::string flag = argv[i];
-    std::uint64_t value = std::strtoull(argv[i + 1], nullptr, 10);
+  if (argc % 2 == 0) return usage();
+  for (int i = 1; i < argc; i += 2) {
+    const std::string flag = argv[i], text = argv[i + 1];
+    std::uint64_t value = 0;
+    const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool whole = read.ec == std::errc{} && read.ptr == text.data() + text.size();
+    if (!whole || (value == 0 && flag != "--mutant")) return usage();
     if (flag == "--seeds")
       seeds = value;
     else if (flag == "--from")
@@ -43,12 +56,8 @@ int main(int argc, char** argv) {
       mutation = static_cast<coord::Mutation>(value);
     else if (flag == "--jobs")
       jobs = static_cast<unsigned>(value);
-    else {
-      std::fprintf(stderr,
-                   "usage: cluster-sim [--seeds N] [--from SEED] [--jobs N] [--mutant NUMBER] | "
-                   "--replay SEED\n");
-      return 2;
-    }
+    else
+      return usage();
   }
   auto run = [](std::uint64_t seed, bool trace) {
     switch (seed % 8) {

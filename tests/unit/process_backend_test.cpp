@@ -24,6 +24,7 @@
 #include "core/process_scan.h"
 #include "core/unique_fd.h"
 #include "ops/leftovers.h"
+#include "shell.h"
 
 extern char** environ;
 
@@ -34,6 +35,7 @@ using namespace std::chrono_literals;
 using State = ProcessBackend::State;
 
 const std::string kTool = built::kBackendTool;
+const std::string kToolInShell = shell_quoted(kTool);
 constexpr Duration kLong = 60s;  // never reached unless something is wrong
 
 std::string read_file(const std::string& path) {
@@ -367,8 +369,8 @@ TEST_F(ProcessBackendTest, APortThatAnotherProgramHoldsIsNotTakenForReadiness) {
 TEST_F(ProcessBackendTest, CanBeStartedAgainAfterAFailureAndAfterAStop) {
   // It is ready by what it does: after a time it would be, too, if it had not come to its exit yet.
   const int port = free_port();
-  make({.command = shell("test -e " + path("allowed") + " || exit 1; exec " + kTool + " listen " +
-                         std::to_string(port) + " 0"),
+  make({.command = shell("test -e " + path("allowed") + " || exit 1; exec " + kToolInShell +
+                         " listen " + std::to_string(port) + " 0"),
         .ready = ReadyTcp{.port = port}});
   EXPECT_HAS(start(), "exited with status 1");
   std::ofstream(path("allowed")) << "";
@@ -518,7 +520,7 @@ TEST_F(ProcessBackendTest, ChildrenOfAProgramThatDiedAreGoneBeforeItIsStartedAga
 }
 
 TEST_F(ProcessBackendTest, WhatHasLeftTheGroupIsEndedByStop) {
-  make({.command = shell(kTool + " stray " + path("stray") + "; exec sleep 1000")});
+  make({.command = shell(kToolInShell + " stray " + path("stray") + "; exec sleep 1000")});
   EXPECT_EQ(start(), "");
   pid_t stray = reported("stray");
   EXPECT_NE(::getpgid(stray), backend_->status().pid);
@@ -527,7 +529,7 @@ TEST_F(ProcessBackendTest, WhatHasLeftTheGroupIsEndedByStop) {
 }
 
 TEST_F(ProcessBackendTest, StraysOfOtherAppsAreLeftAlone) {
-  make({.command = shell("CPP_CLUSTER_APP=other " + kTool + " stray " + path("stray") +
+  make({.command = shell("CPP_CLUSTER_APP=other " + kToolInShell + " stray " + path("stray") +
                          "; exec sleep 1000")});
   EXPECT_EQ(start(), "");
   pid_t stray = reported("stray");
@@ -686,7 +688,7 @@ TEST_F(NodeDeathTest, TheProgramDiesWithANodeThatIsKilledAlsoAsAnotherUser) {
 }
 
 TEST_F(NodeDeathTest, LeftOversOfADeadNodeAreFoundAndEnded) {
-  run_node(shell(kTool + " stray " + path("stray") + "; exec sleep 1000"));
+  run_node(shell(kToolInShell + " stray " + path("stray") + "; exec sleep 1000"));
   pid_t program = reported("backend");
   pid_t stray = reported("stray");
   kill_node();
