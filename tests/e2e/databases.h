@@ -99,21 +99,24 @@ class Databases {
 
   /// Hushes, and waits until all nodes are ready, at one position, and hold the same rows.
   testing::AssertionResult settle();
-  /// Of settled nodes that run: their copies are sound, and readers see the same bytes in all.
-  void check_copies();
+  /// Settles. Of nodes that run: their copies are sound, and readers see the same bytes in all.
+  /// Returns the rows of them.
+  std::set<Row> check_copies();
   /// Settles, and stops all nodes. Then all copies are the same bytes, and sound, and what they
   /// hold is right (check_rows).
   void check(Loss loss = Loss::none);
   /// Of what the settled nodes hold: each committed row is there, but for the last ones of an epoch
   /// if `loss` allows that; these are in databases that were set aside, and as many as reported.
-  void check_rows(Loss loss);
+  void check_rows(const std::set<Row>& rows, Loss loss);
 
  private:
+  testing::AssertionResult look_at_copies(std::set<Row>& rows);
   json options(const std::string& node) const;
   struct Aside {
     std::string node{};
     std::set<Row> rows{};
-    std::string held{};  ///< transactions that only it has, as the log tells
+    std::string held{};        ///< transactions that only it has, as the log tells
+    std::uint64_t common = 0;  ///< the last that the history has, too
   };
   void read_aside(const std::string& node, const std::string& path);
   void check_reported(const std::set<Row>& history);

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -337,7 +338,7 @@ Cluster::Cluster(Settings settings)
 Cluster::~Cluster() {
   stop_all();
   check_history();
-  if (testing::Test::HasFailure()) print_logs();
+  if (testing::Test::HasFailure() || std::uncaught_exceptions() > 0) print_logs();
   store_.reset();
   servers_.clear();
   own_servers_.clear();
