@@ -411,6 +411,7 @@ bool Primary::send_parts() {
     {
       std::lock_guard lock(mutex_);
       unstored_bytes_ += bytes->size();
+      unsent_bytes_ = file_->bytes.size();
     }
     StreamRecord record = next;
     if (!record.final) record.checksum = 0;
