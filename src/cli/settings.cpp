@@ -380,7 +380,7 @@ Settings app_settings(AppOptions& app) {
   all.push_back(number<std::int64_t>("kv.max_bytes", at(app.kv.max_bytes)));
   all.push_back(number<std::int32_t>("kv.max_value_size", at(app.kv.max_value_size)));
   const Place<Process> process = [&app](bool make) -> Process* {
-    if (make && !std::holds_alternative<Process>(app.backend)) app.backend = Process{};
+    if (make && !std::holds_alternative<Process>(app.backend)) app.backend.emplace<Process>();
     return std::get_if<Process>(&app.backend);
   };
   const auto key = [](const char* name) { return std::string("process.") + name; };
