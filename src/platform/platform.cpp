@@ -44,8 +44,9 @@ constexpr Duration kTellAgain = std::chrono::seconds(5);
 constexpr Duration kLeaveLimit = std::chrono::seconds(5);
 constexpr Duration kFolderPatience = std::chrono::seconds(30);
 constexpr Duration kServerCheck = std::chrono::seconds(1);
-constexpr Duration kServerPatience = std::chrono::seconds(5);
-constexpr int kMostServerRestarts = 3;  // at a start, for the sake of placement
+constexpr Duration kPlacementPatience = std::chrono::seconds(5);
+constexpr Duration kElectionPatience = std::chrono::seconds(20);  // an election takes up to 9
+constexpr int kMostServerRestarts = 3;                            // at a start
 
 std::string wall_time() {
   std::time_t now = std::time(nullptr);
@@ -154,7 +155,7 @@ struct Platform::Core final : AppHost {
   void wait_until_over();
   void begin_stop();
   void watch_embedded();
-  void mend_placement(const Error& error);
+  void mend_cluster(const Error& error);
   std::string status_json();
   App::Core* find_app(const std::string& name);
   NodeStatus status() const;
@@ -404,18 +405,21 @@ void Platform::Core::watch_embedded() {
   }
 }
 
-// A new NATS cluster may leave a server out for good (see wait_whole() in
-// nats/embedded_server.cpp). That one's restart brings it in, and none of them says which it is: so
-// each node restarts its own, some seconds apart by chance.
-void Platform::Core::mend_placement(const Error& error) {
-  if (!embedded_ || embedded_->options().routes.empty() ||
-      std::string(error.what()).find("(10005)") == std::string::npos)
-    return;
+// A new NATS cluster may leave a server out for good, or find no leader for minutes though its
+// servers are connected (see start_local_servers() in nats/embedded_server.cpp). The restart of one
+// of them mends it, and none of them says of which: so each node restarts its own, some seconds
+// apart by chance. Where too few servers are there, it does no harm.
+void Platform::Core::mend_cluster(const Error& error) {
+  if (!embedded_ || embedded_->options().routes.empty()) return;
+  const std::string text = error.what();
+  const bool leaderless = text.find("(10008)") != std::string::npos;
+  if (!leaderless && text.find("(10005)") == std::string::npos) return;
   const Time now = BootClock::now();
   const bool due = restart_server_at_ != Time{} && now >= restart_server_at_;
   if (restart_server_at_ == Time{} || due) {
     std::random_device random;
-    restart_server_at_ = now + kServerPatience + std::chrono::milliseconds(random() % 10'000);
+    restart_server_at_ = now + (leaderless ? kElectionPatience : kPlacementPatience) +
+                         std::chrono::milliseconds(random() % 10'000);
   }
   if (!due || server_restarts_ >= kMostServerRestarts) return;
   ++server_restarts_;
@@ -425,7 +429,10 @@ void Platform::Core::mend_placement(const Error& error) {
         "nats_server_restarted",
         {{"url", embedded_->url()},
          {"pid", embedded_->pid()},
-         {"why", "the NATS cluster places no replicas; it may have left this server out"}});
+         {"why", leaderless ? "the NATS cluster has no leader; a server that begins anew may "
+                              "bring one about, once a majority of them is there"
+                            : "the NATS cluster places no replicas; it may have left this server "
+                              "out"}});
   } catch (const Error& failure) {
     log::error("nats_server_failed", {{"node", options.node}, {"why", failure.what()}});
   }
@@ -435,7 +442,7 @@ void Platform::Core::start_failed(const Error& error) {
   waiting_for_ = error.what();
   if (life_ != Life::starting) return;
   if (final_error(error)) return finish(std::make_exception_ptr(error));
-  mend_placement(error);
+  mend_cluster(error);
   std::string why_dead;
   if (embedded_ && !embedded_->running(&why_dead))
     return finish(std::make_exception_ptr(
