@@ -95,6 +95,8 @@ TEST(LocksAndKeys, SurviveTheDeathOfEachNatsServer) {
     }));
     ASSERT_TRUE(outage.end());
   }
+  work.end();
+  ASSERT_TRUE(outage.compare("KV_" + work.c.platform() + "_work"));
   CLUSTER_SKIP_LOST(outage);
   work.finish();
   EXPECT_GT(work.keys_troubled(), 3u);

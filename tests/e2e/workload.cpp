@@ -147,7 +147,7 @@ testing::AssertionResult Workload::wait_for_histories() {
   });
 }
 
-void Workload::finish() {
+void Workload::end() {
   EXPECT_TRUE(wait_for_histories());
   write_file(c.path("stop-work"), "");
   EXPECT_TRUE(c.wait_for("all clients to end", [&] {
@@ -158,6 +158,10 @@ void Workload::finish() {
       return ended[c.node(node).pid()] >= clients_.at(node);
     });
   }));
+}
+
+void Workload::finish() {
+  end();
   read_what_is_left();
   check_keys();
   check_locks();

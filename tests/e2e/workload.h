@@ -48,7 +48,9 @@ class Workload {
   /// stopped.
   void harmed(pid_t pid, std::int64_t ns) { harmed_.emplace_back(pid, ns); }
 
-  /// Ends the work on all nodes that run, and checks all that was written down.
+  /// Ends the work on all nodes that run.
+  void end();
+  /// The same, and checks all that was written down.
   void finish();
 
  private:
