@@ -173,6 +173,22 @@ void Workload::finish() {
   std::cerr << "calls:" << counts << '\n';
 }
 
+std::string Workload::contradiction() {
+  read_what_is_left();
+  std::vector<json> told = noted("watched");
+  for (const auto& [key, entries] : left_) told.insert(told.end(), entries.begin(), entries.end());
+  for (const auto& entry : told) {
+    if (entry.value("removed", false)) continue;
+    const auto writer = writers_.find(entry.value("value", ""));
+    if (writer == writers_.end() || writer->second->outcome() != "done") continue;
+    const auto acknowledged = revision(writer->second->told);
+    if (acknowledged != revision(entry))
+      return writer->first + " was acknowledged as revision " + std::to_string(acknowledged) +
+             " and is told of as " + std::to_string(revision(entry));
+  }
+  return {};
+}
+
 void Workload::read_what_is_left() {
   for (const std::string key : options.at("keys")) {
     Cluster::Told told;

@@ -52,6 +52,10 @@ class Workload {
   void end();
   /// The same, and checks all that was written down.
   void finish();
+  /// Once the work has ended: a value that JetStream has given two revisions, as far as writers,
+  /// watches and the keys' history tell; empty: none. Each value is written once. Servers of which
+  /// one has lost messages do that; with a single server it would be a fault of ours.
+  std::string contradiction();
 
  private:
   struct Call {
