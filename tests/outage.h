@@ -63,7 +63,10 @@ class Outage {
   explicit Outage(std::vector<nats::EmbeddedServer*> servers,
                   Time deadline = deadline_for_servers())
       : servers_(std::move(servers)), deadline_(deadline) {
-    watcher_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
+    std::vector<std::string> urls;  // they stay; the servers are the calling thread's
+    for (auto* server : servers_) urls.push_back(server->url());
+    watcher_ = std::jthread(
+        [this, urls = std::move(urls)](const std::stop_token& stop) { watch(urls, stop); });
   }
 
   Time deadline() const { return deadline_; }
@@ -284,14 +287,14 @@ class Outage {
   }
 
   // All the time, since a stream that has gone back soon has as many messages again.
-  void watch(const std::stop_token& stop) {
+  void watch(const std::vector<std::string>& urls, const std::stop_token& stop) {
     constexpr std::chrono::milliseconds kPause(100);
     constexpr std::chrono::seconds kLimit(2);
     constexpr int kListEach = 10;  // looks
     Loop loop;
     nats::ConnectOptions o;
     o.name = "outage-watch";
-    for (auto* server : servers_) o.nats.servers.push_back(server->url());
+    o.nats.servers = urls;
     nats::Connection connection(loop, o);
     nats::JetStream js(connection, std::chrono::seconds(1));
     std::vector<std::string> streams;
