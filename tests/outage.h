@@ -145,15 +145,16 @@ class Outage {
   /// (nats-server 2.10.27). Fails when the stream has nothing, or can't be read.
   ::testing::AssertionResult compare(const std::string& stream) {
     const Time end = std::min(BootClock::now() + kCatchUp, deadline_);
-    for (;;) {
+    for (;; std::this_thread::sleep_for(kPause)) {
       std::vector<Held> all;
-      for (auto* server : servers_) all.push_back(held(*server, stream));
-      const bool read =
-          std::none_of(all.begin(), all.end(), [](const Held& h) { return h.empty(); });
-      const std::string differs = difference(all);
+      for (auto* server : servers_)
+        if (auto has = held(*server, stream); has && !has->empty()) all.push_back(std::move(*has));
+      const bool read = all.size() == servers_.size();
+      const std::string differs = read ? difference(all) : "";
       if (read && differs.empty()) return ::testing::AssertionSuccess();
       if (BootClock::now() < end) continue;
-      if (!read) return ::testing::AssertionFailure() << "a server has nothing of " << stream;
+      if (!read)
+        return ::testing::AssertionFailure() << "not each server tells what it has of " << stream;
       const std::lock_guard lock(mutex_);
       lost_ += stream + ": " + differs;
       return ::testing::AssertionSuccess();
@@ -164,18 +165,23 @@ class Outage {
   /// last, or of which servers have different ones (compare()); empty: none. Ask before what the
   /// servers have lost is taken for a fault of our code (CLUSTER_SKIP_LOST).
   std::string lost() const {
-    const std::lock_guard lock(mutex_);
-    std::string all = lost_;
-    for (const auto& [name, stream] : seen_)
-      if (stream.now < stream.most)
-        all += name + " went back from message " + std::to_string(stream.most) + " to " +
-               std::to_string(stream.now) + "; ";
-    return all;
+    // Who leads anew may not have got to the end yet.
+    const Time end = std::min(BootClock::now() + kCatchUp, deadline_);
+    for (;; std::this_thread::sleep_for(kPause)) {
+      const std::lock_guard lock(mutex_);
+      std::string back;
+      for (const auto& [name, stream] : seen_)
+        if (stream.behind)
+          back += name + " went back from message " + std::to_string(stream.most) + " to " +
+                  std::to_string(stream.now) + "; ";
+      if (back.empty() || !lost_.empty() || BootClock::now() >= end) return lost_ + back;
+    }
   }
 
  private:
   static constexpr std::chrono::seconds kPatienceWithLeader{90}, kPatienceWithout{60};
   static constexpr std::chrono::seconds kCatchUp{25};
+  static constexpr std::chrono::milliseconds kPause{100};  // between looks of the thread
   static constexpr int kRescues = 2;
   static constexpr const char* kLate = ", and the test's time for its servers is over; ";
 
@@ -198,8 +204,9 @@ class Outage {
 
   using Held = std::map<std::uint64_t, std::string>;  // subjects, by sequence
 
-  // A request is answered by the server to which one is connected, where that has a replica.
-  Held held(nats::EmbeddedServer& server, const std::string& stream) const {
+  // As a rule the server to which one is connected answers. Where another one does, a difference
+  // may stay unseen. Nothing when it can't be told what the server has.
+  std::optional<Held> held(nats::EmbeddedServer& server, const std::string& stream) const {
     Loop loop;
     nats::ConnectOptions o;
     o.name = "outage";
@@ -209,7 +216,7 @@ class Outage {
     Held all;
     if (!loop.run_until([&] { return connection.state() == nats::ConnectionState::connected; },
                         limit))
-      return all;
+      return std::nullopt;
     for (std::uint64_t next = 1;;) {
       nats::Message request;
       request.subject = "$JS.API.DIRECT.GET." + stream;
@@ -217,6 +224,7 @@ class Outage {
       auto answer = nats::await<nats::Message>(
           loop, limit, [&](auto done) { connection.request(request, limit, done); });
       const auto message = nats::direct_answer_from("a message", std::move(answer));
+      if (!message && message.error().errc() != Errc::not_found) return std::nullopt;
       if (!message) return all;
       all[message.value().sequence] = message.value().subject;
       next = message.value().sequence + 1;
@@ -272,7 +280,6 @@ class Outage {
   }
 
   void add(Seen& seen, const nlohmann::json& info) {
-    if (info.is_object() && info.contains("state") && info.contains("config")) note_last(info);
     // A server alone tells of no cluster.
     if (info.is_object() && !info.contains("cluster")) return;
     const auto cluster = info.is_object() ? info["cluster"] : nlohmann::json::object();
@@ -288,7 +295,6 @@ class Outage {
 
   // All the time, since a stream that has gone back soon has as many messages again.
   void watch(const std::vector<std::string>& urls, const std::stop_token& stop) {
-    constexpr std::chrono::milliseconds kPause(100);
     constexpr std::chrono::seconds kLimit(2);
     constexpr int kListEach = 10;  // looks
     Loop loop;
@@ -311,44 +317,33 @@ class Outage {
         const auto answer = nats::await<std::string>(
             loop, kLimit, [&](auto done) { js.api("STREAM.INFO." + stream, "", done); });
         const auto info = answer ? nlohmann::json::parse(answer.value(), nullptr, false) : nullptr;
-        if (!info.is_object() || !info.contains("state") || !info.contains("config")) continue;
-        look_again(loop, js, info);
-        note_last(info);
+        if (info.is_object() && info.contains("state") && info.contains("config"))
+          note_last(loop, js, info);
       }
     }
   }
 
   // A new leader may not have got to the last messages yet, of which it knows that they count: only
-  // when it has given their numbers to others are they lost.
-  void note_last(const nlohmann::json& info) {
-    const std::lock_guard lock(mutex_);
-    const auto now = info["state"].value("last_seq", std::uint64_t{0});
-    auto& stream = seen_[info["config"].value("name", "") + " of " + info.value("created", "")];
-    stream.now = now;
-    if (now >= stream.most)
-      stream = {now, now, nats::time_ns_from(info["state"].value("last_ts", "")), false};
-    else
-      stream.behind = true;
-  }
-
-  // Whether the message that a stream had last, before it went back, is still the one of its
-  // number. Asked as soon as it has so many again: later ones may take its place in a bucket.
-  void look_again(Loop& loop, nats::JetStream& js, const nlohmann::json& info) {
+  // when it has given their numbers to others are they lost. That is asked as soon as it has so
+  // many again: in a bucket, later ones may take their place. Only on the thread that watches: an
+  // answer that another one had before would look like a step back.
+  void note_last(Loop& loop, nats::JetStream& js, const nlohmann::json& info) {
     const std::string name = info["config"].value("name", "");
     const std::string id = name + " of " + info.value("created", "");
     const auto now = info["state"].value("last_seq", std::uint64_t{0});
-    std::optional<SeenStream> before;
-    {
+    const SeenStream before = seen(id);
+    if (before.behind && now >= before.most) {
+      const auto message = nats::await<nats::StoredMessage>(
+          loop, std::chrono::seconds(2), [&](auto done) { js.message(name, before.most, done); });
       const std::lock_guard lock(mutex_);
-      if (const auto it = seen_.find(id); it != seen_.end() && it->second.behind)
-        before = it->second;
+      if (message && before.time && message.value().time_ns != *before.time)
+        lost_ += name + ": message " + std::to_string(before.most) + " is another one; ";
     }
-    if (!before || now < before->most) return;
-    const auto message = nats::await<nats::StoredMessage>(
-        loop, std::chrono::seconds(2), [&](auto done) { js.message(name, before->most, done); });
-    if (!message || !before->time || message.value().time_ns == *before->time) return;
     const std::lock_guard lock(mutex_);
-    lost_ += name + ": message " + std::to_string(before->most) + " is another one; ";
+    if (now >= before.most)
+      seen_[id] = {now, now, nats::time_ns_from(info["state"].value("last_ts", "")), false};
+    else
+      seen_[id] = {now, before.most, before.time, true};
   }
 
   struct SeenStream {
@@ -356,6 +351,11 @@ class Outage {
     std::optional<std::int64_t> time{};  // of the message with the highest one
     bool behind = false;                 // it had more once
   };
+  SeenStream seen(const std::string& id) const {
+    const std::lock_guard lock(mutex_);
+    const auto it = seen_.find(id);
+    return it == seen_.end() ? SeenStream{} : it->second;
+  }
 
   const std::vector<nats::EmbeddedServer*> servers_;
   const Time deadline_;
@@ -370,6 +370,6 @@ class Outage {
 }  // namespace cluster::faults
 
 /// Skips the test when the servers have lost messages: what it would report then is their fault.
-#define CLUSTER_SKIP_LOST(outage) \
-  if (!(outage).lost().empty())   \
-  GTEST_SKIP() << "optional: nats-server has lost messages: " << (outage).lost()
+#define CLUSTER_SKIP_LOST(outage)                                                    \
+  if (const std::string lost_by_servers = (outage).lost(); !lost_by_servers.empty()) \
+  GTEST_SKIP() << "optional: nats-server has lost messages: " << lost_by_servers

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include "demo/history.h"
 #include "demo/processes.h"
@@ -57,9 +58,7 @@ __attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
 
 /// As one value of a YAML file, whatever is in a folder's name.
 std::string yaml(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' || c == '\\' ? std::string{'\\', c} : std::string{c};
-  return quoted + "\"";
+  return nlohmann::json(text).dump();  // JSON is YAML
 }
 
 double milliseconds(Duration span) {

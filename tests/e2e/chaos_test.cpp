@@ -1,18 +1,16 @@
 // Random faults in a row over three nodes with a replicated database and a NATS server, while a
 // client writes numbered rows: `make chaos`. The environment's CHAOS_SEED fixes which faults come
 // (not what the machine makes of them), CHAOS_CYCLES how many cycles.
-#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <vector>
 
+#include "core/number_text.h"
 #include "e2e/databases.h"
 
 namespace cluster::e2e {
@@ -25,12 +23,10 @@ constexpr milliseconds kSessionTimeout(1000);
 std::uint64_t setting(const char* name, std::uint64_t fallback) {
   const char* text = std::getenv(name);
   if (text == nullptr || *text == '\0') return fallback;
-  std::uint64_t value = 0;
-  const char* end = text + std::strlen(text);
-  const auto read = std::from_chars(text, end, value);
-  if (read.ec != std::errc{} || read.ptr != end || value == 0)
+  const auto value = number_from(text);
+  if (!value || *value == 0)
     throw std::invalid_argument(std::string(name) + "=" + text + ": a number from 1 on is wanted");
-  return value;
+  return *value;
 }
 
 class Chaos {

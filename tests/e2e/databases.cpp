@@ -4,7 +4,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <sstream>
 
@@ -142,20 +141,13 @@ std::uint64_t Databases::audited(const std::string& action) {
 }
 
 const std::set<Row>& Databases::logged(const std::string& what) {
-  std::ifstream file(log());
-  if (!file) return logged_[what];
-  // What is written from now on is left for the next time: the backend may write as fast as this
-  // reads.
-  const auto end = std::filesystem::file_size(log());
-  file.seekg(static_cast<std::streamoff>(log_read_));
-  for (std::string line; log_read_ < end && std::getline(file, line) && !file.eof();) {
-    log_read_ += line.size() + 1;
+  each_new_line(log(), log_read_, [&](const std::string& line) {
     std::istringstream in(line);
     std::string kind;
     Row row;
     in >> kind >> row.first >> row.second;
     logged_[kind].insert(row);
-  }
+  });
   return logged_[what];
 }
 

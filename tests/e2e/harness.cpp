@@ -177,6 +177,18 @@ void write_file(const std::string& path, const std::string& text) {
   if (!file.flush()) throw Error(Errc::system, "can't write " + path);
 }
 
+void each_new_line(const std::string& path, std::size_t& read,
+                   const std::function<void(const std::string&)>& take) {
+  std::ifstream file(path);
+  if (!file) return;
+  const auto end = std::filesystem::file_size(path);
+  file.seekg(static_cast<std::streamoff>(read));
+  for (std::string line; read < end && std::getline(file, line) && !file.eof();) {
+    read += line.size() + 1;
+    take(line);
+  }
+}
+
 // The port stays bound here, so that the kernel gives it to nobody else, until this process ends. A
 // server with SO_REUSEADDR may listen on it all the same, since nobody listens here.
 int free_port() {
@@ -542,13 +554,7 @@ testing::AssertionResult Cluster::wait_for(const std::string& what,
 }
 
 const std::vector<Event>& Cluster::journal() {
-  std::ifstream file(path("journal"));
-  if (!file) return journal_;
-  // What is written from now on is left for the next time: who writes may be as fast as this reads.
-  const auto end = std::filesystem::file_size(path("journal"));
-  file.seekg(static_cast<std::streamoff>(journal_read_));
-  for (std::string line; journal_read_ < end && std::getline(file, line) && !file.eof();) {
-    journal_read_ += line.size() + 1;
+  each_new_line(path("journal"), journal_read_, [&](const std::string& line) {
     std::istringstream in(line);
     Event e;
     in >> e.ns >> e.pid >> e.node >> e.app >> e.what >> e.epoch >> e.detail;
@@ -556,12 +562,12 @@ const std::vector<Event>& Cluster::journal() {
       auto& [signs, newest] = signs_[{e.pid, e.epoch, e.app, e.what}];
       if (++signs > 2) {
         journal_[newest] = std::move(e);
-        continue;
+        return;
       }
       newest = journal_.size();
     }
     journal_.push_back(std::move(e));
-  }
+  });
   return journal_;
 }
 

@@ -92,6 +92,11 @@ std::string http_get(int port, const std::string& path);
 /// The text of a file; empty when there is none.
 std::string read_file(const std::string& path);
 void write_file(const std::string& path, const std::string& text);
+/// Hands over each whole line that a file has behind its first `read` bytes, which go on to be
+/// more. What is written from now on is left for the next time: who writes may be as fast as this
+/// reads.
+void each_new_line(const std::string& path, std::size_t& read,
+                   const std::function<void(const std::string&)>& take);
 
 struct Settings {
   int servers = 1;  ///< NATS servers that the cluster starts; 0: none

@@ -1,8 +1,6 @@
 #include "e2e/workload.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <limits>
 #include <optional>
@@ -15,8 +13,6 @@ using linearizability::MutexOperation;
 using linearizability::Outcome;
 using linearizability::RegisterCall;
 using linearizability::RegisterOperation;
-
-namespace fs = std::filesystem;
 
 constexpr int kHistory = 64;          // values that the bucket keeps of a key
 constexpr std::size_t kEnough = 100;  // calls for a key or a lock, for a history that tells much
@@ -65,19 +61,12 @@ void Workload::start(int count) {
 }
 
 void Workload::read() {
-  std::ifstream file(c.path("calls"));
-  if (!file) return;
-  // What is written from now on is left for the next time: the nodes may write as fast as this
-  // reads.
-  const auto end = fs::file_size(c.path("calls"));
-  file.seekg(static_cast<std::streamoff>(read_));
-  for (std::string text; read_ < end && std::getline(file, text) && !file.eof();) {
-    read_ += text.size() + 1;
+  each_new_line(c.path("calls"), read_, [&](const std::string& text) {
     json line = json::parse(text);
     const std::string kind = line.at("line");
     if (kind != "call" && kind != "return") {
       notes_[kind].push_back(std::move(line));
-      continue;
+      return;
     }
     Call& call = calls_[{line.at("client"), line.at("id")}];
     if (kind == "call") {
@@ -91,7 +80,7 @@ void Workload::read() {
       if (outcome != "failed") ++told_of_[of];
       if (what == "acquire" && outcome == "done") acquisitions_[of][token(call.told)] = call.told;
     }
-  }
+  });
 }
 
 std::size_t Workload::count(const std::string& what, const std::string& outcome) {

@@ -1,17 +1,16 @@
 // Long runs: `cluster-sim --seeds N [--from S]` on all cores, `cluster-sim --replay S` with the
 // last events of one seed.
 #include <atomic>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
+#include "core/number_text.h"
 #include "sim/scenario.h"
 #include "sim/stream_world.h"
 
@@ -41,11 +40,10 @@ int main(int argc, char** argv) {
   unsigned jobs = std::thread::hardware_concurrency();
   if (argc % 2 == 0) return usage();
   for (int i = 1; i < argc; i += 2) {
-    const std::string flag = argv[i], text = argv[i + 1];
-    std::uint64_t value = 0;
-    const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
-    const bool whole = read.ec == std::errc{} && read.ptr == text.data() + text.size();
-    if (!whole || (value == 0 && flag != "--mutant")) return usage();
+    const std::string flag = argv[i];
+    const auto number = number_from(argv[i + 1]);
+    if (!number || (*number == 0 && flag != "--mutant")) return usage();
+    const std::uint64_t value = *number;
     if (flag == "--seeds")
       seeds = value;
     else if (flag == "--from")
