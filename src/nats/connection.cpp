@@ -295,7 +295,11 @@ void Connection::Core::end_subscription(std::uint64_t id) {
   subs.erase(it);
   if (!sub->handle) return;
   routes.erase(sub->route);
-  link->unsubscribe(*wire, std::exchange(sub->handle, nullptr), sub->route);
+  // Who asked must not wait in vain, since his request was under way just then.
+  if (sub->direct)
+    link->drain(*wire, std::exchange(sub->handle, nullptr), sub->route);
+  else
+    link->unsubscribe(*wire, std::exchange(sub->handle, nullptr), sub->route);
 }
 
 void Connection::Core::wait_for(std::uint64_t id, Pending p) {

@@ -105,8 +105,8 @@ class Connection {
   [[nodiscard]] Subscription subscribe(const std::string& subject, MessageHandler handler,
                                        const std::string& queue = {}, int pending_limit = 65'536);
   /// The same, but `handler` is called on libnats' thread, which delivers everything for this
-  /// process: it only hands over and never waits. It may be called once more while, or just after,
-  /// its subscription ends: it owns what it uses.
+  /// process: it only hands over and never waits. When its subscription ends it is still called for
+  /// what is under way, for a second or two: it owns what it uses.
   [[nodiscard]] Subscription subscribe_direct(const std::string& subject, MessageHandler handler,
                                               const std::string& queue = {});
   /// Round trip to the server and back; also proof that all that was sent before has been processed

@@ -36,9 +36,10 @@ class EmbeddedServer {
   std::string url() const;  ///< nats://host:port
   pid_t pid() const noexcept;
   const EmbeddedNats& options() const noexcept;
-  /// For tests of faults: SIGKILL, and start again with the same files and ports.
+  /// For tests of faults.
   void kill_hard();
-  void start_again();
+  /// With the same files and ports. `by_force`: it may hang, and is not asked to end first.
+  void start_again(bool by_force = false);
 
  private:
   struct Core;

@@ -207,6 +207,7 @@ struct Link::State : std::enable_shared_from_this<Link::State> {
     natsSubscription* subscription = nullptr;
     std::uint64_t generation = 0;
     Time at{};
+    std::uint64_t route = 0;  // that messages still come by; 0: none come any more
   };
   struct FlushWanted {
     std::uint64_t id = 0;
@@ -251,6 +252,7 @@ struct Link::State : std::enable_shared_from_this<Link::State> {
   void do_flushes();
   void bury();
   void destroy(std::shared_ptr<Wire> wire);
+  void free_subscription(const Ended& ended);
 };
 
 namespace {
@@ -552,7 +554,15 @@ void Link::State::destroy(std::shared_ptr<Wire> wire) {
     std::copy_if(ended.begin(), ended.end(), std::back_inserter(gone), of_wire);
     std::erase_if(ended, of_wire);
   }
-  for (const auto& e : gone) natsSubscription_Destroy(e.subscription);
+  for (const auto& e : gone) free_subscription(e);
+}
+
+void Link::State::free_subscription(const Ended& e) {
+  if (e.route != 0) {
+    registry().remove(e.route);
+    feed->close_route(e.route);
+  }
+  natsSubscription_Destroy(e.subscription);
 }
 
 // Frees what the loop has done with. An ended subscription of a live connection goes only after a
@@ -577,7 +587,7 @@ void Link::State::bury() {
   }
   if (old.empty()) return;
   if (natsConnection_FlushTimeout(current->nc, kBuryLimit.count()) == NATS_OK) {
-    for (const auto& e : old) natsSubscription_Destroy(e.subscription);
+    for (const auto& e : old) free_subscription(e);
   } else {
     std::lock_guard lock(mutex);
     ended.insert(ended.end(), old.begin(), old.end());
@@ -607,7 +617,7 @@ void Link::State::run() {
   if (current) natsConnection_FlushTimeout(current->nc, kCloseLimit.count());
   while (!wires.empty()) destroy(wires.back());
   std::lock_guard lock(mutex);
-  for (const auto& e : ended) natsSubscription_Destroy(e.subscription);
+  for (const auto& e : ended) free_subscription(e);
   ended.clear();
   nats_ReleaseThreadMemory();
 }
@@ -655,6 +665,13 @@ void Link::unsubscribe(const Wire& wire, natsSubscription* subscription, std::ui
       subscription);  // fails when the connection has ended: then it is done
   std::lock_guard lock(state_->mutex);
   state_->ended.push_back({subscription, wire.generation, BootClock::now()});
+  if (state_->ended.size() == 1) state_->wake.notify_all();
+}
+
+void Link::drain(const Wire& wire, natsSubscription* subscription, std::uint64_t route) {
+  natsSubscription_Drain(subscription);  // as above
+  std::lock_guard lock(state_->mutex);
+  state_->ended.push_back({subscription, wire.generation, BootClock::now(), route});
   if (state_->ended.size() == 1) state_->wake.notify_all();
 }
 

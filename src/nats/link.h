@@ -119,6 +119,8 @@ class Link {
                               std::uint64_t& route);
   /// Ends a subscription; its memory goes when no thread of libnats can still look at it.
   void unsubscribe(const Wire& wire, natsSubscription* subscription, std::uint64_t route);
+  /// The same, once what the server has sent it until now was handed over.
+  void drain(const Wire& wire, natsSubscription* subscription, std::uint64_t route);
   /// The loop will not use that wire again.
   void retire(std::shared_ptr<Wire> wire);
   /// Round trip; answered by Flushed.

@@ -46,7 +46,7 @@ constexpr Duration kFolderPatience = std::chrono::seconds(30);
 constexpr Duration kServerCheck = std::chrono::seconds(1);
 constexpr Duration kPlacementPatience = std::chrono::seconds(5);
 constexpr Duration kElectionPatience = std::chrono::seconds(20);  // an election takes up to 9
-constexpr int kMostServerRestarts = 3;                            // at a start
+constexpr int kMostServerRestarts = 3;                            // until there is a session
 
 std::string wall_time() {
   std::time_t now = std::time(nullptr);
@@ -155,6 +155,9 @@ struct Platform::Core final : AppHost {
   void wait_until_over();
   void begin_stop();
   void watch_embedded();
+  void mend_server();
+  void restart_server(const std::string& why, bool by_force = false);
+  Time server_restart(Duration patience) const;
   void mend_cluster(const Error& error);
   std::string status_json();
   App::Core* find_app(const std::string& name);
@@ -394,9 +397,14 @@ void Platform::Core::start_nats() {
 // The node's own NATS server is a part of a cluster: its death is mended, not passed on.
 void Platform::Core::watch_embedded() {
   std::string why;
-  if (life_ == Life::starting || embedded_->running(&why)) return;
+  if (life_ == Life::starting) return;
+  if (embedded_->running(&why)) return mend_server();
+  restart_server(why);
+}
+
+void Platform::Core::restart_server(const std::string& why, bool by_force) {
   try {
-    embedded_->start_again();
+    embedded_->start_again(by_force);
     nodes_journal_.error("nats_server_restarted",
                          {{"url", embedded_->url()}, {"pid", embedded_->pid()}, {"why", why}});
   } catch (const Error& error) {
@@ -405,10 +413,38 @@ void Platform::Core::watch_embedded() {
   }
 }
 
+// Some seconds apart from those of other nodes, by chance.
+Time Platform::Core::server_restart(Duration patience) const {
+  std::random_device random;
+  return BootClock::now() + patience + std::chrono::milliseconds(random() % 10'000);
+}
+
+// A server may hang and keep its connections: with another one's machine lost, no stream has a
+// majority then (seen with nats-server 2.10.27). Nobody else can tell, and restart it. A node
+// without a session does nothing, so there is little to lose.
+void Platform::Core::mend_server() {
+  if (embedded_->options().routes.empty() || life_ != Life::running) return;
+  if (limit_ns_.load() != 0) {
+    restart_server_at_ = {};
+    server_restarts_ = 0;
+    return;
+  }
+  const Duration patience = std::max<Duration>(kElectionPatience, options.timing.lease_ttl);
+  const bool due = restart_server_at_ != Time{} && BootClock::now() >= restart_server_at_;
+  if (restart_server_at_ == Time{} || due) restart_server_at_ = server_restart(patience);
+  if (!due || server_restarts_ >= kMostServerRestarts) return;
+  ++server_restarts_;
+  restart_server(
+      "this node has had no session for " +
+          std::to_string(std::chrono::duration_cast<std::chrono::seconds>(patience).count()) +
+          " s: the server may hang",
+      true);
+}
+
 // A new NATS cluster may leave a server out for good, or find no leader for minutes though its
 // servers are connected (see start_local_servers() in nats/embedded_server.cpp). The restart of one
-// of them mends it, and none of them says of which: so each node restarts its own, some seconds
-// apart by chance. Where too few servers are there, it does no harm.
+// of them mends it, and none of them says of which: so each node restarts its own. Where too few
+// servers are there, it does no harm.
 void Platform::Core::mend_cluster(const Error& error) {
   if (!embedded_ || embedded_->options().routes.empty()) return;
   const std::string text = error.what();
@@ -416,26 +452,14 @@ void Platform::Core::mend_cluster(const Error& error) {
   if (!leaderless && text.find("(10005)") == std::string::npos) return;
   const Time now = BootClock::now();
   const bool due = restart_server_at_ != Time{} && now >= restart_server_at_;
-  if (restart_server_at_ == Time{} || due) {
-    std::random_device random;
-    restart_server_at_ = now + (leaderless ? kElectionPatience : kPlacementPatience) +
-                         std::chrono::milliseconds(random() % 10'000);
-  }
+  if (restart_server_at_ == Time{} || due)
+    restart_server_at_ = server_restart(leaderless ? kElectionPatience : kPlacementPatience);
   if (!due || server_restarts_ >= kMostServerRestarts) return;
   ++server_restarts_;
-  try {
-    embedded_->start_again();
-    nodes_journal_.warn(
-        "nats_server_restarted",
-        {{"url", embedded_->url()},
-         {"pid", embedded_->pid()},
-         {"why", leaderless ? "the NATS cluster has no leader; a server that begins anew may "
-                              "bring one about, once a majority of them is there"
-                            : "the NATS cluster places no replicas; it may have left this server "
-                              "out"}});
-  } catch (const Error& failure) {
-    log::error("nats_server_failed", {{"node", options.node}, {"why", failure.what()}});
-  }
+  restart_server(leaderless
+                     ? "the NATS cluster has no leader; a server that begins anew may bring one "
+                       "about, once a majority of them is there"
+                     : "the NATS cluster places no replicas; it may have left this server out");
 }
 
 void Platform::Core::start_failed(const Error& error) {

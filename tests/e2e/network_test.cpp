@@ -246,19 +246,32 @@ TEST_F(Networks, WiresThatComeAndGoNeverMakeTwoLeaders) {
 }
 
 // `cpp-cluster run` on three machines that need nothing else: each brings a NATS server along.
-// `late`: so many of them come when the others have restarted their servers in vain.
-void lose_one_of_three_hosts(std::size_t late) {
+class ThreeHosts {
+ public:
+  /// `late`: so many of them come when the others have restarted their servers in vain.
+  void start(std::size_t late);
+  /// Waits until somebody leads in a later epoch than that.
+  testing::AssertionResult wait_led(std::uint64_t above, seconds limit);
+  void stop();
+
   Network network;
-  Cluster c({.servers = 0, .session_timeout = kPatient.session_timeout});
-  std::vector<std::string> routes;
+  Cluster c;
   std::vector<std::string> urls;
+  std::vector<std::string> names;
+  std::vector<std::unique_ptr<Child>> nodes;
+  std::string leader;
+
+  explicit ThreeHosts(milliseconds session_timeout = kPatient.session_timeout)
+      : c({.servers = 0, .session_timeout = session_timeout}) {}
+};
+
+void ThreeHosts::start(std::size_t late) {
+  std::vector<std::string> routes;
   for (std::size_t host = 0; host < 3; ++host) {
     network.add_host();
     routes.push_back("nats://" + Network::address(host) + ":6222");
     urls.push_back("nats://" + Network::address(host) + ":4222");
   }
-  std::vector<std::unique_ptr<Child>> nodes;
-  std::vector<std::string> names;
   for (std::size_t host = 0; host < 3; ++host) {
     const std::string name = "node-" + std::to_string(host + 1);
     // One server finds no leader, two can't hold three replicas; that the nodes restart theirs
@@ -298,8 +311,10 @@ void lose_one_of_three_hosts(std::size_t late) {
   }
   c.use(urls);
   EXPECT_TRUE(c.wait_watched(names));
-  std::string leader;
-  const auto led = [&](std::uint64_t above) {
+}
+
+testing::AssertionResult ThreeHosts::wait_led(std::uint64_t above, seconds limit) {
+  const auto led = [&] {
     const auto lease = c.lease();
     if (!lease || lease->value("state", "") != "held" || lease->value("epoch", 0u) <= above)
       return false;
@@ -307,30 +322,43 @@ void lose_one_of_three_hosts(std::size_t late) {
     const auto begun = c.events(leader, "db", "backend_begin");
     return !begun.empty() && begun.back().epoch == lease->value("epoch", 0u);
   };
-  ASSERT_TRUE(c.wait_for("a leader", [&] { return led(0); }));
+  return c.wait_for("a leader behind epoch " + std::to_string(above), led, limit);
+}
 
-  const std::string lost = leader;
-  const auto epoch = c.epoch();
-  const std::size_t host = Hosts::host(lost);
-  network.cut(host);
-  urls.erase(urls.begin() + static_cast<std::ptrdiff_t>(host));
-  c.use(urls);
-  // NATS elects anew for streams first.
-  ASSERT_TRUE(c.wait_for("another leader", [&] { return led(epoch); }, seconds(120)));
-  EXPECT_NE(leader, lost);
-  EXPECT_TRUE(nodes[host]->running());
-
-  network.heal(host);
-  EXPECT_TRUE(c.wait_members(names));
-  // Its server's return may cost a stream its leader once more.
-  const std::string next = leader;
-  EXPECT_TRUE(c.wait_for("the lease to be read", [&] { return led(epoch); }, seconds(120)));
-  EXPECT_EQ(leader, next);
+void ThreeHosts::stop() {
   for (auto& node : nodes) node->signal(SIGTERM);
   for (auto& node : nodes) {
     EXPECT_TRUE(c.wait_for("its end", [&] { return !node->running(); }));
     EXPECT_EQ(node->status(), 0) << node->output();
   }
+}
+
+void lose_one_of_three_hosts(std::size_t late) {
+  ThreeHosts hosts;
+  hosts.start(late);
+  if (testing::Test::HasFatalFailure()) return;
+  Cluster& c = hosts.c;
+  ASSERT_TRUE(hosts.wait_led(0, seconds(120)));
+
+  const std::string lost = hosts.leader;
+  const auto epoch = c.epoch();
+  const std::size_t host = Hosts::host(lost);
+  hosts.network.cut(host);
+  hosts.urls.erase(hosts.urls.begin() + static_cast<std::ptrdiff_t>(host));
+  c.use(hosts.urls);
+  // NATS elects anew for streams first. Where a server hangs its node restarts it, twice lease_ttl
+  // later.
+  ASSERT_TRUE(hosts.wait_led(epoch, seconds(240)));
+  EXPECT_NE(hosts.leader, lost);
+  EXPECT_TRUE(hosts.nodes[host]->running());
+
+  hosts.network.heal(host);
+  EXPECT_TRUE(c.wait_members(hosts.names));
+  // Its server's return may cost a stream its leader once more.
+  const std::string next = hosts.leader;
+  EXPECT_TRUE(hosts.wait_led(epoch, seconds(120)));
+  EXPECT_EQ(hosts.leader, next);
+  hosts.stop();
 }
 
 TEST_F(Networks, ThreeHostsWithServersOfTheirOwnOutliveTheLossOfOne) {
@@ -346,6 +374,25 @@ TEST_F(Networks, AHostMayComeLongAfterTheOtherTwo) {
 TEST_F(Networks, TwoHostsMayComeLongAfterTheFirst) {
   CLUSTER_SKIP_LONG_WAITS();
   lose_one_of_three_hosts(2);
+}
+
+// Their connections stay, and nobody hears anything: only who has started them can help.
+TEST_F(Networks, ServersThatHangAreStartedAgainByTheirNodes) {
+  CLUSTER_SKIP_LONG_WAITS();
+  ThreeHosts hosts(milliseconds(2000));
+  hosts.start(0);
+  ASSERT_TRUE(hosts.wait_led(0, seconds(120)));
+  const auto epoch = hosts.c.epoch();
+  for (const std::string name : {"node-2", "node-3"}) {
+    const auto folder = hosts.c.node_options(name).at("folder").get<std::string>();
+    const pid_t server = std::stoi(read_file(folder + "/nats/lock"));
+    ASSERT_EQ(::kill(server, SIGSTOP), 0);
+  }
+  ASSERT_TRUE(hosts.wait_led(epoch, seconds(240)));
+  EXPECT_GT(hosts.c.logged("node-2", {" nats_server_restarted "}), 0);
+  EXPECT_GT(hosts.c.logged("node-3", {" nats_server_restarted "}), 0);
+  EXPECT_TRUE(hosts.c.wait_members(hosts.names));
+  hosts.stop();
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ class SnapshotE2e : public ::testing::Test {
       auto& sqlite = options["apps"][0]["sqlite"];
       sqlite["snapshot_interval_ms"] = 1'000;
       sqlite["snapshot_merge_interval_ms"] = 100;
-      sqlite["stream_window_ms"] = 0;
+      // Longer than having a copy takes, on a busy machine too.
+      sqlite["stream_window_ms"] = 3'000;
     };
   }
   /// Where the stream begins, as the leader's snapshots see it.

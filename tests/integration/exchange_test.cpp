@@ -64,6 +64,32 @@ TEST_F(ExchangeTest, ARequestNeedsNoLoop) {
   EXPECT_EQ(exchange->waiting(), 0u);
 }
 
+// A lead ends while calls come: each caller hears something at once, whenever he asked.
+TEST_F(ExchangeTest, WhoAsksWhileASubscriptionEndsIsAnswered) {
+  std::atomic<bool> over{false};
+  std::atomic<int> answered{0};
+  std::vector<std::future<std::string>> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.push_back(on_thread([&] {
+      while (!over) {
+        const auto answer = exchange->request({.subject = "e"}, kSoon);
+        if (answer)
+          ++answered;
+        else if (answer.error().errc() != Errc::no_responders)
+          return std::string(answer.error().what());
+      }
+      return std::string();
+    }));
+  for (int round = 0; round < 30; ++round) {
+    echo("e");
+    const int before = answered;
+    EXPECT_TRUE(loop.run_until([&] { return answered > before + 20; }, kSoon));
+    subscriptions.clear();
+  }
+  over = true;
+  for (auto& thread : threads) EXPECT_EQ(result_of(std::move(thread)), "");
+}
+
 TEST_F(ExchangeTest, ManyThreadsGetTheirOwnAnswers) {
   echo("e");
   std::vector<std::future<int>> threads;
