@@ -468,6 +468,19 @@ void EmbeddedServer::start_again(bool by_force) {
   core_->start();
 }
 
+std::size_t servers_up(const std::vector<std::string>& routes) {
+  std::size_t up = 0;
+  for (const auto& route : routes) {
+    const auto server = parse_server_url(route);
+    if (!server) continue;
+    const auto connected = connect_tcp(server.value(), milliseconds(500));
+    if (!connected) continue;
+    ::close(connected.value());
+    ++up;
+  }
+  return up;
+}
+
 namespace {
 
 // A cluster has a leader before that knows all its servers well enough to place replicas on them.

@@ -46,6 +46,10 @@ class EmbeddedServer {
   std::unique_ptr<Core> core_;
 };
 
+/// How many of the servers in `routes` (as EmbeddedNats::routes) take connections. Blocks, for each
+/// that does not at most half a second.
+std::size_t servers_up(const std::vector<std::string>& routes);
+
 /// `count` servers on loopback with free ports, one cluster if more than one, below `folder`;
 /// blocks until ready.
 std::vector<std::unique_ptr<EmbeddedServer>> start_local_servers(int count,

@@ -44,6 +44,8 @@ constexpr Duration kTellAgain = std::chrono::seconds(5);
 constexpr Duration kLeaveLimit = std::chrono::seconds(5);
 constexpr Duration kFolderPatience = std::chrono::seconds(30);
 constexpr Duration kServerCheck = std::chrono::seconds(1);
+constexpr Duration kServerCount = std::chrono::seconds(2);
+constexpr std::size_t kServersPlaced = 3;
 constexpr Duration kPlacementPatience = std::chrono::seconds(5);
 constexpr Duration kElectionPatience = std::chrono::seconds(20);  // an election takes up to 9
 constexpr int kMostServerRestarts = 3;                            // until there is a session
@@ -156,6 +158,7 @@ struct Platform::Core final : AppHost {
   void begin_stop();
   void watch_embedded();
   void mend_server();
+  void count_servers();
   void restart_server(const std::string& why, bool by_force = false);
   Time server_restart(Duration patience) const;
   void mend_cluster(const Error& error);
@@ -197,6 +200,7 @@ struct Platform::Core final : AppHost {
   StrandPool strands_;  // ends before the apps, whose hooks its threads run
   std::unique_ptr<Strand> strand_ = strands_.strand();
   std::unique_ptr<Strand> load_strand_ = strands_.strand();
+  std::unique_ptr<Strand> servers_strand_ = strands_.strand();
   bool load_asked_ = false;
   std::optional<double> load_;  // what options.load has said last
 
@@ -231,6 +235,9 @@ struct Platform::Core final : AppHost {
   Time told_at_{};
   Time restart_server_at_{};
   int server_restarts_ = 0;
+  std::size_t servers_up_ = 0;  // of the NATS cluster that the own server is one of
+  Time servers_counted_at_{};
+  bool counting_servers_ = false;
   std::string waiting_for_;
   std::string last_trouble_;
   RepeatLimit trouble_told_{kTellAgain};
@@ -443,23 +450,40 @@ void Platform::Core::mend_server() {
 
 // A new NATS cluster may leave a server out for good, or find no leader for minutes though its
 // servers are connected (see start_local_servers() in nats/embedded_server.cpp). The restart of one
-// of them mends it, and none of them says of which: so each node restarts its own. Where too few
-// servers are there, it does no harm.
+// of them mends it, and none of them says of which: so each node restarts its own. But only once so
+// many have been there for a while that it should have worked: a server that begins anew while
+// others come may make them hang.
 void Platform::Core::mend_cluster(const Error& error) {
   if (!embedded_ || embedded_->options().routes.empty()) return;
   const std::string text = error.what();
   const bool leaderless = text.find("(10008)") != std::string::npos;
   if (!leaderless && text.find("(10005)") == std::string::npos) return;
-  const Time now = BootClock::now();
-  const bool due = restart_server_at_ != Time{} && now >= restart_server_at_;
+  count_servers();
+  const std::size_t all = embedded_->options().routes.size();
+  const std::size_t wanted = leaderless ? all / 2 + 1 : std::min(all, kServersPlaced);
+  if (servers_up_ < wanted) return;
+  const bool due = restart_server_at_ != Time{} && BootClock::now() >= restart_server_at_;
   if (restart_server_at_ == Time{} || due)
     restart_server_at_ = server_restart(leaderless ? kElectionPatience : kPlacementPatience);
   if (!due || server_restarts_ >= kMostServerRestarts) return;
   ++server_restarts_;
   restart_server(leaderless
-                     ? "the NATS cluster has no leader; a server that begins anew may bring one "
-                       "about, once a majority of them is there"
+                     ? "a majority of the NATS cluster's servers is there, and it has no leader"
                      : "the NATS cluster places no replicas; it may have left this server out");
+}
+
+void Platform::Core::count_servers() {
+  if (counting_servers_ || BootClock::now() < servers_counted_at_ + kServerCount) return;
+  counting_servers_ =
+      servers_strand_->post([this, alive = alive_, routes = embedded_->options().routes] {
+        loop_.post([this, alive, up = nats::servers_up(routes)] {
+          if (!*alive) return;
+          counting_servers_ = false;
+          servers_counted_at_ = BootClock::now();
+          // Patience begins anew: it may be all right with those that have come.
+          if (std::exchange(servers_up_, up) != up) restart_server_at_ = {};
+        });
+      });
 }
 
 void Platform::Core::start_failed(const Error& error) {

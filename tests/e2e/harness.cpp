@@ -630,13 +630,15 @@ std::string Cluster::wait_leader(const std::string& app, const std::string& not_
   return leader;
 }
 
-testing::AssertionResult Cluster::wait_members(const std::vector<std::string>& nodes) {
-  return wait_for("nodes to be live members", [&] {
+testing::AssertionResult Cluster::wait_members(const std::vector<std::string>& nodes,
+                                               seconds limit) {
+  const auto all_live = [&] {
     return std::all_of(nodes.begin(), nodes.end(), [&](const std::string& name) {
       auto record = member(name);
       return record && record->value("state", "") == "live";
     });
-  });
+  };
+  return wait_for("nodes to be live members", all_live, limit);
 }
 
 testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& nodes) {

@@ -183,7 +183,8 @@ class Cluster {
   std::string wait_lease_moves(const std::string& from, std::uint64_t after,
                                const std::string& app = "db");
   /// Waits until all of them are live members of the platform.
-  testing::AssertionResult wait_members(const std::vector<std::string>& nodes);
+  testing::AssertionResult wait_members(const std::vector<std::string>& nodes,
+                                        seconds limit = seconds(60));
   /// And until each has all others (three at most) as its voters, and they have acknowledged a
   /// heartbeat of it: the loss of a node whose session is too young for that is seen by lease_ttl
   /// alone.
