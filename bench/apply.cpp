@@ -31,6 +31,7 @@ std::string number(double value) {
 
 struct Files {
   std::vector<std::string> files{};
+  std::vector<sqlite::Hashes> hashes{};
   std::uint64_t page_bytes = 0;
 };
 
@@ -55,6 +56,7 @@ Files make_files(Waiting& waiting, const std::string& folder, int mib) {
     if (!written) throw Failed{"nothing was captured"};
     made.page_bytes += std::uint64_t{written->pages} * capture.page_size();
     made.files.push_back(std::move(file));
+    made.hashes.push_back(written->hashes);
     capture.checkpoint();
   }
   return made;
@@ -65,7 +67,8 @@ double apply_files(Waiting& waiting, const std::string& folder, const Files& fil
   std::filesystem::create_directories(folder);
   const std::string path = folder + "/replica.db";
   sqlite::PositionLog log(sqlite::position_log_path(path));
-  sqlite::Replica replica(path, log, kWalLimit);
+  sqlite::HashFile hash_file(sqlite::hash_file_path(path));
+  sqlite::Replica replica(path, log, hash_file, kWalLimit);
   std::atomic<bool> over{false};
   std::thread checkpoints;
   const auto begin = BootClock::now();
@@ -73,7 +76,8 @@ double apply_files(Waiting& waiting, const std::string& folder, const Files& fil
   for (const auto& bytes : files.files) {
     waiting.check();
     sqlite::LtxDecoder file(sqlite::source_of(bytes));
-    if (const auto why = replica.apply(file, {1, ++sequence})) throw Failed{*why};
+    const auto& hashes = files.hashes[sequence];
+    if (const auto why = replica.apply(file, {1, ++sequence}, hashes)) throw Failed{*why};
     if (sequence > 1) continue;
     checkpoints = std::thread([&] {
       while (!over)

@@ -74,7 +74,7 @@ class Snapshots {
   /// The snapshots, the oldest first; none when there is no bucket.
   std::vector<DatabaseSnapshot> list(std::chrono::milliseconds timeout = std::chrono::seconds(30));
   /// Restores the database to a file: a snapshot and what follows it, up to the moment that is
-  /// meant. It is verified (checksums, PRAGMA integrity_check) before it is put in place; after any
+  /// meant. It is verified (hashes, PRAGMA integrity_check) before it is put in place; after any
   /// error there is what was there before. Touches no node's database; see "How to go back" there.
   /// Throws Error{invalid_argument} (there is a file, and no `force`), Error{lock_held} (a program
   /// or a node uses it), Error{not_found} (nothing of that time is kept), Error{corrupt} (all that

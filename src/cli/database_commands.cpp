@@ -270,7 +270,7 @@ CheckedCopy copy_of(const Asked& asked) {
   if (!r.is_object()) return copy;
   copy.found = CopyFound{.txid = number_at(r, "txid"),
                          .sequence = number_at(r, "sequence"),
-                         .checksum = text(r, "checksum"),
+                         .hash = text(r, "hash"),
                          .noted = text(r, "noted"),
                          .noted_at = text(r, "noted_at"),
                          .wrong = number_at(r, "wrong"),
@@ -282,8 +282,8 @@ CheckedCopy copy_of(const Asked& asked) {
 }
 
 // What the stream says that the content is at that record.
-std::optional<std::string> stream_checksum(DatabaseStore& store, std::uint64_t sequence,
-                                           std::uint64_t txid) {
+std::optional<std::string> stream_hash(DatabaseStore& store, std::uint64_t sequence,
+                                       std::uint64_t txid) {
   if (sequence == 0) return std::nullopt;
   std::optional<nats::StoredMessage> message;
   store.work([&](sqlite::SnapshotStore& s, std::stop_token stop) {
@@ -292,7 +292,7 @@ std::optional<std::string> stream_checksum(DatabaseStore& store, std::uint64_t s
   if (!message) return std::nullopt;
   const auto record = sqlite::stream_record_from(message->headers, sequence);
   if (!record || record.value().last != txid || !record.value().final) return std::nullopt;
-  return hex(record.value().checksum);
+  return hex(record.value().hash);
 }
 
 // Live nodes that run the app; the one that leads first: all others are compared with it.
@@ -333,7 +333,7 @@ Verdict verify_and_compare(Client& client, const DatabaseArguments& options) {
     verdict.asked = verify_nodes(client, options, nodes_to_verify(client, options.app));
     for (const auto& asked : verdict.asked) verdict.copies.push_back(copy_of(asked));
     judge(verdict.copies, 0, [&](std::uint64_t sequence, std::uint64_t txid) {
-      return stream_checksum(store, sequence, txid);
+      return stream_hash(store, sequence, txid);
     });
     if (verdict.compared() || !verdict.sound() || tries == kMostTries) return verdict;
   }
@@ -356,7 +356,7 @@ void show(const DatabaseArguments& options, const Verdict& verdict) {
                    {"compared", verdict.compared()},
                    {"at", first.found ? OrderedJson(first.found->txid) : OrderedJson()},
                    {"nodes", OrderedJson::array()}};
-  Table table({"NODE", "ROLE", "TXID", "PAGES", "CHECKSUM", "RESULT"});
+  Table table({"NODE", "ROLE", "TXID", "PAGES", "HASH", "RESULT"});
   for (std::size_t i = 0; i < verdict.copies.size(); ++i) {
     const CheckedCopy& one = verdict.copies[i];
     const OrderedJson& result = verdict.asked[i].result;
@@ -372,7 +372,7 @@ void show(const DatabaseArguments& options, const Verdict& verdict) {
       table.add({one.node, one.role, "", "", "", {"not verified: " + one.problem, Colour::bad}});
     else
       table.add({one.node, one.role, std::to_string(number_at(result, "txid")),
-                 std::to_string(number_at(result, "pages")), text(result, "checksum"),
+                 std::to_string(number_at(result, "pages")), text(result, "hash"),
                  shown(one, first)});
   }
   print(options.output.json ? indented(json, false) : table.text(use_colour()));

@@ -17,7 +17,7 @@ std::string pages_text(const CopyFound& found) {
 }
 
 // What there is to say of a copy without the others.
-void judge_alone(CheckedCopy& copy, const StreamChecksum& stream) {
+void judge_alone(CheckedCopy& copy, const StreamHash& stream) {
   const CopyFound& found = *copy.found;
   if (!found.damage.empty()) {
     copy.wrong = found.damage;
@@ -25,8 +25,8 @@ void judge_alone(CheckedCopy& copy, const StreamChecksum& stream) {
   }
   if (found.wrong > 0)
     copy.wrong = pages_text(found);
-  else if (found.checksum != found.noted)
-    copy.wrong = "its content is " + found.checksum + ", noted is " + found.noted;
+  else if (found.hash != found.noted)
+    copy.wrong = "its content is " + found.hash + ", noted is " + found.noted;
   const auto wanted = stream(found.sequence, found.txid);
   copy.with_stream = wanted.has_value();
   if (wanted && *wanted != found.noted && copy.wrong.empty())
@@ -35,7 +35,7 @@ void judge_alone(CheckedCopy& copy, const StreamChecksum& stream) {
 
 }  // namespace
 
-void judge(std::vector<CheckedCopy>& copies, std::size_t reference, const StreamChecksum& stream) {
+void judge(std::vector<CheckedCopy>& copies, std::size_t reference, const StreamHash& stream) {
   for (auto& copy : copies)
     if (copy.found) judge_alone(copy, stream);
   CheckedCopy& first = copies.at(reference);

@@ -10,13 +10,13 @@
 
 namespace cluster::cli {
 
-/// What a node has found of its copy. Checksums are of the whole content, in hexadecimal digits.
+/// What a node has found of its copy. Hashes are of the whole content, in hexadecimal digits.
 struct CopyFound {
-  std::uint64_t txid = 0;           ///< that it looked at
-  std::uint64_t sequence = 0;       ///< of the record that ends with it
-  std::string checksum{}, noted{};  ///< as it was read, and as it was noted
-  std::string noted_at{};           ///< as it was noted at the reference's transaction, if it was
-  std::uint64_t wrong = 0;          ///< pages that are not as they were written
+  std::uint64_t txid = 0;       ///< that it looked at
+  std::uint64_t sequence = 0;   ///< of the record that ends with it
+  std::string hash{}, noted{};  ///< as it was read, and as it was noted
+  std::string noted_at{};       ///< as it was noted at the reference's transaction, if it was
+  std::uint64_t wrong = 0;      ///< pages that are not as they were written
   std::vector<std::uint64_t> pages{};  ///< the first of them
   std::string damage{};                ///< why it could not be read at all
 };
@@ -32,11 +32,11 @@ struct CheckedCopy {
   std::string not_compared{};  ///< why it was not compared with the reference
 };
 
-/// The checksum that the stream has for a transaction, at the record that ends with it.
-using StreamChecksum =
+/// The hash that the stream has for a transaction, at the record that ends with it.
+using StreamHash =
     std::function<std::optional<std::string>(std::uint64_t sequence, std::uint64_t txid)>;
 
 /// `reference`: the one whose transaction all others are compared at.
-void judge(std::vector<CheckedCopy>& copies, std::size_t reference, const StreamChecksum& stream);
+void judge(std::vector<CheckedCopy>& copies, std::size_t reference, const StreamHash& stream);
 
 }  // namespace cluster::cli

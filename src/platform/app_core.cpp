@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <future>
 
 #include "core/deadline.h"
@@ -27,11 +28,19 @@ std::int64_t in_ms(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
 }
 
+// The program may run in another folder, and this process may change its own: both must mean the
+// same file at all times.
+AppOptions with_absolute_paths(AppOptions options) {
+  for (auto* path : {&options.sqlite.path, &options.sqlite.replica})
+    if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
+  return options;
+}
+
 }  // namespace
 
 App::Core::Core(AppHost& h, AppOptions o)
     : host(h),
-      options(std::move(o)),
+      options(with_absolute_paths(std::move(o))),
       kv(std::make_shared<KvBucket>(
           h.loop(), h.strands(), h.exchange(),
           KvBucket::Options{h.platform_name() + "_" + options.name, options.kv,

@@ -130,7 +130,7 @@ void ControlService::verify(const nats::Message& request, nats::Responder respon
     out["result"] = {
         {"sound", r->sound()},       {"epoch", r->epoch},
         {"txid", r->txid},           {"sequence", r->sequence},
-        {"checksum", hex(r->found)}, {"noted", hex(r->noted)},
+        {"hash", hex(r->found)},     {"noted", hex(r->noted)},
         {"page_size", r->page_size}, {"pages", r->pages},
         {"wrong", r->wrong},         {"wrong_pages", r->named},
         {"damage", r->damage},       {"noted_at", r->noted_at ? Json(hex(*r->noted_at)) : Json()}};

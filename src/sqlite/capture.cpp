@@ -27,7 +27,6 @@ constexpr Duration kLongWriterWait = milliseconds(200);  // when the WAL is too 
 constexpr Duration kGateWait = milliseconds(5);          // the next look tries again
 constexpr Duration kTurnWait = milliseconds(20);         // for a gap between others' checkpoints
 constexpr int kTriesInARow = 100;
-constexpr std::size_t kReadSize = 256 * 1024;
 constexpr std::size_t kReadAhead = 128 * 1024;
 constexpr int kMostRounds = 8;
 constexpr std::size_t kPagesPerLook = 64;
@@ -77,25 +76,29 @@ class Capture::GateOpener {
 };
 
 Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
-    : options_(std::move(options)), written_(std::move(known)) {
-  before_ =
-      written_.checksum != 0 ? std::exchange(written_.checksum, 0) : written_.pages.database();
-  written_txid_ = written_.txid;
-  noted_ = written_.txid;
+    : options_(std::move(options)), pages_(std::move(known.pages)) {
+  before_ = known.hash != 0 ? known.hash : pages_.database();
+  written_txid_ = known.txid;
+  noted_ = known.txid;
   open_database();
-  if (written_.page_size != page_size_ || written_.pages.size() == 0) {
-    CLUSTER_CHECK(!trusted || written_.txid == 0);
-    written_.page_size = page_size_;
-    written_.pages = PageChecksums(page_size_);
+  if (known.page_size != page_size_ || pages_.size() == 0) {
+    CLUSTER_CHECK(!trusted || known.txid == 0);
+    pages_ = PageHashes(page_size_);
   }
   page_buffer_.resize(page_size_);
   std::lock_guard lock(mutex_);
   begin_reading(readers_[holder_]);
   index_ = WalIndex(readers_[holder_]);
-  if (trusted)
-    scan_run(stable_header());
-  else
+  // With nothing known it is for reading only.
+  hashing_ = !trusted || pages_.size() > 0;
+  for (const PageNumber number : known.ahead) mark(number);
+  if (!known.ahead.empty()) noted_ = std::max(noted_ + 1, options_.numbered);
+  if (!trusted)
     compare_all();
+  else if (known.end)
+    begin_at(*known.end);
+  else
+    scan_run(stable_header());
   tell();
 }
 
@@ -108,33 +111,13 @@ void Capture::open_database() {
   checkpointer_ = open_beside(options_.path, 0);
   gate_ = open_beside(options_.path, kBusyMs);
   Handle& first = readers_[0];
-  std::string mode = first.text("PRAGMA journal_mode");
-  if (mode != "wal") {
-    // The mode is kept in the file; it can be changed when nobody else is just using it.
-    if (first.number("PRAGMA page_count") == 0)
-      throw Error(Errc::not_found, "database " + options_.path + " is empty");
-    mode = first.text("PRAGMA journal_mode=WAL");
-    if (mode != "wal")
-      throw Error(Errc::unavailable,
-                  "database " + options_.path + " is in journal mode \"" + mode +
-                      "\" and can't be switched to WAL, which replication needs: let the program "
-                      "run PRAGMA journal_mode=WAL, and no PRAGMA locking_mode=EXCLUSIVE");
-    log::info("database_switched_to_wal", {{"path", options_.path}});
-  }
+  ensure_wal_mode(first);
   page_size_ = static_cast<std::uint32_t>(first.number("PRAGMA page_size"));
   CLUSTER_CHECK(is_page_size(page_size_));
+  wal_ = WalFile(options_.path, page_size_);
   // From here on they have the wal-index. A connection that has read nothing since the mode was
   // changed would take part in nothing: its checkpoints do nothing, and succeed.
   for (auto* handle : {&gate_, &checkpointer_}) handle->exec("PRAGMA user_version");
-}
-
-void Capture::begin_reading(Handle& handle) {
-  try {
-    handle.exec("BEGIN; PRAGMA user_version");
-  } catch (...) {
-    handle.try_exec("ROLLBACK");
-    throw;
-  }
 }
 
 // A new read transaction that sees all there is, then the end of the old one, so that there always
@@ -148,10 +131,51 @@ void Capture::hold_anew() {
   begin_reading(readers_[other]);
   held_ = position_;
   released_ = on_file_ = false;
+  // Then the WAL may be begun anew under the new one, and the mark must have what it held.
+  const bool all_in_file = is_backfilled(position_.salts, position_.frame);
+  if (all_in_file) note_mark();
   readers_[holder_].exec("ROLLBACK");
   holder_ = other;
-  if (is_backfilled(position_.salts, position_.frame)) frames_.clear();
+  if (all_in_file) frames_.clear();
   catch_up();
+}
+
+// All up to position_ is in the database file, and nothing else.
+void Capture::note_mark() {
+  if (options_.hashes == nullptr || !hashing_) return;
+  const auto& last = options_.hashes->mark();
+  if (last && last->at.txid == noted_ && last->at.hash == pages_.database()) return;
+  PositionRecord at{options_.epoch, noted_, 0, pages_.database(), page_size_, position_};
+  at.leading = true;
+  try {
+    const auto file = FileState::of(options_.path);
+    if (!file) return forget_mark();
+    options_.hashes->note({options_.history, at, pages_.size(), *file}, pages_);
+    hashes_failed_.clear();
+  } catch (const Error& error) {
+    // The file's time tells the next start that it was written to since the mark that is there.
+    if (hashes_failed_ != error.what())
+      log::warn("hashes_not_noted", {{"path", options_.path},
+                                     {"why", error.what()},
+                                     {"means", "the next start must read the whole database"}});
+    hashes_failed_ = error.what();
+  }
+}
+
+// What was written between it and now is not all in the WAL.
+void Capture::forget_mark() {
+  if (options_.hashes == nullptr) return;
+  try {
+    options_.hashes->forget();
+  } catch (const Error& error) {
+    log::warn("hashes_not_noted", {{"path", options_.path}, {"why", error.what()}});
+  }
+}
+
+void Capture::leave() {
+  std::lock_guard lock(mutex_);
+  if (options_.hashes == nullptr || !options_.hashes->mark()) return;
+  if (const auto file = FileState::of(options_.path)) options_.hashes->note_file(*file);
 }
 
 // Are all frames up to there in the database file? They may be overwritten then, and must not be
@@ -182,39 +206,21 @@ PageNumber Capture::pages_of(const WalIndexHeader& header) {
   return static_cast<PageNumber>((size + page_size_ - 1) / page_size_);
 }
 
-void Capture::read_wal(std::int64_t offset, char* into, std::size_t size) const {
-  while (size > 0) {
-    const ssize_t n = ::pread(wal_.get(), into, size, offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0)
-      throw Error(n < 0 ? Errc::system : Errc::corrupt,
-                  "read of " + options_.path + "-wal at byte " + std::to_string(offset) + ": " +
-                      (n < 0 ? std::generic_category().message(errno) : "it ends before that"));
-    into += n;
-    offset += n;
-    size -= static_cast<std::size_t>(n);
-  }
-}
-
 void Capture::mark(PageNumber number) {
   if (number == lock_page(page_size_)) return;
   if (copying_) copying_->mark(number);
-  if (is_marked_.size() <= number)
-    is_marked_.resize(std::max<std::size_t>(std::size_t{number} + 1, is_marked_.size() * 2));
-  if (is_marked_[number]) return;
-  is_marked_[number] = true;
-  marked_.push_back(number);
-}
-
-void Capture::clear_marks() {
-  for (PageNumber number : marked_) is_marked_[number] = false;
-  marked_.clear();
+  marked_.add(number);
+  if (options_.hashes != nullptr) options_.hashes->touch(number);
 }
 
 void Capture::tell() {
   pending_bytes_ = std::uint64_t{marked_.size()} * page_size_;
-  wal_bytes_ = length_of(position_.frame);
-  wants_checkpoint_ = wal_bytes_ > options_.wal_limit / 2 && !(released_ && position_.same(held_));
+  wal_bytes_ = wal_length(position_.frame, page_size_);
+  // The sooner there is a mark, the less a start must read.
+  const bool unmarked = options_.hashes != nullptr && !options_.hashes->mark() &&
+                        hashes_failed_.empty() && position_.frame > 0;
+  wants_checkpoint_ =
+      unmarked || (wal_bytes_ > options_.wal_limit / 2 && !(released_ && position_.same(held_)));
 }
 
 bool Capture::follow() {
@@ -258,84 +264,89 @@ void Capture::begin_run(const WalIndexHeader& header) {
 }
 
 void Capture::follow_frames(const WalIndexHeader& header) {
-  const std::size_t frame_size = kWalFrameHeaderSize + page_size_;
-  const WalSalts salts = header.salts();
-  WalPosition at = position_;
-  if (!wal_) wal_ = UniqueFd(::open((options_.path + "-wal").c_str(), O_RDONLY | O_CLOEXEC));
-  if (!wal_)
-    throw Error(Errc::system,
-                "open of " + options_.path + "-wal: " + std::generic_category().message(errno));
-  const bool big_endian_words = header.big_endian_words != 0;
-  if (at.frame == 0) {
-    char bytes[kWalHeaderSize];
-    read_wal(0, bytes, sizeof bytes);
-    const WalHeader wal = wal_header_from({bytes, sizeof bytes});
-    if (wal.salts != salts || wal.page_size != page_size_)
-      throw Error(Errc::corrupt, options_.path + "-wal: its header is not that of the wal-index");
-    at.checksum = wal.checksum;
-  }
-  const std::size_t most = std::max<std::size_t>(1, kReadSize / frame_size);
-  std::string buffer;
-  while (at.frame < header.max_frame) {
-    const std::size_t count = std::min<std::size_t>(most, header.max_frame - at.frame);
-    buffer.resize(count * frame_size);
-    read_wal(wal_frame_offset(at.frame + 1, page_size_), buffer.data(), buffer.size());
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::string_view bytes = std::string_view(buffer).substr(i * frame_size, frame_size);
-      const auto head = bytes.substr(0, kWalFrameHeaderSize);
-      const auto frame = wal_frame_header_from(head);
-      if (!wal_frame_follows(frame, head, bytes.substr(kWalFrameHeaderSize), salts,
-                             big_endian_words, at.checksum))
-        throw Error(Errc::corrupt, options_.path + "-wal: frame " + std::to_string(at.frame + 1) +
-                                       " of " + std::to_string(header.max_frame) +
-                                       " has a wrong checksum: the disk or another program has "
-                                       "changed it");
-      ++at.frame;
-      frames_[frame.page] = at.frame;
-      mark(frame.page);
-      if (frame.commit == 0) continue;
-      commit_ = frame.commit;
-      fewest_ = std::min(fewest_, commit_);
-      ++noted_;
-      position_ = at;
-    }
-  }
-  // What the index counts ends with a transaction.
-  if (!(position_ == at) || at.checksum != header.last_checksum())
-    throw Error(Errc::corrupt, options_.path + "-wal: frame " + std::to_string(at.frame) +
-                                   " does not end a transaction, as the wal-index says it does");
+  transaction_.clear();
+  wal_.visit_frames(header, position_, [this](const WalFile::Frame& frame) {
+    frames_[frame.page] = frame.end.frame;
+    mark(frame.page);
+    if (hashing_) transaction_.emplace_back(frame.page, page_hash(frame.page, frame.content));
+    if (frame.commit == 0) return;
+    commit_ = frame.commit;
+    ++noted_;
+    position_ = frame.end;
+    if (hashing_) take_transaction();
+  });
 }
 
-// Takes what stands in the WAL as seen, without counting it as changed.
+// To position_, where its last frame stands.
+void Capture::take_transaction() {
+  const PageNumber before = pages_.size();
+  pages_.change(commit_, transaction_);
+  transaction_.clear();
+  // Pages that the database has got, or got back, without their being written.
+  for (PageNumber n = before + 1; n <= commit_; ++n) {
+    if (n == lock_page(page_size_) || pages_.at(n) != 0) continue;
+    pages_.set(n, page_hash(n, page(n)));
+    mark(n);
+  }
+}
+
+// Takes what stands in the WAL as seen, without counting it as changed: pages_ is of that already,
+// or is compared with it next.
 void Capture::scan_run(const WalIndexHeader& header) {
   frames_.clear();
+  transaction_.clear();
   position_ = {header.salts(), 0, {}};
-  commit_ = fewest_ = pages_of(header);
+  commit_ = pages_of(header);
   on_file_ = is_backfilled(header.salts(), header.max_frame);
   if (on_file_) {
-    position_ = {header.salts(), header.max_frame, header.last_checksum()};
+    position_ = end_of(header);
   } else {
-    const Txid noted = noted_;
-    follow_frames(header);
-    noted_ = noted;
+    wal_.visit_frames(header, position_, [this](const WalFile::Frame& frame) {
+      frames_[frame.page] = frame.end.frame;
+      position_ = frame.end;
+    });
   }
-  clear_marks();
-  fewest_ = commit_;
   held_ = position_;
   released_ = false;
 }
 
+// pages_ are as they were when the WAL ended there.
+void Capture::begin_at(const WalPosition& end) {
+  const auto header = stable_header();
+  WalIndexHeader then = header;
+  then.max_frame = end.frame;
+  then.frame_checksum[0] = end.checksum.first;
+  then.frame_checksum[1] = end.checksum.second;
+  if (header.salts() != end.salts || header.max_frame < end.frame) {
+    // Somebody has begun it anew since.
+    ++gaps_;
+    return compare_all();
+  }
+  scan_run(then);
+  commit_ = pages_.size();
+  catch_up();
+}
+
 void Capture::compare_all() {
+  forget_mark();
   // With nothing to hold on to, the read transaction is begun anew: what it sees is compared.
   readers_[holder_].exec("ROLLBACK");
   begin_reading(readers_[holder_]);
   scan_run(stable_header());
+  const PageNumber size = pages_.size();
+  bool changed = commit_ != size;
+  pages_.resize(commit_);
   for (PageNumber n = 1; n <= commit_; ++n) {
     if (n == lock_page(page_size_)) continue;
-    if (page_checksum(n, page(n)) != written_.pages.at(n)) mark(n);
+    const auto hash = page_hash(n, page(n));
+    if (hash == pages_.at(n)) continue;
+    pages_.set(n, hash);
+    mark(n);
+    changed = true;
   }
   if (copying_) copying_->mark_all(commit_);
-  if (!marked_.empty() || commit_ != written_.pages.size())
+  // What was followed and not written yet differs from what was written, too.
+  if (changed || (noted_ == written_txid_ && pages_.database() != before_))
     noted_ = std::max(noted_ + 1, options_.numbered);
 }
 
@@ -351,7 +362,7 @@ std::string_view Capture::frame(std::uint32_t number) {
     ahead_count_ = 0;  // if reading fails
     const std::size_t count = std::min<std::size_t>(most, position_.frame - number + 1);
     if (ahead_.size() < count * size) ahead_.resize(count * size);
-    read_wal(wal_frame_offset(number, page_size_), ahead_.data(), count * size);
+    wal_.read(wal_frame_offset(number, page_size_), ahead_.data(), count * size);
     ahead_first_ = number;
     ahead_count_ = static_cast<std::uint32_t>(count);
     ahead_salts_ = position_.salts;
@@ -363,62 +374,47 @@ std::string_view Capture::frame(std::uint32_t number) {
 // At position_: the newest frame, or the database file, in which nothing newer can be.
 std::string_view Capture::page(PageNumber number) {
   if (auto it = frames_.find(number); it != frames_.end()) return frame(it->second);
-  auto* file = readers_[holder_].database_file();
-  const int rc = file->pMethods->xRead(file, page_buffer_.data(), static_cast<int>(page_size_),
-                                       sqlite3_int64{number - 1} * page_size_);
-  // Behind the end of the file there are zeros, which xRead has put there.
-  if (rc != SQLITE_OK && rc != SQLITE_IOERR_SHORT_READ)
-    throw readers_[holder_].error("read of page " + std::to_string(number), rc);
+  readers_[holder_].read_file(number, page_buffer_);
   return page_buffer_;
 }
 
 std::optional<Captured> Capture::write(const ByteSink& sink,
-                                       const std::function<void(const LtxHeader&)>& begun) {
+                                       const std::function<void(const Captured&)>& begun) {
   std::lock_guard lock(mutex_);
   if (noted_ == written_txid_) return std::nullopt;
   // Writers who were held back meanwhile go on, unless a checkpoint wants them to wait.
   GateOpener gate(*this);
   if (checkpointing_) gate.leave_shut();
-  // Pages that the database has got, or got back, without their being written.
-  for (PageNumber n = fewest_ + 1; n <= commit_; ++n) mark(n);
-  std::sort(marked_.begin(), marked_.end());
+  marked_.sort();
   Captured captured;
   auto& header = captured.header;
   header.page_size = page_size_;
   header.commit = commit_;
-  header.min_txid = written_.txid + 1;
+  header.min_txid = written_txid_ + 1;
   header.max_txid = noted_;
   header.timestamp_ms = wall_ms();
-  if (!header.snapshot()) header.pre_apply = before_;
+  if (!header.snapshot()) captured.hashes.before = before_;
   header.node_id = options_.node_id;
   captured.end = position_;
-  if (begun) begun(header);
+  if (begun) begun(captured);
   LtxEncoder encoder(header, sink);
-  // What is known changes only once the file is complete: the sink may fail.
-  std::vector<std::pair<PageNumber, std::uint64_t>> changed;
-  changed.reserve(marked_.size());
-  std::uint64_t sum = written_.pages.database();
-  for (PageNumber n : marked_) {
+  for (const PageNumber n : marked_.numbers()) {
     if (n > commit_) break;  // the database has shrunk since
-    if (changed.size() % kPagesPerLook == 0) hold_back_writers();
+    if (encoder.pages() % kPagesPerLook == 0) hold_back_writers();
     const auto content = page(n);
+    if (page_hash(n, content) != pages_.at(n))
+      throw Error(Errc::corrupt, "database " + options_.path + ": page " + std::to_string(n) +
+                                     " is not what was committed: the disk, or a program that goes "
+                                     "around SQLite, has changed it");
     encoder.add(n, content);
-    changed.emplace_back(n, page_checksum(n, content));
-    sum ^= written_.pages.at(n) ^ changed.back().second;
   }
-  for (PageNumber n = commit_ + 1; n <= written_.pages.size(); ++n) sum ^= written_.pages.at(n);
-  sum |= kChecksumFlag;
-  captured.trailer = encoder.finish(sum);
+  encoder.finish();
+  // What is known of what was written changes only once the file is complete: the sink may fail.
   captured.pages = encoder.pages();
   captured.size = encoder.size();
-  written_.pages.resize(commit_);
-  for (const auto& [n, checksum] : changed) written_.pages.set(n, checksum);
-  CLUSTER_CHECK(written_.pages.database() == sum);
-  written_.txid = header.max_txid;
-  before_ = sum;
-  clear_marks();
-  fewest_ = commit_;
-  written_txid_ = written_.txid;
+  captured.hashes.after = before_ = pages_.database();
+  marked_.clear();
+  written_txid_ = header.max_txid;
   tell();
   complete_copy();
   return captured;
@@ -454,7 +450,7 @@ void Capture::complete_copy() {
   copy(copying_->missing());
   if (!copying_) return;
   try {
-    copy_ = Copy{copying_->finish(commit_), written_};
+    copy_ = Copy{copying_->finish(commit_), {written_txid_, page_size_, pages_}};
   } catch (const Error& error) {
     copy_ = error;
   }
@@ -469,8 +465,16 @@ std::optional<Capture::Copy> Capture::take_copy() {
   return std::move(copy->value());
 }
 
+DatabaseState Capture::written_state() {
+  std::lock_guard lock(mutex_);
+  DatabaseState state{written_txid_, page_size_, pages_, before_};
+  for (const PageNumber number : marked_.numbers())
+    if (number <= state.pages.size()) state.pages.set(number, std::uint64_t{0});
+  return state;
+}
+
 DatabaseState Capture::content() {
-  DatabaseState state{noted_, page_size_, PageChecksums(page_size_)};
+  DatabaseState state{noted_, page_size_, PageHashes(page_size_)};
   state.pages.resize(each_page(
       [&](PageNumber number, std::string_view bytes) { state.pages.set(number, bytes); }));
   return state;
@@ -554,15 +558,12 @@ bool Capture::too_long() const { return wal_bytes_ > most_bytes(); }
 
 std::uint64_t Capture::most_bytes() const { return options_.wal_limit + options_.wal_limit / 4; }
 
-std::uint64_t Capture::length_of(std::uint32_t frames) const {
-  return kWalHeaderSize + std::uint64_t{frames} * (kWalFrameHeaderSize + page_size_);
-}
-
 // While a large file is written nothing is followed, no checkpoint begins, and one that is under
 // way can't end.
 void Capture::hold_back_writers() {
   if (shut_) return;
-  if (const auto header = index_.header(); header && length_of(header->max_frame) > most_bytes())
+  if (const auto header = index_.header();
+      header && wal_length(header->max_frame, page_size_) > most_bytes())
     shut_gate(kGateWait);
 }
 
@@ -607,9 +608,7 @@ bool Capture::finish_checkpoint() {
 
 // A file that has become far longer than it needs to be.
 void Capture::cut_off() {
-  struct stat file{};
-  if (wal_ && ::fstat(wal_.get(), &file) == 0 &&
-      static_cast<std::uint64_t>(file.st_size) > kShrinkFactor * options_.wal_limit)
+  if (wal_.size() > kShrinkFactor * options_.wal_limit)
     // A writer that was faster is no failure: the file stays long, that is all.
     sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", SQLITE_CHECKPOINT_TRUNCATE, nullptr,
                               nullptr);

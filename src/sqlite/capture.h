@@ -2,9 +2,9 @@
 // Keeps the WAL from being begun again before all of it was seen, and checkpoints it itself. Does
 // not watch for changes (wal_watch.h) and knows nothing of where the files go.
 //
-// Following and writing down are two steps: what was committed is noted as a set of pages, and
-// their content is read when a file is asked for. So the WAL need not wait for whoever takes the
-// files, and what is noted costs a bit a page, however long they take.
+// Following and writing down are two steps: what was committed is noted as a set of pages and their
+// hashes, and their content is read when a file is asked for. So the WAL need not wait for whoever
+// takes the files, and what is noted costs some bytes a page, however long they take.
 #pragma once
 
 #include <atomic>
@@ -21,32 +21,29 @@
 #include "core/result.h"
 #include "core/unique_fd.h"
 #include "sqlite/handle.h"
+#include "sqlite/hash_file.h"
 #include "sqlite/image_copy.h"
 #include "sqlite/ltx.h"
+#include "sqlite/page_hash.h"
+#include "sqlite/page_set.h"
+#include "sqlite/wal_file.h"
 #include "sqlite/wal_format.h"
 #include "sqlite/wal_index.h"
 
 namespace cluster::sqlite {
 
-/// A place in a WAL, behind a frame.
-struct WalPosition {
-  WalSalts salts{};
-  std::uint32_t frame = 0;  ///< 0: before the first
-  WalChecksum checksum{};
-  bool operator==(const WalPosition&) const = default;
-  /// The same place; the checksum before the first frame is known only once there is one.
-  bool same(const WalPosition& other) const noexcept {
-    return salts == other.salts && frame == other.frame;
-  }
-};
-
 /// What is known of a database's content at a transaction.
 struct DatabaseState {
   Txid txid = 0;  ///< 0: nothing is known, the database begins now
   std::uint32_t page_size = 0;
-  PageChecksums pages{};
-  /// Of the whole, when its pages are not known; 0: that of `pages`.
-  std::uint64_t checksum = 0;
+  PageHashes pages{};
+  /// Of the whole, when its pages are not known, or are of later; 0: that of `pages`.
+  std::uint64_t hash = 0;
+  /// Pages that have been written since, which `pages` has as they are now.
+  std::vector<PageNumber> ahead{};
+  /// Where its WAL ended when it was as `pages` say: what comes behind that has been committed
+  /// since. Nothing: all that is in the WAL is known.
+  std::optional<WalPosition> end{};
 };
 
 struct CaptureOptions {
@@ -57,12 +54,16 @@ struct CaptureOptions {
   /// Transactions up to here have been numbered before: if the database is not as it is known,
   /// what differs is numbered up to at least this one.
   Txid numbered = 0;
+  /// Where it notes what the database file holds; nullptr: nowhere. Stays the caller's.
+  HashFile* hashes = nullptr;
+  std::uint64_t history = 0;  ///< for the marks in there, and
+  std::uint64_t epoch = 0;    ///< that of the lead
 };
 
 /// One file that write() has written.
 struct Captured {
   LtxHeader header{};
-  LtxTrailer trailer{};
+  Hashes hashes{};  ///< of the database
   std::size_t pages = 0;
   std::uint64_t size = 0;  ///< bytes
   WalPosition end{};       ///< the file has all up to there
@@ -71,7 +72,7 @@ struct Captured {
 class Capture {
  public:
   /// Opens the database, which must exist and have content, and switches it to WAL mode if it is
-  /// not in it. What the database holds is compared with `known`, page by page, by checksums: what
+  /// not in it. What the database holds is compared with `known`, page by page, by hashes: what
   /// differs counts as changed and is in the first file. With `trusted`, the caller vouches
   /// that the database is just as `known` says, and nothing is read.
   /// Throws Error{not_found}, Error{corrupt}, Error{unavailable} (another process keeps it from
@@ -81,13 +82,16 @@ class Capture {
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 
+  /// That is all: notes that nobody but who uses SQLite's means has written to the file until now.
+  void leave();
+
   /// Notes what has been committed since; tells whether anything is to be written. Throws
   /// Error{corrupt} when a frame's checksum is wrong.
   bool follow();
   /// What was noted, as one file of whole transactions, in pieces; nothing when there is nothing.
-  /// `begun` is called before the first piece.
+  /// `begun` is called before the first piece, with what is known then.
   std::optional<Captured> write(const ByteSink& sink,
-                                const std::function<void(const LtxHeader&)>& begun = {});
+                                const std::function<void(const Captured&)>& begun = {});
 
   /// Begins to copy the database into the empty `file`, beside following and writing; gives up the
   /// copy that was under way. This and the next two: only on the thread that writes.
@@ -131,18 +135,18 @@ class Capture {
   /// compared. Any thread.
   std::uint64_t gaps() const noexcept { return gaps_.load(); }
   std::uint32_t page_size() const noexcept { return page_size_; }
-  /// What the files written so far say of the database. Only on the thread that writes.
-  const DatabaseState& state() const noexcept { return written_; }
+  /// What the files written so far say of the database, with the hash of the whole; of pages that
+  /// have changed since no more is known. Only on the thread that writes.
+  DatabaseState written_state();
   /// Where in the WAL it has followed to. Only on the thread that follows.
   const WalPosition& position() const noexcept { return position_; }
-  /// The checksum of the database that the next file is for. Only on the thread that writes.
+  /// The hash of the database that the next file is for. Only on the thread that writes.
   std::uint64_t before() const noexcept { return before_; }
 
  private:
   class GateOpener;
 
   void open_database();
-  void begin_reading(Handle& handle);
   void hold_anew();
   WalIndexHeader stable_header();
   PageNumber pages_of(const WalIndexHeader& header);
@@ -151,12 +155,14 @@ class Capture {
   void follow_frames(const WalIndexHeader& header);
   void begin_run(const WalIndexHeader& header);
   void compare_all();
+  void take_transaction();
+  void begin_at(const WalPosition& end);
+  void note_mark();
+  void forget_mark();
   void scan_run(const WalIndexHeader& header);
-  void read_wal(std::int64_t offset, char* into, std::size_t size) const;
   std::string_view page(PageNumber number);
   std::string_view frame(std::uint32_t number);
   void mark(PageNumber number);
-  void clear_marks();
   void copy(std::size_t pages);
   void complete_copy();
   bool is_backfilled(const WalSalts& salts, std::uint32_t frame);
@@ -169,7 +175,6 @@ class Capture {
   void hold_back_writers();
   bool too_long() const;
   std::uint64_t most_bytes() const;
-  std::uint64_t length_of(std::uint32_t frames) const;
   void cut_off();
   void tell();
 
@@ -181,7 +186,7 @@ class Capture {
   Handle checkpointer_;
   Handle gate_;  // holds the writer lock to keep writers out
   WalIndex index_;
-  UniqueFd wal_;
+  WalFile wal_;
   std::uint64_t inode_ = 0;
   std::uint32_t page_size_ = 0;
 
@@ -189,15 +194,16 @@ class Capture {
   WalPosition held_;       // where the WAL may be begun anew under the held read transaction
   bool released_ = false;  // there it will be, by the next writer
   bool checkpointing_ = false;
-  bool shut_ = false;      // the gate
-  bool on_file_ = false;   // the held read transaction reads the database file alone
-  PageNumber commit_ = 0;  // pages of the database at position_
-  PageNumber fewest_ = 0;  // and the fewest since the last write
+  bool shut_ = false;                  // the gate
+  bool on_file_ = false;               // the held read transaction reads the database file alone
+  PageNumber commit_ = 0;              // pages of the database at position_
+  bool hashing_ = false;               // pages_ is kept
+  PageHashes pages_;                   // at position_
+  std::vector<PageHash> transaction_;  // of frames behind it, whose transaction is not whole yet
   std::unordered_map<PageNumber, std::uint32_t> frames_;  // the newest of each page in this run
-  std::vector<PageNumber> marked_;                        // pages to be written
-  std::vector<bool> is_marked_;                           // by number
-  DatabaseState written_;
-  std::uint64_t before_ = 0;  // checksum of the database that the next file is for
+  PageSet marked_;                                        // pages to be written
+  std::string hashes_failed_;                             // why it could not be noted
+  std::uint64_t before_ = 0;  // hash of the database that the next file is for
   std::string page_buffer_;
   std::string ahead_;  // frames that were read together
   std::uint32_t ahead_first_ = 0, ahead_count_ = 0, last_frame_ = 0;

@@ -26,8 +26,7 @@ class DatabaseBuilder {
   DatabaseBuilder& operator=(const DatabaseBuilder&) = delete;
 
   /// Reads all of `file`. The first must be a snapshot; each other must begin no later than behind
-  /// the last transaction here, and end behind it. Throws as LtxDecoder does, Error{corrupt} when a
-  /// checksum of the database that the file names is not that of what is here,
+  /// the last transaction here, and end behind it. Throws as LtxDecoder does,
   /// Error{invalid_argument} for a file that does not follow, Error{system}; after a throw this is
   /// of no more use. `page`: called for each page.
   void apply(LtxDecoder& file, const std::function<void(PageNumber)>& page = {});
@@ -35,10 +34,9 @@ class DatabaseBuilder {
   /// What has been applied.
   const DatabaseState& state() const noexcept { return state_; }
 
-  /// Syncs the file, and checks that it is whole, has that checksum (if one is given), and passes
+  /// Syncs the file, and checks that it is whole, has that hash (if one is given), and passes
   /// SQLite's check. Throws Error{corrupt}, Error{system}, Error{shutting_down} (stopped).
-  DatabaseState finish(std::optional<std::uint64_t> checksum, Check check,
-                       std::stop_token stop = {});
+  DatabaseState finish(std::optional<std::uint64_t> hash, Check check, std::stop_token stop = {});
 
  private:
   class Writer;

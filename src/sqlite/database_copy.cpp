@@ -133,6 +133,7 @@ void DatabaseCopy::open() {
         wait_for_scan();
         if (!log_) log_ = std::make_unique<PositionLog>(position_log_path(options_.path));
         log_->set_history(history_);
+        if (!hashes_) hashes_ = std::make_unique<HashFile>(hash_file_path(options_.path));
         namespace fs = std::filesystem;
         const std::string here = place();
         if (here != options_.path && !replica_lock_)
@@ -145,16 +146,37 @@ void DatabaseCopy::open() {
               if (*alive) found_two(kept);
             });
           }
-          move_database(options_.path, here);
+          move(options_.path, here);
         }
         list_set_aside();
-        return std::make_shared<Replica>(here, *log_, options_.wal_limit);
+        return std::make_shared<Replica>(here, *log_, *hashes_, options_.wal_limit);
       },
       [this](Result<std::shared_ptr<Replica>> replica) {
         if (replica) return opened(std::move(replica.value()));
         if (replica.error().errc() != Errc::corrupt) return wait_and_open(replica.error());
         unreadable(replica.error());
       });
+}
+
+// On the strand, with what is known of its pages. While no copy is open.
+void DatabaseCopy::move(const std::string& from, const std::string& to) {
+  bool settled = false;
+  try {
+    Replica there(from, *log_, *hashes_, options_.wal_limit);
+    settled = there.exists() && there.position() && there.settle();
+  } catch (const Error& error) {
+    // It is moved as it is, and looked at where it is then.
+    log::warn("database_not_settled", {{"path", from}, {"why", error.what()}});
+  }
+  namespace fs = std::filesystem;
+  const auto written = fs::last_write_time(from);
+  const bool renamed = move_database(from, to);
+  const auto file = FileState::of(to);
+  // A new name changes the file's state, and nobody has written to it.
+  if (settled && renamed && file && fs::last_write_time(to) == written)
+    hashes_->note_file(*file);
+  else
+    hashes_->forget();
 }
 
 // Both the primary's place and the replica's held a database: nobody knows what the latter lacks.
@@ -231,13 +253,12 @@ void DatabaseCopy::look_in_stream(const nats::StreamState& stream) {
   if (from > last || stream.messages == 0) return nowhere();
   nats::OrderedConsumer::Handlers handlers;
   const DatabaseState& state = replica_->state();
-  handlers.message = [this, last, nowhere, checksum = state.pages.database(),
+  handlers.message = [this, last, nowhere, hash = state.pages.database(),
                       page_size = state.page_size](const nats::StoredMessage& message) {
     const auto record = stream_record_from(message.headers, message.sequence);
-    if (record && !record.value().fence && record.value().final &&
-        record.value().checksum == checksum)
+    if (record && !record.value().fence && record.value().final && record.value().hash == hash)
       return recognise(
-          {record.value().epoch, record.value().last, message.sequence, checksum, page_size});
+          {record.value().epoch, record.value().last, message.sequence, hash, page_size});
     if (message.sequence >= last) nowhere();
   };
   // Its server may lag behind what the stream's leader has said. That comes within this, or it was
@@ -374,7 +395,7 @@ void DatabaseCopy::follow(std::uint64_t after) {
   WalFollower::Events events;
   events.applied = [this](const StreamRecord& record) {
     if (!record.fence && record.last > position_.txid)
-      position_ = {record.epoch, record.last, record.checksum};
+      position_ = {record.epoch, record.last, record.hash};
     sequence_ = record.sequence;
     trouble_.clear();
     failures_ = 0;
@@ -398,6 +419,7 @@ void DatabaseCopy::follow(std::uint64_t after) {
                                             std::move(events));
   position_ = follower_->position();
   sequence_ = after;
+  checkpoint();
   if (events_.changed) events_.changed();
 }
 
@@ -453,12 +475,12 @@ std::uint64_t DatabaseCopy::sequence() const noexcept {
   return follower_ ? follower_->applied() : sequence_;
 }
 
-std::optional<std::uint64_t> DatabaseCopy::checksum_at(Txid txid) const {
+std::optional<std::uint64_t> DatabaseCopy::hash_at(Txid txid) const {
   if (txid == 0) return 0;
   if (!log_) return std::nullopt;
   const auto& records = log_->records();
   for (auto it = records.rbegin(); it != records.rend(); ++it)
-    if (it->txid == txid) return it->checksum;
+    if (it->txid == txid) return it->hash;
   return std::nullopt;
 }
 
@@ -521,12 +543,12 @@ void DatabaseCopy::set_aside_and_open(const WalFollower::Stuck& why, bool damage
         std::lock_guard lock(files_);
         // What JetStream has never acknowledged may be nowhere else, even if all that could tell is
         // gone from the stream.
-        if (!diverged && (was.txid == 0 || log_->has_stored(was.txid, was.checksum)))
-          return Aside();
+        if (!diverged && (was.txid == 0 || log_->has_stored(was.txid, was.hash))) return Aside();
+        hashes_->forget();
         // What this node led with may not have come back to its place.
         Aside aside{set_aside(std::filesystem::exists(options_.path) ? options_.path : place(),
                               damaged ? "damaged" : "diverged", was.epoch),
-                    log_->at_least(was.txid, was.checksum)};
+                    log_->at_least(was.txid, was.hash)};
         list_set_aside();
         return aside;
       },
@@ -573,6 +595,7 @@ void DatabaseCopy::hand_over(std::optional<Txid> since, std::uint64_t epoch,
   work<HandedOver>(
       [this, replica, since, epoch] {
         wait_for_scan();
+        std::lock_guard lock(files_);
         HandedOver handed;
         if (*replica && (*replica)->exists()) {
           // This lead may end before any of it is sent: its own fence must not condemn it then.
@@ -586,11 +609,13 @@ void DatabaseCopy::hand_over(std::optional<Txid> since, std::uint64_t epoch,
             handed.state = (*replica)->state_at(*since).value_or(DatabaseState{});
           else if ((*replica)->position())
             handed.state = (*replica)->state();
+          handed.state.end = (*replica)->end();
         }
-        std::lock_guard lock(files_);
         replica->reset();
-        if (place() != options_.path && std::filesystem::exists(place()))
-          move_database(place(), options_.path);
+        if (place() != options_.path && std::filesystem::exists(place())) {
+          move(place(), options_.path);
+          handed.state.end.reset();
+        }
         return handed;
       },
       [this, done = std::move(done)](Result<HandedOver> handed) {
@@ -608,6 +633,7 @@ void DatabaseCopy::end(std::function<void()> done) {
         wait_for_scan();
         replica->reset();
         log_.reset();
+        hashes_.reset();
         replica_lock_.reset();
         return true;
       },
@@ -654,7 +680,7 @@ void DatabaseCopy::verify(std::shared_ptr<VerifyProgress> progress, Txid at,
       // Before anything else is applied; the reading itself stops nobody.
       auto begun = std::make_shared<ReplicaScan>(*replica);
       progress->txid = begun->txid();
-      const auto noted_at = at == 0 ? std::nullopt : checksum_at(at);
+      const auto noted_at = at == 0 ? std::nullopt : hash_at(at);
       auto over = std::make_shared<std::promise<void>>();
       scan_over_ = over->get_future();
       const bool queued = scans_->post([begun, over, stop, progress, noted_at, answer]() mutable {

@@ -19,6 +19,7 @@
 #include "core/result.h"
 #include "core/strand.h"
 #include "nats/jetstream.h"
+#include "sqlite/hash_file.h"
 #include "sqlite/position_log.h"
 #include "sqlite/replica.h"
 #include "sqlite/stream_lag.h"
@@ -113,9 +114,10 @@ class DatabaseCopy {
   std::uint64_t sequence() const noexcept;
   /// The newest epoch that it has read in the stream; 0: none yet.
   std::uint64_t newest_epoch() const noexcept { return follower_ ? follower_->epoch() : 0; }
-  /// The content's checksum at a transaction, as far as it was noted.
-  std::optional<std::uint64_t> checksum_at(Txid txid) const;
+  /// The content's hash at a transaction, as far as it was noted.
+  std::optional<std::uint64_t> hash_at(Txid txid) const;
   PositionLog& log() { return *log_; }
+  HashFile& hashes() { return *hashes_; }
   Status status() const;
 
   /// While this is on, a copy that has diverged stays as it is: it may turn out to be the next
@@ -164,6 +166,7 @@ class DatabaseCopy {
   void set_phase(Phase phase);
   void wait_and_open(const Error& error);
   void wait(const Error& error, std::function<void()> then);
+  void move(const std::string& from, const std::string& to);
   void follow_again();
   void next_turn();
   void checkpoint();
@@ -181,9 +184,11 @@ class DatabaseCopy {
   const Journal journal_;
   const Events events_;
   std::unique_ptr<Strand> strand_, checkpoints_, scans_;
-  std::mutex files_;                  // held while a checkpoint goes on, and to move the files
-  std::unique_ptr<PositionLog> log_;  // made and used on the strand, or while that is at rest
-  UniqueFd replica_lock_;             // of a replica with a path of its own; as the log
+  std::mutex files_;  // held while a checkpoint goes on, and to move the files
+  // Made and used on the strand, or while that is at rest; the latter with files_ held.
+  std::unique_ptr<PositionLog> log_;
+  std::unique_ptr<HashFile> hashes_;
+  UniqueFd replica_lock_;  // of a replica with a path of its own; as the log
   std::uint64_t history_ = 0;
   Phase phase_ = Phase::idle;
   std::uint64_t turn_ = 0;  // answers to earlier ones are too late

@@ -51,7 +51,6 @@ void FileMerge::add(LtxDecoder& file) {
   if (empty()) {
     header_.page_size = h.page_size;
     header_.min_txid = h.min_txid;
-    header_.checksums = false;
     file_ = temporary_file(folder_);
   }
   PageNumber number = 0;
@@ -77,7 +76,7 @@ void FileMerge::write(const ByteSink& sink, int acceleration) {
       read_all(file_.get(), page, std::int64_t{place - 1} * header_.page_size);
       encoder.add(index * kBlock + i, page);
     }
-  encoder.finish(0);
+  encoder.finish();
 }
 
 }  // namespace cluster::sqlite

@@ -26,7 +26,7 @@ class FileMerge {
   /// Of the merged file.
   const LtxHeader& header() const noexcept { return header_; }
 
-  /// The merged file, without checksums of the database.
+  /// The merged file.
   void write(const ByteSink& sink, int acceleration = 1);
 
  private:

@@ -7,6 +7,8 @@
 #include <sqlite3.h>
 #include <unistd.h>
 
+#include "core/log.h"
+
 namespace cluster::sqlite {
 namespace {
 
@@ -136,8 +138,41 @@ Handle open_beside(const std::string& path, int busy_ms) {
   Handle handle(path, Handle::Access::read_write);
   wait_for_locks(handle.get(), busy_ms);
   sqlite3_db_config(handle.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
-  handle.exec("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL");
+  handle.exec("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL; PRAGMA writable_schema=ON");
   return handle;
+}
+
+void begin_reading(Handle& handle) {
+  try {
+    handle.exec("BEGIN; PRAGMA user_version");
+  } catch (...) {
+    handle.try_exec("ROLLBACK");
+    throw;
+  }
+}
+
+// By the header (sqlite.org/fileformat2.html): PRAGMA journal_mode would read the schema.
+void ensure_wal_mode(Handle& handle) {
+  constexpr int kVersionsAt = 18;
+  constexpr char kWal = 2;
+  char versions[2] = {};
+  auto* file = handle.database_file();
+  sqlite3_int64 size = 0;
+  int rc = file->pMethods->xFileSize(file, &size);
+  if (rc == SQLITE_OK && size > 0)
+    rc = file->pMethods->xRead(file, versions, sizeof versions, kVersionsAt);
+  if (rc != SQLITE_OK && rc != SQLITE_IOERR_SHORT_READ) throw handle.error("its header", rc);
+  if (versions[0] == kWal && versions[1] == kWal) return;
+  // It can be changed when nobody else is just using it.
+  if (handle.number("PRAGMA page_count") == 0)
+    throw Error(Errc::not_found, "database " + handle.path() + " is empty");
+  const std::string mode = handle.text("PRAGMA journal_mode=WAL");
+  if (mode != "wal")
+    throw Error(Errc::unavailable,
+                "database " + handle.path() + " is in journal mode \"" + mode +
+                    "\" and can't be switched to WAL, which replication needs: let the program "
+                    "run PRAGMA journal_mode=WAL, and no PRAGMA locking_mode=EXCLUSIVE");
+  log::info("database_switched_to_wal", {{"path", handle.path()}});
 }
 
 sqlite3_file* Handle::database_file() const {
@@ -154,6 +189,16 @@ sqlite3_file* Handle::wal_file() const {
   if (rc != SQLITE_OK || file == nullptr || file->pMethods == nullptr)
     throw error("file of the write-ahead log", rc == SQLITE_OK ? SQLITE_CANTOPEN : rc);
   return file;
+}
+
+void Handle::read_file(std::uint32_t number, std::string& page) const {
+  auto* file = database_file();
+  const int rc =
+      file->pMethods->xRead(file, page.data(), static_cast<int>(page.size()),
+                            (sqlite3_int64{number} - 1) * static_cast<sqlite3_int64>(page.size()));
+  // Behind the end of the file there are zeros, which xRead has put there.
+  if (rc != SQLITE_OK && rc != SQLITE_IOERR_SHORT_READ)
+    throw error("read of page " + std::to_string(number), rc);
 }
 
 }  // namespace cluster::sqlite

@@ -42,6 +42,9 @@ class Handle {
   /// What SQLite keeps open of this database: the file itself, and in WAL mode its log.
   sqlite3_file* database_file() const;
   sqlite3_file* wal_file() const;
+  /// A page as the database's file has it, whatever the WAL says; zeros behind the file's end.
+  /// `page`: as long as a page is. Throws.
+  void read_file(std::uint32_t number, std::string& page) const;
 
   /// The error that stands for result code `rc` while doing `what`.
   Error error(const std::string& what, int rc) const;
@@ -60,7 +63,27 @@ void wait_for_locks(sqlite3* handle, int ms);
 
 /// A connection beside the program's own, for capture and replicas: it checkpoints only when it is
 /// told to, not even when it is the last one to close. What is in the WAL stays there, and the next
-/// one to look finds where it stood. `busy_ms`: how long it waits for locks.
+/// one to look finds where it stood. It asks nothing of the schema, which may use what this SQLite
+/// does not know. `busy_ms`: how long it waits for locks.
 Handle open_beside(const std::string& path, int busy_ms);
+
+/// Begins a read transaction, which is there when this returns. Throws.
+void begin_reading(Handle& handle);
+
+/// One for as long as this is there.
+class ReadTransaction {
+ public:
+  explicit ReadTransaction(Handle& handle) : handle_(handle) { begin_reading(handle_); }
+  ~ReadTransaction() { handle_.try_exec("ROLLBACK"); }
+  ReadTransaction(const ReadTransaction&) = delete;
+  ReadTransaction& operator=(const ReadTransaction&) = delete;
+
+ private:
+  Handle& handle_;
+};
+
+/// Switches the database to WAL mode if it is not in it. Throws Error{not_found} when it is empty,
+/// Error{unavailable} when somebody keeps it from being switched.
+void ensure_wal_mode(Handle& handle);
 
 }  // namespace cluster::sqlite

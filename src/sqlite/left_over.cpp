@@ -5,6 +5,8 @@
 
 #include <sqlite3.h>
 
+#include "sqlite/page_hash.h"
+
 namespace cluster::sqlite {
 namespace {
 
@@ -26,17 +28,26 @@ std::int64_t size_of(sqlite3_file* file) {
   return size;
 }
 
-/// The checksum of the file without its WAL.
-std::uint64_t file_checksum(sqlite3_file* file, std::uint32_t page_size) {
+/// The hash of the database as the file has it without its WAL.
+std::uint64_t file_hash(sqlite3_file* file, std::uint32_t page_size) {
   const auto pages = static_cast<PageNumber>(size_of(file) / page_size);
   std::string page(page_size, '\0');
   std::uint64_t sum = 0;
   for (PageNumber n = 1; n <= pages; ++n) {
     if (n == lock_page(page_size)) continue;
     read(file, std::int64_t{n - 1} * page_size, page.data(), page_size);
-    sum ^= page_checksum(n, page);
+    sum += page_hash(n, page);
   }
-  return sum | kChecksumFlag;
+  return PageHashes::not_zero(sum);
+}
+
+/// The WAL has the frame at which the record ends, and so all that is before it.
+bool has_frame(const Handle& handle, const PositionRecord& noted) {
+  if (noted.end.frame == 0) return true;
+  char bytes[kWalFrameHeaderSize];
+  read(handle.wal_file(), wal_frame_offset(noted.end.frame, noted.page_size), bytes, sizeof bytes);
+  const auto frame = wal_frame_header_from({bytes, sizeof bytes});
+  return frame.salts == noted.end.salts && frame.checksum == noted.end.checksum;
 }
 
 struct Behind {
@@ -50,7 +61,7 @@ struct Behind {
 std::optional<std::vector<WalFrameHeader>> rest_of_run_before(const Handle& handle,
                                                               const WalIndexHeader& header,
                                                               const PositionRecord& noted) {
-  if (header.salts().first - noted.salts.first != 1 || header.max_frame >= noted.frame)
+  if (header.salts().first - noted.end.salts.first != 1 || header.max_frame >= noted.end.frame)
     return std::nullopt;
   std::string bytes(kWalFrameHeaderSize + noted.page_size, '\0');
   const std::string_view head = std::string_view(bytes).substr(0, kWalFrameHeaderSize);
@@ -58,15 +69,15 @@ std::optional<std::vector<WalFrameHeader>> rest_of_run_before(const Handle& hand
     read(handle.wal_file(), wal_frame_offset(number, noted.page_size), bytes.data(), bytes.size());
     return wal_frame_header_from(head);
   };
-  const WalFrameHeader last = read_frame(noted.frame);
-  if (last.salts != noted.salts) return std::nullopt;
+  const WalFrameHeader last = read_frame(noted.end.frame);
+  if (last.salts != noted.end.salts || last.checksum != noted.end.checksum) return std::nullopt;
   WalChecksum checksum = last.checksum;
   std::vector<WalFrameHeader> frames;
   std::size_t committed = 0;
-  for (std::uint32_t number = noted.frame + 1;; ++number) {
+  for (std::uint32_t number = noted.end.frame + 1;; ++number) {
     const WalFrameHeader frame = read_frame(number);
     if (!wal_frame_follows(frame, head, std::string_view(bytes).substr(kWalFrameHeaderSize),
-                           noted.salts, header.big_endian_words != 0, checksum)) {
+                           noted.end.salts, header.big_endian_words != 0, checksum)) {
       const auto end = size_of(handle.wal_file());
       const auto here = wal_frame_offset(number, noted.page_size);
       if (here < end && end < here + static_cast<std::int64_t>(bytes.size())) return std::nullopt;
@@ -81,17 +92,19 @@ std::optional<std::vector<WalFrameHeader>> rest_of_run_before(const Handle& hand
 
 /// What was written to the database since `noted`, as the WAL has it.
 std::optional<Behind> written_since(const Handle& handle, const WalIndexHeader& header,
-                                    const PositionRecord& noted) {
+                                    const PositionRecord& noted,
+                                    std::optional<std::uint64_t> in_file) {
   if (!noted.leading || noted.page_size != header.page_size() || header.max_frame == 0)
     return std::nullopt;
   Behind behind;
   std::uint32_t frame = 0;
-  const std::uint32_t runs = header.salts().first - noted.salts.first;
-  if (noted.salts == header.salts()) {
-    frame = noted.frame;
-    if (frame > header.max_frame) return std::nullopt;
-  } else if (file_checksum(handle.database_file(), noted.page_size) != noted.checksum) {
-    if (noted.frame == 0 || runs == 0 || runs > kMostRuns) return std::nullopt;
+  const std::uint32_t runs = header.salts().first - noted.end.salts.first;
+  if (noted.end.salts == header.salts()) {
+    frame = noted.end.frame;
+    if (frame > header.max_frame || !has_frame(handle, noted)) return std::nullopt;
+  } else if ((in_file ? *in_file : file_hash(handle.database_file(), noted.page_size)) !=
+             noted.hash) {
+    if (noted.end.frame == 0 || runs == 0 || runs > kMostRuns) return std::nullopt;
     auto before = rest_of_run_before(handle, header, noted);
     behind.all = before.has_value();
     if (before) behind.frames = std::move(*before);
@@ -111,8 +124,9 @@ std::string to_text(const LeftOver& found) {
 }
 
 std::optional<LeftOver> left_over(const Handle& handle, const WalIndexHeader& header,
-                                  const PositionRecord& noted) {
-  const auto behind = written_since(handle, header, noted);
+                                  const PositionRecord& noted,
+                                  std::optional<std::uint64_t> in_file) {
+  const auto behind = written_since(handle, header, noted, in_file);
   if (!behind) return std::nullopt;
   const auto commits = std::count_if(behind->frames.begin(), behind->frames.end(),
                                      [](const WalFrameHeader& f) { return f.commit != 0; });
@@ -122,8 +136,9 @@ std::optional<LeftOver> left_over(const Handle& handle, const WalIndexHeader& he
 
 std::optional<std::vector<PageNumber>> pages_left_over(const Handle& handle,
                                                        const WalIndexHeader& header,
-                                                       const PositionRecord& noted) {
-  const auto behind = written_since(handle, header, noted);
+                                                       const PositionRecord& noted,
+                                                       std::optional<std::uint64_t> in_file) {
+  const auto behind = written_since(handle, header, noted, in_file);
   if (!behind || !behind->all) return std::nullopt;
   std::vector<PageNumber> pages;
   for (const auto& frame : behind->frames) pages.push_back(frame.page);

@@ -23,9 +23,7 @@ struct LtxHeader {
   Txid min_txid = 0;            ///< 1: a snapshot, which has all pages
   Txid max_txid = 0;
   std::int64_t timestamp_ms = 0;  ///< of the last transaction, since 1970
-  bool checksums = true;        ///< pre_apply and LtxTrailer::post_apply are kept; else they are 0
-  std::uint64_t pre_apply = 0;  ///< the database's checksum before; 0 of a snapshot
-  std::int64_t wal_offset = 0;  ///< bytes: where in the WAL it comes from; 0: from no WAL
+  std::int64_t wal_offset = 0;    ///< bytes: where in the WAL it comes from; 0: from no WAL
   std::int64_t wal_size = 0;
   std::uint32_t wal_salt1 = 0, wal_salt2 = 0;
   std::uint64_t node_id = 0;
@@ -33,21 +31,17 @@ struct LtxHeader {
   bool snapshot() const noexcept { return min_txid == 1; }
 };
 
-struct LtxTrailer {
-  std::uint64_t post_apply = 0;  ///< the database's checksum afterwards
-  std::uint64_t file = 0;        ///< over all that the file says
-};
-
 constexpr std::size_t kLtxHeaderSize = 100;
 constexpr std::size_t kLtxTrailerSize = 16;
-constexpr std::uint32_t kLtxNoChecksums = 2;  ///< flag of a header
-constexpr std::uint16_t kLtxSizeFollows = 1;  ///< flag of a page
+constexpr std::uint32_t kLtxNoDatabaseChecksums = 2;  ///< flag of a header
+constexpr std::uint16_t kLtxSizeFollows = 1;          ///< flag of a page
 
 using ByteSink = std::function<void(std::string_view)>;
 /// Reads up to `most` bytes; 0 only at the end.
 using ByteSource = std::function<std::size_t(char* into, std::size_t most)>;
 
-/// Writes one file. What it is given is checked: a page out of order, out of range or of another
+/// Writes one file, without checksums of the database: Litestream refuses a chain of files whose
+/// last one has them. What it is given is checked: a page out of order, out of range or of another
 /// size is a mistake of the caller's and ends the process.
 class LtxEncoder {
  public:
@@ -56,8 +50,8 @@ class LtxEncoder {
 
   /// Ascending page numbers up to header.commit, without the lock page; a snapshot's without a gap.
   void add(PageNumber number, std::string_view page);
-  /// After the last page: writes the index and the trailer, whose checksum of the file it computes.
-  LtxTrailer finish(std::uint64_t post_apply);
+  /// After the last page: writes the index and the trailer. Returns the file's checksum.
+  std::uint64_t finish();
 
   std::size_t pages() const noexcept { return pages_; }
   /// Bytes that the file has so far.
@@ -80,7 +74,8 @@ class LtxEncoder {
 };
 
 /// Reads one file and believes nothing: whatever is wrong throws Error{corrupt} that says where
-/// (Error{incompatible} for a version or an option that is not known here).
+/// (Error{incompatible} for a version or an option that is not known here). The file's checksum is
+/// verified; checksums of the database, which files of others may have, are not looked at.
 class LtxDecoder {
  public:
   /// Reads the header.
@@ -90,8 +85,8 @@ class LtxDecoder {
   /// The next page, in order; false after the last, when all of the file has been verified.
   /// `page` is valid until the next call.
   bool next(PageNumber& number, std::string_view& page);
-  /// Once next() has returned false.
-  const LtxTrailer& trailer() const noexcept { return trailer_; }
+  /// The file's checksum, once next() has returned false.
+  std::uint64_t checksum() const noexcept { return checksum_; }
   std::uint64_t size() const noexcept { return offset_; }  ///< bytes read so far
 
  private:
@@ -106,12 +101,12 @@ class LtxDecoder {
   std::size_t at_ = 0, end_ = 0;  // in buffer_
   std::uint64_t offset_ = 0;      // in the file
   LtxHeader header_;
-  LtxTrailer trailer_;
+  bool database_checksums_ = false;
+  std::uint64_t checksum_ = 0;
   Crc64 crc_;
   Crc64 index_;  // of what the index must be
   std::uint64_t index_size_ = 0;
   PageNumber last_ = 0;
-  std::uint64_t pages_checksum_ = 0;  // of a snapshot's
   std::string compressed_, page_;
   bool done_ = false;
 };
@@ -126,9 +121,8 @@ ByteSource source_of(std::string_view bytes);
 void merge_pages(const std::vector<LtxDecoder*>& files,
                  const std::function<void(PageNumber, std::string_view)>& page);
 
-/// The same as one file. `checksums` false: the result keeps none (Litestream's restore wants it
-/// so); they are kept only if all files have them.
-LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink, bool checksums,
-                     int acceleration = 1);
+/// The same as one file. Returns its checksum.
+std::uint64_t merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink,
+                        int acceleration = 1);
 
 }  // namespace cluster::sqlite

@@ -48,17 +48,16 @@ void LtxDecoder::read_header() {
   read(b, sizeof b);
   if (std::memcmp(b, "LTX1", 4) != 0) corrupt("it does not begin with LTX1: it is no LTX file");
   const auto flags = get_be<std::uint32_t>(b + 4);
-  if ((flags & ~kLtxNoChecksums) != 0)
+  if ((flags & ~kLtxNoDatabaseChecksums) != 0)
     throw Error(Errc::incompatible, "LTX file with flags " + std::to_string(flags) +
                                         ", which this version does not know: upgrade cpp-cluster");
   auto& h = header_;
-  h.checksums = flags == 0;
   h.page_size = get_be<std::uint32_t>(b + 8);
   h.commit = get_be<std::uint32_t>(b + 12);
   h.min_txid = get_be<std::uint64_t>(b + 16);
   h.max_txid = get_be<std::uint64_t>(b + 24);
   h.timestamp_ms = static_cast<std::int64_t>(get_be<std::uint64_t>(b + 32));
-  h.pre_apply = get_be<std::uint64_t>(b + 40);
+  const auto before = get_be<std::uint64_t>(b + 40);
   h.wal_offset = static_cast<std::int64_t>(get_be<std::uint64_t>(b + 48));
   h.wal_size = static_cast<std::int64_t>(get_be<std::uint64_t>(b + 56));
   h.wal_salt1 = get_be<std::uint32_t>(b + 64);
@@ -72,8 +71,9 @@ void LtxDecoder::read_header() {
   if (h.wal_offset < 0 || h.wal_size < 0) corrupt("a negative place in the WAL");
   if (h.wal_offset == 0 && (h.wal_size != 0 || h.wal_salt1 != 0 || h.wal_salt2 != 0))
     corrupt("a size or salts of a WAL, but no place in it");
-  const bool wanted = h.checksums && !h.snapshot();
-  if (wanted != (h.pre_apply != 0) || (wanted && (h.pre_apply & kChecksumFlag) == 0))
+  database_checksums_ = flags == 0;
+  const bool wanted = database_checksums_ && !h.snapshot();
+  if (wanted != (before != 0) || (wanted && (before & kChecksumFlag) == 0))
     corrupt("its checksum of the database before is malformed");
   crc_.add({b, sizeof b});
   compressed_.resize(static_cast<std::size_t>(LZ4_compressBound(static_cast<int>(h.page_size))));
@@ -115,7 +115,6 @@ bool LtxDecoder::next(PageNumber& number, std::string_view& page) {
     corrupt("page " + std::to_string(n) + " can't be decompressed");
   crc_.add({frame, sizeof frame});
   crc_.add(page_);
-  if (header_.snapshot() && header_.checksums) pages_checksum_ ^= page_checksum(n, page_);
   std::string entry;
   append_varint(entry, n);
   append_varint(entry, frame_at);
@@ -147,16 +146,12 @@ void LtxDecoder::read_end() {
   read(end, sizeof end);
   if (end[0] != 0 || get_be<std::uint64_t>(end + 1) != index_size_ + 1)
     corrupt("its index has another length");
-  trailer_.post_apply = get_be<std::uint64_t>(end + 9);
-  trailer_.file = get_be<std::uint64_t>(end + 17);
+  const auto after = get_be<std::uint64_t>(end + 9);
+  checksum_ = get_be<std::uint64_t>(end + 17);
   crc_.add({end, 17});
-  if (trailer_.file != (crc_.value() | kChecksumFlag)) corrupt("its checksum is wrong");
-  if (header_.checksums != (trailer_.post_apply != 0) ||
-      (header_.checksums && (trailer_.post_apply & kChecksumFlag) == 0))
+  if (checksum_ != (crc_.value() | kChecksumFlag)) corrupt("its checksum is wrong");
+  if (database_checksums_ != (after != 0) || (database_checksums_ && (after & kChecksumFlag) == 0))
     corrupt("its checksum of the database afterwards is malformed");
-  if (header_.snapshot() && header_.checksums &&
-      trailer_.post_apply != (pages_checksum_ | kChecksumFlag))
-    corrupt("its pages do not have the checksum that it says the database has");
   if (at_ != end_ || source_(buffer_.data(), 1) != 0) corrupt("more bytes follow its end");
 }
 

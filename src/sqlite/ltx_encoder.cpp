@@ -12,13 +12,13 @@ constexpr std::size_t kFlushAt = 64 * 1024;
 
 std::string bytes_of(const LtxHeader& h) {
   std::string out = "LTX1";
-  append_be<std::uint32_t>(out, h.checksums ? 0 : kLtxNoChecksums);
+  append_be(out, kLtxNoDatabaseChecksums);
   append_be(out, h.page_size);
   append_be(out, h.commit);
   append_be(out, h.min_txid);
   append_be(out, h.max_txid);
   append_be(out, static_cast<std::uint64_t>(h.timestamp_ms));
-  append_be(out, h.pre_apply);
+  append_be<std::uint64_t>(out, 0);  // checksum of the database before
   append_be(out, static_cast<std::uint64_t>(h.wal_offset));
   append_be(out, static_cast<std::uint64_t>(h.wal_size));
   append_be(out, h.wal_salt1);
@@ -34,8 +34,6 @@ LtxEncoder::LtxEncoder(const LtxHeader& header, ByteSink sink, int acceleration)
     : header_(header), sink_(std::move(sink)), acceleration_(acceleration) {
   CLUSTER_CHECK(is_page_size(header.page_size));
   CLUSTER_CHECK(header.min_txid > 0 && header.min_txid <= header.max_txid);
-  const bool has_pre_apply = header.checksums && !header.snapshot();
-  CLUSTER_CHECK(has_pre_apply == (header.pre_apply != 0));
   CLUSTER_CHECK(header.wal_offset > 0 || (header.wal_offset == 0 && header.wal_size == 0 &&
                                           header.wal_salt1 == 0 && header.wal_salt2 == 0));
   compressed_.resize(
@@ -80,24 +78,23 @@ void LtxEncoder::add(PageNumber number, std::string_view page) {
   ++pages_;
 }
 
-LtxTrailer LtxEncoder::finish(std::uint64_t post_apply) {
-  CLUSTER_CHECK(header_.checksums == (post_apply != 0));
+std::uint64_t LtxEncoder::finish() {
   if (header_.snapshot()) CLUSTER_CHECK(page_after(last_, header_.page_size) > header_.commit);
   constexpr std::string_view kEndOfPages{"\0\0\0\0\0\0", 6};
   index_ += '\0';
   append_be<std::uint64_t>(index_, index_.size());
-  std::string post;
-  append_be(post, post_apply);
+  std::string trailer;
+  append_be<std::uint64_t>(trailer, 0);  // checksum of the database afterwards
   crc_.add(kEndOfPages);
   crc_.add(index_);
-  crc_.add(post);
-  const LtxTrailer trailer{post_apply, crc_.value() | kChecksumFlag};
-  append_be(post, trailer.file);
+  crc_.add(trailer);
+  const std::uint64_t checksum = crc_.value() | kChecksumFlag;
+  append_be(trailer, checksum);
   put(kEndOfPages);
   put(index_);
-  put(post);
+  put(trailer);
   flush();
-  return trailer;
+  return checksum;
 }
 
 }  // namespace cluster::sqlite

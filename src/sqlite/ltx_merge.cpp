@@ -71,8 +71,8 @@ void merge_pages(const std::vector<LtxDecoder*>& files,
   check_no_gap(commit + 1);
 }
 
-LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink, bool checksums,
-                     int acceleration) {
+std::uint64_t merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink,
+                        int acceleration) {
   check_adjacent(files);
   const LtxHeader& first = files.front()->header();
   const LtxHeader& last = files.back()->header();
@@ -82,12 +82,9 @@ LtxTrailer merge_ltx(const std::vector<LtxDecoder*>& files, const ByteSink& sink
   header.min_txid = first.min_txid;
   header.max_txid = last.max_txid;
   header.timestamp_ms = last.timestamp_ms;
-  header.checksums = checksums;
-  for (const auto* file : files) header.checksums = header.checksums && file->header().checksums;
-  if (header.checksums) header.pre_apply = first.pre_apply;
   LtxEncoder encoder(header, sink, acceleration);
   merge_pages(files, [&](PageNumber number, std::string_view page) { encoder.add(number, page); });
-  return encoder.finish(header.checksums ? files.back()->trailer().post_apply : 0);
+  return encoder.finish();
 }
 
 }  // namespace cluster::sqlite

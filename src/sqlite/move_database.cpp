@@ -45,8 +45,9 @@ void write_copy(const std::string& from, const std::string& into) {
 
 }  // namespace
 
-void move_database(const std::string& from, const std::string& to) {
-  if (!rename_alone(from, to)) {
+bool move_database(const std::string& from, const std::string& to) {
+  const bool renamed = rename_alone(from, to);
+  if (!renamed) {
     log::info("database_copied",
               {{"path", from},
                {"to", to},
@@ -64,6 +65,7 @@ void move_database(const std::string& from, const std::string& to) {
     remove_file(from);
   }
   for (const char* suffix : {"-wal", "-shm"}) remove_file(from + suffix);
+  return renamed;
 }
 
 }  // namespace cluster::sqlite

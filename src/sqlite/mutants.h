@@ -13,7 +13,7 @@ enum class StreamMutation {
   ignore_epoch,           ///< a higher epoch at the end of the stream is not heeded
   lead_before_fence,      ///< a leader does not follow up to its fence first
   keep_divergence,        ///< a node keeps what it has and the stream has not
-  skip_checksum,          ///< content is not compared at a fence
+  skip_hash,              ///< content is not compared at a fence
   inherit_across_epochs,  ///< a leader appends what it has left over from an epoch before the last
   accept_gap,             ///< a file that does not follow is applied all the same
   unfinished_counts,      ///< a fence takes a file without its last part for whole

@@ -14,10 +14,8 @@
 namespace cluster::sqlite {
 namespace {
 
-constexpr std::size_t kSlot = 64;
-constexpr std::uint32_t kLeading = 1U << 31;         // with the page size
-constexpr std::uint32_t kAtLeast = 1U << 30;         // the same
-constexpr std::string_view kMagic{"CCLPOS\0\1", 8};  // the last byte: version
+constexpr std::size_t kSlot = 8 + kPositionRecordSize + 8;  // number, record, checksum
+constexpr std::string_view kMagic{"CCLPOS\0\2", 8};         // the last byte: version
 
 std::string with_checksum(std::string bytes) {
   bytes.resize(kSlot - 8);
@@ -33,32 +31,11 @@ bool intact(std::string_view slot) {
   return crc.value() == get_be<std::uint64_t>(slot.data() + kSlot - 8);
 }
 
-std::string bytes_of(std::uint64_t number, const PositionRecord& r) {
+std::string bytes_of(std::uint64_t number, const PositionRecord& record) {
   std::string out;
   append_be(out, number);
-  append_be(out, r.epoch);
-  append_be(out, r.txid);
-  append_be(out, r.sequence);
-  append_be(out, r.checksum);
-  append_be(out, r.page_size | (r.leading ? kLeading : 0) | (r.at_least ? kAtLeast : 0));
-  append_be(out, r.salts.first);
-  append_be(out, r.salts.second);
-  append_be(out, r.frame);
+  append_record(out, record);
   return with_checksum(std::move(out));
-}
-
-PositionRecord record_from(std::string_view slot) {
-  const char* b = slot.data();
-  const auto page_size = get_be<std::uint32_t>(b + 40);
-  return {get_be<std::uint64_t>(b + 8),
-          get_be<std::uint64_t>(b + 16),
-          get_be<std::uint64_t>(b + 24),
-          get_be<std::uint64_t>(b + 32),
-          page_size & ~(kLeading | kAtLeast),
-          {get_be<std::uint32_t>(b + 44), get_be<std::uint32_t>(b + 48)},
-          get_be<std::uint32_t>(b + 52),
-          (page_size & kLeading) != 0,
-          (page_size & kAtLeast) != 0};
 }
 
 }  // namespace
@@ -93,7 +70,7 @@ PositionLog::PositionLog(const std::string& path) : path_(path) {
   for (std::size_t at = kSlot; at < all.size(); at += kSlot) {
     const auto slot = all.substr(at, kSlot);
     const auto number = get_be<std::uint64_t>(slot.data());
-    if (number != 0 && intact(slot)) found.emplace(number, record_from(slot));
+    if (number != 0 && intact(slot)) found.emplace(number, record_from(slot.data() + 8));
   }
   for (const auto& [number, record] : found) records_.push_back(record);
   if (!found.empty()) count_ = found.rbegin()->first;
@@ -141,24 +118,27 @@ std::uint64_t PositionLog::sequence_before(Txid txid) const {
   return it == records_.rend() ? 0 : it->sequence;
 }
 
-bool PositionLog::has_stored(Txid txid, std::uint64_t checksum) const {
+bool PositionLog::has_stored(Txid txid, std::uint64_t hash) const {
   return std::any_of(records_.begin(), records_.end(), [&](const PositionRecord& r) {
-    return r.txid == txid && r.checksum == checksum && r.sequence != 0;
+    return r.txid == txid && r.hash == hash && r.sequence != 0;
   });
 }
 
-bool PositionLog::at_least(Txid txid, std::uint64_t checksum) const {
+bool PositionLog::at_least(Txid txid, std::uint64_t hash) const {
   return std::any_of(records_.begin(), records_.end(), [&](const PositionRecord& r) {
-    return r.txid == txid && r.checksum == checksum && r.at_least;
+    return r.txid == txid && r.hash == hash && r.at_least;
   });
 }
 
-std::optional<PositionRecord> PositionLog::find(std::uint64_t checksum,
-                                                std::uint32_t page_size) const {
-  auto it = std::find_if(records_.rbegin(), records_.rend(), [&](const PositionRecord& r) {
-    return r.checksum == checksum && r.page_size == page_size;
-  });
-  return it == records_.rend() ? std::nullopt : std::optional(*it);
+std::optional<PositionRecord> PositionLog::find(std::uint64_t hash, std::uint32_t page_size,
+                                                const WalPosition& end) const {
+  std::optional<PositionRecord> elsewhere;
+  for (auto it = records_.rbegin(); it != records_.rend(); ++it) {
+    if (it->hash != hash || it->page_size != page_size) continue;
+    if (end.frame > 0 && it->end == end) return *it;
+    if (!elsewhere) elsewhere = *it;
+  }
+  return elsewhere;
 }
 
 }  // namespace cluster::sqlite

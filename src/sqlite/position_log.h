@@ -1,6 +1,6 @@
 // The file beside a database in which a node notes where its copy stands: <database>-cluster. Held
 // locked for as long as the node replicates that database. What it says is compared with what the
-// database holds, by checksum, so it may lag or have been lost: it is never believed alone.
+// database holds, by hash, so it may lag or have been lost: it is never believed alone.
 #pragma once
 
 #include <cstdint>
@@ -9,24 +9,9 @@
 #include <string>
 
 #include "core/unique_fd.h"
-#include "sqlite/ltx.h"
-#include "sqlite/wal_format.h"
+#include "sqlite/position_record.h"
 
 namespace cluster::sqlite {
-
-/// The database's content after a transaction.
-struct PositionRecord {
-  std::uint64_t epoch = 0;
-  Txid txid = 0;
-  std::uint64_t sequence = 0;  ///< of its message in the stream; 0: not known yet
-  std::uint64_t checksum = 0;  ///< of the database then
-  std::uint32_t page_size = 0;
-  WalSalts salts{};         ///< where it ends in the database's WAL
-  std::uint32_t frame = 0;  ///< 0: not in it
-  bool leading = false;     ///< noted while this node led: others wrote to the database
-  bool at_least = false;    ///< it may be a later transaction than `txid`
-  bool operator==(const PositionRecord&) const = default;
-};
 
 /// Opens or makes the file that goes with a database, and locks it. Throws Error{unavailable} when
 /// another process has it locked: two nodes must not replicate into one database.
@@ -53,11 +38,13 @@ class PositionLog {
   /// From there on the stream has what goes on from transaction `txid`; 0: from its beginning.
   std::uint64_t sequence_before(Txid txid) const;
   /// Whether the stream is known to have, or to have had, that content.
-  bool has_stored(Txid txid, std::uint64_t checksum) const;
+  bool has_stored(Txid txid, std::uint64_t hash) const;
   /// Whether that content may be of a later transaction than `txid`.
-  bool at_least(Txid txid, std::uint64_t checksum) const;
-  /// The newest record of that content.
-  std::optional<PositionRecord> find(std::uint64_t checksum, std::uint32_t page_size) const;
+  bool at_least(Txid txid, std::uint64_t hash) const;
+  /// The newest record of that content: of those that end at that place in the WAL, if there are
+  /// any.
+  std::optional<PositionRecord> find(std::uint64_t hash, std::uint32_t page_size,
+                                     const WalPosition& end) const;
 
  private:
   void write_header();

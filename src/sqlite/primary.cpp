@@ -38,11 +38,12 @@ void wait_precisely() { ::prctl(PR_SET_TIMERSLACK, 1'000UL); }
 
 }  // namespace
 
-Primary::Primary(Loop& loop, WalLeader& leader, PositionLog& log, Options options,
+Primary::Primary(Loop& loop, WalLeader& leader, PositionLog& log, HashFile& hashes, Options options,
                  DatabaseState known, bool trusted, Events events)
     : loop_(loop),
       leader_(leader),
       log_(log),
+      hashes_(hashes),
       options_(std::move(options)),
       folder_(std::filesystem::absolute(options_.path).parent_path()),
       events_(std::move(events)),
@@ -305,7 +306,8 @@ bool Primary::open() {
   std::shared_ptr<Capture> capture;
   try {
     capture = std::make_shared<Capture>(
-        CaptureOptions{options_.path, options_.wal_limit, options_.node_id, options_.numbered},
+        CaptureOptions{options_.path, options_.wal_limit, options_.node_id, options_.numbered,
+                       &hashes_, options_.history, options_.epoch},
         known_, trusted_);
   } catch (const Error& error) {
     // The program that is to be started may make it. What is there and can't be opened is no such
@@ -336,8 +338,7 @@ void Primary::follow() {
     capture_->follow();
   } catch (const std::exception&) {
     // All is looked at again, and what differs from what was written is sent.
-    known_ = capture_->state();
-    known_.checksum = capture_->before();
+    known_ = capture_->written_state();
     trusted_ = false;
     std::lock_guard lock(mutex_);
     capture_.reset();
@@ -366,8 +367,7 @@ void Primary::check_file() {
       if (events_.replaced) events_.replaced();
     });
     capture_->follow();
-    known_ = capture_->state();
-    known_.checksum = capture_->before();
+    known_ = capture_->written_state();
     trusted_ = false;
     std::lock_guard lock(mutex_);
     capture_.reset();
@@ -414,7 +414,7 @@ bool Primary::send_parts() {
       unsent_bytes_ = file_->bytes.size();
     }
     StreamRecord record = next;
-    if (!record.final) record.checksum = 0;
+    if (!record.final) record.hash = 0;
     ++next.part;
     on_loop([this, record = std::move(record), bytes, since = file_->since] {
       queue_.push_back({record, bytes, since});
@@ -434,10 +434,10 @@ void Primary::write_file() {
           file_->bytes.append(bytes);
           send_parts();
         },
-        [&](const LtxHeader& header) {
-          file_->record.first = header.min_txid;
-          file_->record.last = header.max_txid;
-          file_->record.before = header.pre_apply;
+        [&](const Captured& begun) {
+          file_->record.first = begun.header.min_txid;
+          file_->record.last = begun.header.max_txid;
+          file_->record.before = begun.hashes.before;
         });
   } catch (const std::exception& error) {
     const bool begun = file_->record.part > 1;
@@ -449,9 +449,9 @@ void Primary::write_file() {
   want_checkpoint();
   if (!captured) return file_.reset();
   file_->complete = true;
-  file_->record.checksum = captured->trailer.post_apply;
+  file_->record.hash = captured->hashes.after;
   // From here on it will be sent, whatever fails.
-  written_.push_back(note(*capture_, captured->trailer.post_apply, captured->end));
+  written_.push_back(note(*capture_, captured->hashes.after, captured->end));
 }
 
 // What follows a part must be the rest of its file. A node that can't read its database is not the
@@ -500,10 +500,9 @@ bool Primary::make_image() {
 }
 
 // Where the database stands, for a later start that finds it so or further on.
-PositionRecord Primary::note(const Capture& capture, std::uint64_t checksum,
-                             const WalPosition& end) {
-  const PositionRecord record{options_.epoch, capture.written(), 0, checksum, capture.page_size(),
-                              end.salts, end.frame, true,
+PositionRecord Primary::note(const Capture& capture, std::uint64_t hash, const WalPosition& end) {
+  const PositionRecord record{options_.epoch, capture.written(), 0, hash, capture.page_size(), end,
+                              true,
                               // Once they are stored they are so many as they are numbered.
                               options_.at_least && stored_ < options_.numbered};
   log_.append(record);
@@ -535,7 +534,8 @@ void Primary::note_end() {
     capture_->follow();
     committed_ = capture_->noted();
     if (const auto captured = capture_->write([](std::string_view) {}))
-      note(*capture_, captured->trailer.post_apply, captured->end);
+      note(*capture_, captured->hashes.after, captured->end);
+    capture_->leave();
   } catch (const std::exception& error) {
     log::warn("database_position_unknown",
               {{"path", options_.path},

@@ -34,6 +34,7 @@ class Primary {
     std::string path{};
     std::size_t wal_limit = std::size_t{16} * 1024 * 1024;
     std::uint64_t epoch = 0;
+    std::uint64_t history = 0;          ///< of the stream
     std::uint64_t node_id = 0;          ///< written into the files
     std::size_t most_part = 1'000'000;  ///< bytes of one message
     Txid numbered = 0;                  ///< as CaptureOptions::numbered
@@ -63,10 +64,10 @@ class Primary {
   };
 
   /// `leader` has stored its fence, and is told to append from here on; its events `stored` and
-  /// `ready` are to be passed on. `log` is used on a thread of this object's. `known`, `trusted`:
-  /// as Capture's.
-  Primary(Loop& loop, WalLeader& leader, PositionLog& log, Options options, DatabaseState known,
-          bool trusted, Events events);
+  /// `ready` are to be passed on. `log` and `hashes` are used on threads of this object's. `known`,
+  /// `trusted`: as Capture's.
+  Primary(Loop& loop, WalLeader& leader, PositionLog& log, HashFile& hashes, Options options,
+          DatabaseState known, bool trusted, Events events);
   /// Waits until its threads have ended.
   ~Primary();
   Primary(const Primary&) = delete;
@@ -142,7 +143,7 @@ class Primary {
   void write_file();
   bool send_parts();
   void give_up(const std::exception& error);
-  PositionRecord note(const Capture& capture, std::uint64_t checksum, const WalPosition& end);
+  PositionRecord note(const Capture& capture, std::uint64_t hash, const WalPosition& end);
   void log_stored();
   void note_end();
   void check_file();
@@ -154,6 +155,7 @@ class Primary {
   Loop& loop_;
   WalLeader& leader_;
   PositionLog& log_;
+  HashFile& hashes_;
   const Options options_;
   const std::string folder_;
   const Events events_;

@@ -6,9 +6,12 @@
 #include <sqlite3.h>
 
 #include "core/check.h"
+#include "core/log.h"
 #include "sqlite/file.h"
+#include "sqlite/known_content.h"
 #include "sqlite/left_over.h"
 #include "sqlite/restore.h"
+#include "sqlite/wal_file.h"
 #include "sqlite/wal_index.h"
 #include "sqlite/wal_transaction.h"
 
@@ -17,31 +20,32 @@ namespace {
 
 constexpr int kReplicaBusyMs = 10'000;
 constexpr int kOpenTries = 3;
+constexpr const char* kOtherContent =
+    "with the file's pages its content is not what the stream says it becomes";
 
 }  // namespace
 
-Replica::Replica(std::string path, PositionLog& log, std::size_t wal_limit)
-    : path_(std::move(path)), log_(log), wal_limit_(wal_limit) {
+Replica::Replica(std::string path, PositionLog& log, HashFile& hashes, std::size_t wal_limit)
+    : path_(std::move(path)), log_(log), hashes_(hashes), wal_limit_(wal_limit) {
   if (std::filesystem::exists(path_) && std::filesystem::file_size(path_) > 0) open();
 }
 
 Replica::~Replica() = default;
 
 void Replica::open() {
-  // It also switches a database that somebody has put there to WAL mode.
-  Capture all({.path = path_}, {}, true);
   open_handles();
   const WalIndex index(handle_);
   for (int tries = 0; tries < kOpenTries; ++tries) {
+    // It keeps the WAL.
+    const ReadTransaction reading(handle_);
     const auto before = index.header();
-    all.follow();
-    state_ = all.content();
+    if (!before) continue;
+    position_.reset();
+    find_content(*before);
     const auto after = index.header();
-    if (!before || !after || before->change != after->change) continue;
+    if (!after || before->change != after->change) continue;
     changes_ = after->change;
-    wal_bytes_ = all.wal_bytes();
-    position_ = log_.find(state_.pages.database(), state_.page_size);
-    if (!position_) take_left_over(*after);
+    wal_bytes_ = wal_length(after->max_frame, state_.page_size);
     if (position_) state_.txid = position_->txid;
     return;
   }
@@ -51,25 +55,60 @@ void Replica::open() {
                   "time: stop that, or give the replica another path");
 }
 
+void Replica::find_content(const WalIndexHeader& header) {
+  file_ = FileState::of(path_);
+  state_.page_size = static_cast<std::uint32_t>(handle_.number("PRAGMA page_size"));
+  if (auto content = known_content(handle_, header, hashes_, log_)) {
+    state_.pages = std::move(content->pages);
+    position_ = position_of(header, hashes_.mark()->at.hash);
+  }
+  if (position_) return;
+  read_content();
+  position_ = position_of(header, std::nullopt);
+  // It is no mark of this file, or is damaged.
+  hashes_.forget();
+  look_for_mark();
+}
+
+void Replica::read_content() {
+  read_in_full_ = true;
+  Capture all({.path = path_}, {}, true);
+  all.follow();
+  state_ = all.content();
+}
+
+// Of the content as it was found, by the place in the WAL where it ends, else by its hash.
+std::optional<PositionRecord> Replica::position_of(const WalIndexHeader& header,
+                                                   std::optional<std::uint64_t> in_file) {
+  const std::uint64_t hash = state_.pages.database();
+  if (auto noted = log_.find(hash, state_.page_size, end_of(header))) return noted;
+  const auto& mark = hashes_.mark();
+  if (mark && mark->history == log_.history() && mark->at.hash == hash &&
+      mark->at.page_size == state_.page_size)
+    return mark->at;
+  return left_over_position(header, in_file);
+}
+
 // What was committed last when this node led, and never noted.
-void Replica::take_left_over(const WalIndexHeader& header) {
+std::optional<PositionRecord> Replica::left_over_position(const WalIndexHeader& header,
+                                                          std::optional<std::uint64_t> in_file) {
   const auto& records = log_.records();
-  if (records.empty()) return;
+  if (records.empty()) return std::nullopt;
   // A record is written again once JetStream has what it speaks of: the last one need not be the
   // newest of its lead.
   PositionRecord record = records.back();
   for (auto it = records.rbegin();
        it != records.rend() && it->leading && it->epoch == records.back().epoch; ++it)
     if (it->txid > record.txid) record = *it;
-  const auto found = left_over(handle_, header, record);
-  if (!found) return;
+  const auto found = left_over(handle_, header, record, in_file);
+  if (!found) return std::nullopt;
   record.txid += found->transactions;
   record.at_least = record.at_least || found->at_least;
   record.sequence = 0;
-  record.checksum = state_.pages.database();
-  record.salts = header.salts();
-  record.frame = header.max_frame;
-  stand_at(record);
+  record.hash = state_.pages.database();
+  record.end = end_of(header);
+  log_.append(record);
+  return record;
 }
 
 std::optional<DatabaseState> Replica::state_at(Txid since) const {
@@ -79,13 +118,14 @@ std::optional<DatabaseState> Replica::state_at(Txid since) const {
   });
   const auto header = WalIndex(handle_).header();
   if (noted == records.rend() || !header || header->change != changes_) return std::nullopt;
-  const auto pages = pages_left_over(handle_, *header, *noted);
+  const auto& mark = hashes_.mark();
+  auto pages = pages_left_over(handle_, *header, *noted,
+                               mark && untouched() ? std::optional(mark->at.hash) : std::nullopt);
   if (!pages) return std::nullopt;
   DatabaseState state = state_;
-  for (const PageNumber n : *pages)
-    if (n <= state.pages.size()) state.pages.set(n, std::uint64_t{0});
   state.txid = since;
-  state.checksum = noted->checksum;
+  state.hash = noted->hash;
+  state.ahead = std::move(*pages);
   return state;
 }
 
@@ -98,7 +138,7 @@ void Replica::claim(std::uint64_t epoch) {
 }
 
 void Replica::recognised(const PositionRecord& record) {
-  CLUSTER_CHECK(!position_ && record.checksum == state_.pages.database());
+  CLUSTER_CHECK(!position_ && record.hash == state_.pages.database());
   stand_at(record);
 }
 
@@ -107,10 +147,18 @@ void Replica::stand_at(const PositionRecord& record) {
   log_.append(record);
   position_ = record;
   state_.txid = record.txid;
+  look_for_mark();
+}
+
+// What the stream may not have stays in the WAL: it tells from where on that is.
+void Replica::look_for_mark() {
+  unmarked_ = position_ && position_->sequence != 0 && !hashes_.mark();
 }
 
 void Replica::open_handles() {
   handle_ = open_beside(path_, kReplicaBusyMs);
+  // Somebody may have put one there that is in another mode.
+  ensure_wal_mode(handle_);
   checkpointer_ = open_beside(path_, kReplicaBusyMs);
   for (auto* handle : {&handle_, &checkpointer_}) handle->exec("PRAGMA user_version");
   inode_ = inode_of(path_);
@@ -122,6 +170,7 @@ void Replica::put(const std::string& from, DatabaseState state, const StreamPlac
   handle_.close();
   checkpointer_.close();
   position_.reset();
+  hashes_.forget();
   const PositionRecord record{place.epoch, state.txid, place.sequence, state.pages.database(),
                               state.page_size};
   log_.append(record);
@@ -134,9 +183,19 @@ void Replica::put(const std::string& from, DatabaseState state, const StreamPlac
   wal_bytes_ = 0;
   state_ = std::move(state);
   position_ = record;
+  note_mark();
 }
 
-std::string Replica::does_not_follow(const LtxHeader& h) const {
+// The database file has all that there is, and is synced.
+void Replica::note_mark() {
+  file_ = FileState::of(path_);
+  if (!file_ || !position_) return;
+  unmarked_ = true;
+  hashes_.note({log_.history(), *position_, state_.pages.size(), *file_}, state_.pages);
+  unmarked_ = false;
+}
+
+std::string Replica::does_not_follow(const LtxHeader& h, std::uint64_t before) const {
   if (!exists()) return "there is no database to apply it to";
   if (!position_) return "what it holds is at no known transaction";
   if (h.min_txid != state_.txid + 1)
@@ -145,92 +204,133 @@ std::string Replica::does_not_follow(const LtxHeader& h) const {
   if (h.page_size != state_.page_size)
     return "its page size is " + std::to_string(state_.page_size) + ", the file's " +
            std::to_string(h.page_size);
-  if (h.checksums && h.pre_apply != state_.pages.database())
+  if (before != state_.pages.database())
     return "its content is not that which the file was made for";
   return {};
 }
 
-std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& place) {
+std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& place,
+                                          const Hashes& expected) {
   const LtxHeader& header = file.header();
   if (!exists() && header.snapshot()) {
     const std::string fresh = path_ + "-restoring";
     std::filesystem::remove(fresh);
-    put(fresh, write_database(fresh, {&file}), place);
+    auto state = write_database(fresh, {&file});
+    if (state.pages.database() != expected.after) {
+      std::filesystem::remove(fresh);
+      return kOtherContent;
+    }
+    put(fresh, std::move(state), place);
     return std::nullopt;
   }
-  if (auto why = does_not_follow(header); !why.empty()) return why;
+  if (auto why = does_not_follow(header, expected.before); !why.empty()) return why;
   if (replaced()) return "its file " + path_ + " was removed, or another one put in its place";
   std::lock_guard lock(writing_);
   WalTransaction transaction(handle_, state_.page_size);
   if (transaction.changes() != changes_) return "another process has written to it";
-  // The checksum of the whole afterwards, before anything is changed.
-  std::uint64_t sum = state_.pages.database();
-  std::vector<std::pair<PageNumber, std::uint64_t>> changed;
+  std::vector<PageHash> changed;
   PageNumber number = 0;
   std::string_view page;
   while (file.next(number, page)) {
-    const auto checksum = page_checksum(number, page);
-    sum ^= state_.pages.at(number) ^ checksum;
-    changed.emplace_back(number, checksum);
+    changed.emplace_back(number, page_hash(number, page));
     transaction.add(number, page);
   }
-  for (PageNumber n = header.commit + 1; n <= state_.pages.size(); ++n) sum ^= state_.pages.at(n);
-  sum |= kChecksumFlag;
-  if (header.checksums && sum != file.trailer().post_apply)
-    return "with the file's pages its content is not what the file says it becomes";
-  PositionRecord record{place.epoch, header.max_txid, place.sequence, sum, state_.page_size};
+  // Before anything is changed.
+  if (state_.pages.database_after(header.commit, changed) != expected.after) return kOtherContent;
+  PositionRecord record{place.epoch, header.max_txid, place.sequence, expected.after,
+                        state_.page_size};
+  record.end = changed.empty() ? position_->end : transaction.finish(header.commit);
   log_.append(record);
   if (!changed.empty()) {
-    transaction.commit(header.commit);
+    transaction.commit();
     ++changes_;
-    wal_bytes_ += changed.size() * (kWalFrameHeaderSize + state_.page_size);
+    wal_bytes_ = wal_length(record.end.frame, state_.page_size);
   }
   state_.txid = header.max_txid;
-  state_.pages.resize(header.commit);
-  for (const auto& [n, checksum] : changed) state_.pages.set(n, checksum);
+  for (PageNumber n = state_.pages.size() + 1; n <= header.commit; ++n) hashes_.touch(n);
+  for (const auto& [page_number, hash] : changed) hashes_.touch(page_number);
+  state_.pages.change(header.commit, changed);
   position_ = record;
-  CLUSTER_CHECK(state_.pages.database() == sum);
+  look_for_mark();
   return std::nullopt;
 }
 
-bool Replica::checkpoint() {
-  if (!wants_checkpoint()) return true;
-  int rc = sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", SQLITE_CHECKPOINT_PASSIVE,
-                                     nullptr, nullptr);
+bool Replica::checkpoint() { return !wants_checkpoint() || settle(); }
+
+bool Replica::settle() {
+  int rc = checkpoint_by(SQLITE_CHECKPOINT_PASSIVE).code;
+  bool short_again = false;
   if (rc == SQLITE_OK) {
     // What has come since is little. Readers are not waited for.
     std::lock_guard lock(writing_);
-    wait_for_locks(checkpointer_.get(), 0);
-    rc = sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", SQLITE_CHECKPOINT_TRUNCATE, nullptr,
-                                   nullptr);
-    wait_for_locks(checkpointer_.get(), kReplicaBusyMs);
-    if (rc == SQLITE_OK) wal_bytes_ = 0;
+    const auto rest = checkpoint_by(SQLITE_CHECKPOINT_PASSIVE);
+    rc = rest.code;
+    if (rc == SQLITE_OK && rest.complete) {
+      // Before the WAL may be begun anew: what it holds is in the mark then.
+      note_mark();
+      wait_for_locks(checkpointer_.get(), 0);
+      rc = checkpoint_by(SQLITE_CHECKPOINT_TRUNCATE).code;
+      wait_for_locks(checkpointer_.get(), kReplicaBusyMs);
+      short_again = rc == SQLITE_OK;
+      if (short_again) wal_bytes_ = 0;
+    } else if (hashes_.mark()) {
+      // A reader stands on an older state. The WAL has what the file has got.
+      file_ = FileState::of(path_);
+      if (file_) hashes_.note_file(*file_);
+    }
   }
   if (rc != SQLITE_OK && (rc & 0xff) != SQLITE_BUSY) throw checkpointer_.error("checkpoint", rc);
-  return rc == SQLITE_OK;
+  return short_again;
+}
+
+Replica::Checkpointed Replica::checkpoint_by(int mode) {
+  int frames = -1, done = -1;
+  const int rc = sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", mode, &frames, &done);
+  return {rc, rc == SQLITE_OK && frames == done};
 }
 
 std::optional<std::string> Replica::check() {
   if (replaced()) return "its file was removed, or another one put in its place";
   try {
-    return compare();
+    if (!untouched()) return compare();
+    verify_wal();
+    return std::nullopt;
   } catch (const Error& error) {
     if (error.errc() == Errc::corrupt) return error.what();
     throw;
   }
 }
 
+std::optional<WalPosition> Replica::end() const {
+  const auto header = WalIndex(handle_).header();
+  if (!header || header->change != changes_) return std::nullopt;
+  return end_of(*header);
+}
+
+// Nobody else has written to it, neither by SQLite's means nor to the file.
+bool Replica::untouched() const {
+  const auto header = WalIndex(handle_).header();
+  return header && header->change == changes_ && file_ && FileState::of(path_) == file_;
+}
+
+// Its frames as they were written. Throws Error{corrupt}.
+void Replica::verify_wal() const {
+  const auto header = WalIndex(handle_).header();
+  if (header)
+    WalFile(path_, state_.page_size)
+        .visit_frames(*header, {header->salts(), 0, {}}, [](const WalFile::Frame&) {});
+}
+
 std::optional<std::string> Replica::compare() {
-  {
-    Capture all({.path = path_}, {}, true);
-    const DatabaseState now = all.content();
-    for (PageNumber n = 1; n <= std::max(now.pages.size(), state_.pages.size()); ++n)
-      if (now.pages.at(n) != state_.pages.at(n))
-        return "page " + std::to_string(n) + " is not as it was written";
-  }
-  Handle handle(path_, Handle::Access::read_write);
-  const std::string result = handle.text("PRAGMA quick_check(1)");
-  return result == "ok" ? std::nullopt : std::optional("PRAGMA quick_check: " + result);
+  log::info("database_compared",
+            {{"path", path_},
+             {"means", "somebody else has written to its file: all of its pages are read"}});
+  Capture all({.path = path_}, {}, true);
+  const DatabaseState now = all.content();
+  for (PageNumber n = 1; n <= std::max(now.pages.size(), state_.pages.size()); ++n)
+    if (now.pages.at(n) != state_.pages.at(n))
+      return "page " + std::to_string(n) + " is not as it was written";
+  return std::nullopt;
 }
 
 }  // namespace cluster::sqlite

@@ -11,6 +11,7 @@
 
 #include "sqlite/capture.h"
 #include "sqlite/handle.h"
+#include "sqlite/hash_file.h"
 #include "sqlite/ltx.h"
 #include "sqlite/position_log.h"
 #include "sqlite/wal_index.h"
@@ -25,10 +26,10 @@ struct StreamPlace {
 
 class Replica {
  public:
-  /// Opens the database, if there is one, reads all of it, and looks up in `log` at which
-  /// transaction it stands. `log` stays the caller's. Throws as Handle does, but for a file that is
-  /// not there.
-  Replica(std::string path, PositionLog& log, std::size_t wal_limit);
+  /// Opens the database, if there is one, and looks up in `log` at which transaction it stands.
+  /// What it holds is known from `hashes`; where that can't vouch for it, all of it is read. `log`
+  /// and `hashes` stay the caller's. Throws as Handle does, but for a file that is not there.
+  Replica(std::string path, PositionLog& log, HashFile& hashes, std::size_t wal_limit);
   ~Replica();
   Replica(const Replica&) = delete;
   Replica& operator=(const Replica&) = delete;
@@ -36,6 +37,8 @@ class Replica {
   const std::string& path() const noexcept { return path_; }
   /// There is a database.
   bool exists() const noexcept { return static_cast<bool>(handle_); }
+  /// Opening it has read all of the database: nothing could vouch for what it holds.
+  bool read_in_full() const noexcept { return read_in_full_; }
   /// Where it stands; nothing when there is none, or when what it holds is at no known transaction:
   /// then somebody else has written to it, or it has lost something.
   const std::optional<PositionRecord>& position() const noexcept { return position_; }
@@ -45,23 +48,30 @@ class Replica {
   /// what is here goes.
   void put(const std::string& from, DatabaseState state, const StreamPlace& place);
 
-  /// Applies a file as one transaction; where there is no database, a snapshot makes one. Nothing
+  /// Applies a file as one transaction: of the content with hash `expected.before`, after which it
+  /// has the hash `expected.after`. Where there is no database, a snapshot makes one. Nothing
   /// when that is done; else why the file does not
   /// follow what is here: the database must then be had anew. Throws Error{corrupt} for a damaged
   /// file, Error{system} and Error{unavailable} (a lock) when trying again may help: nothing has
   /// changed then.
-  std::optional<std::string> apply(LtxDecoder& file, const StreamPlace& place);
+  std::optional<std::string> apply(LtxDecoder& file, const StreamPlace& place,
+                                   const Hashes& expected);
 
-  /// Moves what is in the WAL into the database file when there is more than the limit. On another
+  /// Moves what is in the WAL into the database file when there is more than the limit, or nothing
+  /// is noted yet of what the file holds, and notes that. On another
   /// thread than the others, if that is wanted; readers are not disturbed, and those that stand on
   /// an old state keep the WAL long. Returns whether it is short.
   bool checkpoint();
-  bool wants_checkpoint() const noexcept { return wal_bytes_.load() > wal_limit_; }
+  /// The same at once. Returns whether the file then holds all that there is, as it is noted.
+  bool settle();
+  /// Where its WAL ends; nothing when somebody else has written to it.
+  std::optional<WalPosition> end() const;
+  bool wants_checkpoint() const noexcept { return wal_bytes_.load() > wal_limit_ || unmarked_; }
   /// Of its WAL, that count now. Any thread.
   std::uint64_t wal_bytes() const noexcept { return wal_bytes_.load(); }
 
-  /// The state at transaction `since`, at which this node led: of pages that were written later no
-  /// more is known than that. Nothing where that can't be told.
+  /// The state at transaction `since`, at which this node led, with the pages that were written
+  /// later. Nothing where that can't be told.
   std::optional<DatabaseState> state_at(Txid since) const;
 
   /// What it holds counts as committed under `epoch` from now on: that of this node's lead, whose
@@ -71,28 +81,46 @@ class Replica {
   /// What it holds, which no record was found of, is what `record` says. Throws Error{system}.
   void recognised(const PositionRecord& record);
 
-  /// What is wrong with the file, or nothing: each page's checksum, then PRAGMA quick_check. Takes
-  /// as long as reading the database twice.
+  /// What is wrong with the database, or nothing. Its WAL is verified; of its file each page is
+  /// compared with its hash, but only where somebody else has written to it since it was opened.
   std::optional<std::string> check();
 
  private:
   std::optional<std::string> compare();
+  void verify_wal() const;
   void open();
+  void find_content(const WalIndexHeader& header);
+  void read_content();
   void open_handles();
+  void note_mark();
+  void look_for_mark();
+  struct Checkpointed {
+    int code = 0;  // SQLite's
+    bool complete = false;
+  };
+  Checkpointed checkpoint_by(int mode);
+  bool untouched() const;
   bool replaced() const;
-  void take_left_over(const WalIndexHeader& header);
+  std::optional<PositionRecord> position_of(const WalIndexHeader& header,
+                                            std::optional<std::uint64_t> in_file);
+  std::optional<PositionRecord> left_over_position(const WalIndexHeader& header,
+                                                   std::optional<std::uint64_t> in_file);
   void stand_at(const PositionRecord& record);
-  std::string does_not_follow(const LtxHeader& header) const;
+  std::string does_not_follow(const LtxHeader& header, std::uint64_t before) const;
 
   const std::string path_;
   PositionLog& log_;
+  HashFile& hashes_;
   const std::size_t wal_limit_;
   Handle handle_;
   Handle checkpointer_;
   DatabaseState state_;
   std::optional<PositionRecord> position_;
   std::uint64_t inode_ = 0;
-  std::uint32_t changes_ = 0;  // the wal-index's count after our last transaction
+  bool read_in_full_ = false;
+  std::uint32_t changes_ = 0;          // the wal-index's count after our last transaction
+  std::optional<FileState> file_;      // after our last checkpoint
+  std::atomic<bool> unmarked_{false};  // the stream has what it holds, and there is no mark of it
   std::atomic<std::uint64_t> wal_bytes_{0};
   std::mutex writing_;  // applying, and the part of a checkpoint that stops it
 };

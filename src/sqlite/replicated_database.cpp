@@ -211,11 +211,11 @@ void ReplicatedDatabase::try_to_take_over() {
     return finish_promotion(Error(
         Errc::fenced, "database of app \"" + options_.app + "\": a leader of epoch " +
                           std::to_string(at->epoch) + " has gone on behind this one's fence"));
-  switch (inheritance(*at, *fence_, copy_.checksum_at(fence_->last))) {
+  switch (inheritance(*at, *fence_, copy_.hash_at(fence_->last))) {
     case Inheritance::whole: return take_over({});
     case Inheritance::ahead: {
       ++counts_.left_over;
-      left_over_at_least_ = copy_.log().at_least(at->txid, at->checksum);
+      left_over_at_least_ = copy_.log().at_least(at->txid, at->hash);
       journal_.warn(
           "database_left_over",
           {{"epoch", epoch_},
@@ -261,12 +261,13 @@ void ReplicatedDatabase::take_over(std::optional<Txid> ahead) {
       return copy_.start_over({damage, true}, true);
     }
     DatabaseState known = std::move(handed.value().state);
-    if (ahead && known.txid == 0) {
+    const bool complete = known.txid != 0;
+    if (ahead && !complete) {
       // Then all pages are sent.
       known.txid = fence_->last;
-      known.checksum = fence_->checksum;
+      known.hash = fence_->hash;
     }
-    lead(std::move(known), !ahead, ahead.value_or(0));
+    lead(std::move(known), complete, ahead.value_or(0));
   });
 }
 
@@ -275,6 +276,7 @@ void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) 
   options.path = options_.path;
   options.wal_limit = options_.wal_limit;
   options.epoch = epoch_;
+  options.history = copy_.history();
   options.node_id = number_of(options_.node);
   const auto payload = static_cast<std::size_t>(jetstream_.connection().server().max_payload);
   options.most_part =
@@ -285,8 +287,8 @@ void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) 
   // A database of which nothing is known is compared with nothing.
   const bool compare = trusted && known.txid > 0;
   try {
-    primary_ = std::make_unique<Primary>(loop_, *leader_, copy_.log(), options, std::move(known),
-                                         compare, primary_events());
+    primary_ = std::make_unique<Primary>(loop_, *leader_, copy_.log(), copy_.hashes(), options,
+                                         std::move(known), compare, primary_events());
   } catch (const Error& error) {
     finish_promotion(error);
   }

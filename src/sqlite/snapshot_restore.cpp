@@ -49,9 +49,9 @@ class ChainReader {
         throw Error(Errc::corrupt, "it holds transactions " + std::to_string(h.min_txid) + " to " +
                                        std::to_string(h.max_txid));
       builder.apply(decoder);
-      if (builder.state().pages.database() != file.end.checksum)
+      if (builder.state().pages.database() != file.end.hash)
         throw Error(Errc::corrupt,
-                    "with it the database has not the checksum that it had at "
+                    "with it the database has not the hash that it had at "
                     "transaction " +
                         std::to_string(file.max));
     }
@@ -90,11 +90,11 @@ std::string other_than_stream(SnapshotStore& store, const StreamRange& stream,
   };
   const std::string why = "the stream goes on from another content";
   if (const auto last = record_at(file.end.sequence))
-    return last->last == file.max && last->checksum == file.end.checksum ? "" : why;
+    return last->last == file.max && last->hash == file.end.hash ? "" : why;
   const auto next = record_at(file.end.sequence + 1);
   if (!next) return {};
   if (next->fence ? next->last != file.max : next->first != file.max + 1) return why;
-  return (next->fence ? next->checksum : next->before) == file.end.checksum ? "" : why;
+  return (next->fence ? next->hash : next->before) == file.end.hash ? "" : why;
 }
 
 std::string folder_of(const std::string& path) {
@@ -168,7 +168,7 @@ void tell(const RestoreRequest& request, Phase phase, std::uint64_t done, std::u
 void follow_stream(SnapshotStore& store, const StreamRange& stream, const RestoreRequest& request,
                    DatabaseBuilder& builder, StreamEnd& end, Restored& restored,
                    std::stop_token stop) {
-  const CopyPosition from{end.epoch, builder.state().txid, end.checksum};
+  const CopyPosition from{end.epoch, builder.state().txid, end.hash};
   StreamFiles files(store, stream.name, from, end.sequence, stream.last, folder_of(request.path),
                     stop);
   const RestoreTarget& target = request.target;
@@ -178,7 +178,11 @@ void follow_stream(SnapshotStore& store, const StreamRange& stream, const Restor
     if (target.time_ms && file->time_ms > *target.time_ms) return;
     LtxDecoder decoder(file->bytes->source());
     builder.apply(decoder);
-    end = {stream.history, file->record.epoch, file->record.sequence, file->record.checksum};
+    if (builder.state().pages.database() != file->record.hash)
+      throw Error(Errc::corrupt,
+                  "record " + std::to_string(file->record.sequence) +
+                      ": with it the database has not the hash that the record says");
+    end = {stream.history, file->record.epoch, file->record.sequence, file->record.hash};
     restored.time_ms = file->time_ms;
     tell(request, Phase::stream, end.sequence - begin, stream.last - begin);
   }
@@ -205,7 +209,7 @@ std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRang
     try {
       DatabaseBuilder builder(path);
       reader.apply(chain, builder, at);
-      restored.state = builder.finish(last.end.checksum, DatabaseBuilder::Check::quick, stop);
+      restored.state = builder.finish(last.end.hash, DatabaseBuilder::Check::quick, stop);
     } catch (const Error& error) {
       if (!is_damage(error)) throw;
       pass_over(files, at, error.what(), restored);
@@ -254,7 +258,7 @@ Restored restore_database(SnapshotStore& store, const RestoreRequest& request,
       }
       if (builder.state().txid == 0) break;
       tell(request, Phase::check, 0, 0);
-      restored.state = builder.finish(end.checksum, DatabaseBuilder::Check::full, stop);
+      restored.state = builder.finish(end.hash, DatabaseBuilder::Check::full, stop);
       restored.epoch = end.epoch;
       restored.sequence = end.sequence;
     } catch (const Error& error) {

@@ -31,7 +31,7 @@ struct Restored {
 };
 
 /// Writes the newest database that `stream` goes on from into the file `path`: whole, synced, and
-/// verified (checksums, PRAGMA quick_check). What an attempt that was cut short has left there
+/// verified (hashes, PRAGMA quick_check). What an attempt that was cut short has left there
 /// goes. Nothing when the store has none, or none that is undamaged; then there is no file. Throws
 /// Error: what the store says (unavailable, timeout: try again later), shutting_down (stopped),
 /// system (the disk is full).

@@ -29,7 +29,7 @@ class ImageReader {
     if (number < begin_ || number >= begin_ + count_) fill(number);
     const std::string_view page =
         std::string_view(buffer_).substr(std::size_t{number - begin_} * page_size_, page_size_);
-    if (page_checksum(number, page) != image_.state.pages.at(number))
+    if (page_hash(number, page) != image_.state.pages.at(number))
       throw Error(Errc::corrupt, std::string(kImage) + " at transaction " +
                                      std::to_string(image_.state.txid) + ": page " +
                                      std::to_string(number) +
@@ -92,7 +92,6 @@ StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std:
   header.min_txid = 1;
   header.max_txid = state.txid;
   header.timestamp_ms = image.timestamp_ms;
-  header.checksums = false;
   LtxEncoder encoder(header, [&](std::string_view bytes) { sink->write(bytes); });
   ImageReader reader(image);
   for (PageNumber n = 1; n <= header.commit; ++n) {
@@ -103,7 +102,7 @@ StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std:
     }
     encoder.add(n, reader.page(n));
   }
-  encoder.finish(0);
+  encoder.finish();
   file.size = sink->finish().size;
   if (progress) progress(header.commit, header.commit);
   return file;
@@ -112,7 +111,7 @@ StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std:
 std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& stream,
                                       const StoredFile& start, const SnapshotOptions& options,
                                       const std::string& folder, std::stop_token stop) {
-  const CopyPosition position{start.end.epoch, start.max, start.end.checksum};
+  const CopyPosition position{start.end.epoch, start.max, start.end.hash};
   StreamFiles files(store, stream.name, position, start.end.sequence, stream.last, folder, stop);
   FileMerge merge(folder);
   StoredFile file;
@@ -129,7 +128,7 @@ std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& s
     });
     merge.add(decoder);
     file.time_ms = next->time_ms;
-    file.end = {stream.history, next->record.epoch, next->record.sequence, next->record.checksum};
+    file.end = {stream.history, next->record.epoch, next->record.sequence, next->record.hash};
   }
   if (merge.empty()) return std::nullopt;
   return store_merged(store, merge, file, stop);

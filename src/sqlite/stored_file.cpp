@@ -15,7 +15,7 @@ constexpr std::string_view kTime = "Litestream-Timestamp";
 constexpr std::string_view kHistory = "Cpp-Cluster-History";
 constexpr std::string_view kEpoch = "Cpp-Cluster-Epoch";
 constexpr std::string_view kSequence = "Cpp-Cluster-Sequence";
-constexpr std::string_view kChecksum = "Cpp-Cluster-Checksum";
+constexpr std::string_view kHash = "Cpp-Cluster-Hash";
 
 // 16 lower-case digits, as stored_name() writes them.
 std::optional<std::uint64_t> sixteen_digits(std::string_view text) {
@@ -58,15 +58,15 @@ std::string read(const nats::ObjectInfo& object, StoredFile& file) {
     return "header " + std::string(header) + " is \"" + std::string(value) + "\"";
   };
   const auto time = find(object, kTime), epoch = find(object, kEpoch);
-  const auto sequence = find(object, kSequence), checksum = find(object, kChecksum);
+  const auto sequence = find(object, kSequence), content = find(object, kHash);
   const auto t = nats::time_ns_from(time);
-  const auto h = sixteen_digits(history), c = sixteen_digits(checksum);
+  const auto h = sixteen_digits(history), c = sixteen_digits(content);
   const auto e = number_from(epoch, 10), s = number_from(sequence, 10);
   if (!t) return malformed(kTime, time);
   if (!h || *h == 0) return malformed(kHistory, history);
   if (!e || *e == 0) return malformed(kEpoch, epoch);
   if (!s || *s == 0) return malformed(kSequence, sequence);
-  if (!c || (*c & kChecksumFlag) == 0) return malformed(kChecksum, checksum);
+  if (!c || *c == 0) return malformed(kHash, content);
   file = {place->level, place->min, place->max, *t / 1'000'000, {*h, *e, *s, *c}, object.size};
   return {};
 }
@@ -84,7 +84,7 @@ std::vector<nats::Header> headers_of(const StoredFile& file) {
           {std::string(kHistory), hex(file.end.history)},
           {std::string(kEpoch), std::to_string(file.end.epoch)},
           {std::string(kSequence), std::to_string(file.end.sequence)},
-          {std::string(kChecksum), hex(file.end.checksum)}};
+          {std::string(kHash), hex(file.end.hash)}};
 }
 
 StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects) {

@@ -20,7 +20,7 @@ struct StreamEnd {
   std::uint64_t history = 0;   ///< which stream it is (position_log.h)
   std::uint64_t epoch = 0;     ///< under which its last transaction was committed
   std::uint64_t sequence = 0;  ///< of the record that ends with it
-  std::uint64_t checksum = 0;  ///< of the database then
+  std::uint64_t hash = 0;      ///< of the database then
   bool operator==(const StreamEnd&) const = default;
 };
 

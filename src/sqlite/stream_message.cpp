@@ -8,7 +8,7 @@
 namespace cluster::sqlite {
 namespace {
 
-constexpr std::string_view kRecordVersion = "1";
+constexpr std::string_view kRecordVersion = "2";
 
 struct Pair {
   std::uint64_t first = 0, second = 0;
@@ -47,7 +47,7 @@ std::vector<nats::Header> headers_of(const StreamRecord& r) {
       {"Cluster-Epoch", std::to_string(r.epoch)},
       {"Cluster-Writer", r.writer},
       {"Cluster-Txid", std::to_string(r.first) + "-" + std::to_string(r.last)},
-      {"Cluster-Checksum", hex(r.before) + "-" + hex(r.checksum)},
+      {"Cluster-Hash", hex(r.before) + "-" + hex(r.hash)},
   };
   if (r.fence)
     headers.emplace_back("Cluster-Fence", std::to_string(r.epoch_before));
@@ -82,11 +82,11 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
     return corrupt(sequence, "Cluster-Txid", txid);
   record.first = range->first;
   record.last = range->second;
-  const auto sums = find(headers, "Cluster-Checksum");
-  const auto checksums = pair(sums, '-', 16);
-  if (!checksums) return corrupt(sequence, "Cluster-Checksum", sums);
-  record.before = checksums->first;
-  record.checksum = checksums->second;
+  const auto text_of_hashes = find(headers, "Cluster-Hash");
+  const auto hashes = pair(text_of_hashes, '-', 16);
+  if (!hashes) return corrupt(sequence, "Cluster-Hash", text_of_hashes);
+  record.before = hashes->first;
+  record.hash = hashes->second;
   if (record.fence) {
     const auto before = number_from(fence);
     if (!before || *before >= record.epoch) return corrupt(sequence, "Cluster-Fence", fence);

@@ -35,7 +35,7 @@ StreamReader::Verdict StreamReader::at_fence(const StreamRecord& record) {
   if (position_.txid < record.last)
     return {Kind::gap, "it stands at transaction " + std::to_string(position_.txid) +
                            ", the stream begins behind " + std::to_string(record.last)};
-  if (position_.checksum != record.checksum && !mutant(StreamMutation::skip_checksum))
+  if (position_.hash != record.hash && !mutant(StreamMutation::skip_hash))
     return {Kind::diverged,
             "its content at transaction " + std::to_string(record.last) + " is another one"};
   return {Kind::skip};
@@ -51,7 +51,7 @@ StreamReader::Verdict StreamReader::at_data(const StreamRecord& record) {
       return {Kind::diverged, "it has a transaction " + std::to_string(record.last) + " of epoch " +
                                   std::to_string(position_.epoch) + ", the stream one of epoch " +
                                   std::to_string(record.epoch)};
-    if (record.last == position_.txid && record.final && record.checksum != position_.checksum)
+    if (record.last == position_.txid && record.final && record.hash != position_.hash)
       return {Kind::diverged,
               "its content at transaction " + std::to_string(record.last) + " is another one"};
     return {Kind::skip};
@@ -62,7 +62,7 @@ StreamReader::Verdict StreamReader::at_data(const StreamRecord& record) {
   if (record.first > position_.txid + 1 && !mutant(StreamMutation::accept_gap))
     return {Kind::gap, "it stands at transaction " + std::to_string(position_.txid) +
                            ", the stream has " + range(record)};
-  if (record.before != position_.checksum && !mutant(StreamMutation::skip_checksum))
+  if (record.before != position_.hash && !mutant(StreamMutation::skip_hash))
     return {Kind::diverged, "its content at transaction " + std::to_string(position_.txid) +
                                 " is not what the stream goes on from"};
   const bool begins = record.part == 1;
@@ -84,7 +84,7 @@ StreamReader::Verdict StreamReader::at_data(const StreamRecord& record) {
 }
 
 void StreamReader::applied(const StreamRecord& record) {
-  position_ = {record.epoch, record.last, record.checksum};
+  position_ = {record.epoch, record.last, record.hash};
 }
 
 Inheritance inheritance(const CopyPosition& position, const StreamRecord& fence,
@@ -93,12 +93,11 @@ Inheritance inheritance(const CopyPosition& position, const StreamRecord& fence,
   if (position.txid < fence.last) return Inheritance::behind;
   if (mutant(StreamMutation::keep_divergence)) return Inheritance::ahead;
   if (position.txid == fence.last)
-    return position.checksum == fence.checksum || mutant(StreamMutation::skip_checksum)
-               ? Inheritance::whole
-               : Inheritance::diverged;
+    return position.hash == fence.hash || mutant(StreamMutation::skip_hash) ? Inheritance::whole
+                                                                            : Inheritance::diverged;
   const bool nobody_between =
       position.epoch == fence.epoch_before || mutant(StreamMutation::inherit_across_epochs);
-  return nobody_between && at_fence == fence.checksum ? Inheritance::ahead : Inheritance::diverged;
+  return nobody_between && at_fence == fence.hash ? Inheritance::ahead : Inheritance::diverged;
 }
 
 }  // namespace cluster::sqlite

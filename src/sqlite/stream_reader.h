@@ -51,7 +51,7 @@ class StreamReader {
 /// Can a copy be the database of the leader whose fence this is? It can when it stands at the
 /// fence, and also with transactions behind it, if they were committed under the epoch before, with
 /// none between: then nobody else has led meanwhile, and the leader appends them.
-/// `at_fence`: the checksum of the copy's content at the fence's transaction; nothing when that is
+/// `at_fence`: the hash of the copy's content at the fence's transaction; nothing when that is
 /// not known.
 enum class Inheritance {
   whole,     ///< it stands at the fence

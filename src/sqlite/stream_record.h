@@ -13,7 +13,7 @@ namespace cluster::sqlite {
 struct CopyPosition {
   std::uint64_t epoch = 0;  ///< of the lead under which its last transaction was committed
   Txid txid = 0;
-  std::uint64_t checksum = 0;  ///< of its content; 0 with txid 0
+  std::uint64_t hash = 0;  ///< of its content; 0 with txid 0
 };
 
 struct StreamRecord {
@@ -25,8 +25,8 @@ struct StreamRecord {
   Txid first = 0, last = 0;        ///< transactions that its LTX file has
   std::uint32_t part = 1;          ///< of the file, from 1; it counts once its last part is there
   bool final = true;               ///< the last part
-  std::uint64_t before = 0;        ///< checksum of the database before `first`; 0: there was none
-  std::uint64_t checksum = 0;  ///< and after `last`; of a fence both are that of its transaction
+  std::uint64_t before = 0;        ///< hash of the database before `first`; 0: there was none
+  std::uint64_t hash = 0;      ///< and after `last`; of a fence both are that of its transaction
   std::uint64_t sequence = 0;  ///< in the stream; 0: not stored, or not known
 
   /// How often the writer has sent something, this included; not read back from the stream.

@@ -81,7 +81,7 @@ void StreamWriter::publish_fence(std::uint64_t end, const CopyPosition& before, 
   fence_.writer = writer_;
   fence_.fence = true;
   fence_.first = fence_.last = before.txid;
-  fence_.before = fence_.checksum = before.checksum;
+  fence_.before = fence_.hash = before.hash;
   fence_.epoch_before = before.epoch;
   fence_sent_ = true;
   fence_.attempt = ++attempts_;
@@ -163,7 +163,7 @@ void StreamWriter::last_read(const StreamRecord& last, Output& out) {
     }
     // A file that is not whole never counts.
     const bool whole = last.final || mutant(StreamMutation::unfinished_counts);
-    const CopyPosition before = whole ? CopyPosition{last.epoch, last.last, last.checksum}
+    const CopyPosition before = whole ? CopyPosition{last.epoch, last.last, last.hash}
                                       : CopyPosition{last.epoch, last.first - 1, last.before};
     return publish_fence(last.sequence, before, out);
   }

@@ -16,7 +16,7 @@ constexpr PageNumber kVerifyAtOnce = 64;  // pages of an image
 // Takes the pages one by one and adds up what is found.
 class Comparison {
  public:
-  Comparison(const PageChecksums& noted, std::uint32_t page_size, VerifyProgress& progress,
+  Comparison(const PageHashes& noted, std::uint32_t page_size, VerifyProgress& progress,
              const std::stop_token& stop)
       : noted_(noted), progress_(progress), stop_(stop) {
     result.page_size = page_size;
@@ -28,15 +28,15 @@ class Comparison {
     if (stop_.stop_requested())
       throw Error(Errc::shutting_down,
                   "verifying was broken off: this node's part in the database changes");
-    const auto found = page_checksum(number, page);
-    found_ ^= found;
+    const auto found = page_hash(number, page);
+    found_ += found;
     if (found != noted_.at(number)) wrong(number);
     progress_.done = number;
   }
 
   Verified finish(PageNumber pages) {
     result.pages = pages;
-    result.found = found_ | kChecksumFlag;
+    result.found = PageHashes::not_zero(found_);
     // Pages that were noted and are not there.
     for (PageNumber n = pages + 1; n <= noted_.size(); ++n)
       if (noted_.at(n) != 0) wrong(n);
@@ -51,7 +51,7 @@ class Comparison {
     if (result.named.size() < Verified::kMostNamed) result.named.push_back(number);
   }
 
-  const PageChecksums& noted_;
+  const PageHashes& noted_;
   VerifyProgress& progress_;
   const std::stop_token& stop_;
   std::uint64_t found_ = 0;

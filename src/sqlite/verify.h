@@ -29,7 +29,7 @@ struct Verified {
   std::uint64_t epoch = 0;     ///< under which the transaction was committed
   Txid txid = 0;               ///< that was looked at
   std::uint64_t sequence = 0;  ///< of its record in the stream; 0: not known
-  std::uint64_t noted = 0;     ///< the content's checksum as it was noted
+  std::uint64_t noted = 0;     ///< the content's hash as it was noted
   std::uint64_t found = 0;     ///< and as it was read
   /// Of the content at the earlier transaction that was asked for, if that was noted.
   std::optional<std::uint64_t> noted_at{};
@@ -60,7 +60,7 @@ class ReplicaScan {
 
  private:
   PositionRecord position_;
-  PageChecksums noted_;
+  PageHashes noted_;
   Capture reader_;
 };
 

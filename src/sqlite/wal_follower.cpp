@@ -16,7 +16,7 @@ constexpr std::size_t kMostTasks = 512;                 // and records; a strand
 CopyPosition replica_position(const Replica& replica) {
   if (!replica.exists()) return {};
   CLUSTER_CHECK(replica.position().has_value());
-  return {replica.position()->epoch, replica.position()->txid, replica.position()->checksum};
+  return {replica.position()->epoch, replica.position()->txid, replica.position()->hash};
 }
 
 }  // namespace
@@ -144,7 +144,8 @@ void WalFollower::work(const StreamRecord& record, std::string bytes) {
       file->parts.append(bytes);
       if (record.final) {
         LtxDecoder decoder(file->parts.source());
-        why = replica->apply(decoder, {record.epoch, record.sequence});
+        why =
+            replica->apply(decoder, {record.epoch, record.sequence}, {record.before, record.hash});
       }
     } catch (const Error& failure) {
       error = failure;

@@ -31,6 +31,18 @@ struct WalChecksum {
   void add(std::string_view bytes, bool big_endian_words) noexcept;
 };
 
+/// A place in a WAL, behind a frame.
+struct WalPosition {
+  WalSalts salts{};
+  std::uint32_t frame = 0;  ///< 0: before the first
+  WalChecksum checksum{};   ///< of the WAL up to there
+  bool operator==(const WalPosition&) const = default;
+  /// The same place; the checksum before the first frame is known only once there is one.
+  bool same(const WalPosition& other) const noexcept {
+    return salts == other.salts && frame == other.frame;
+  }
+};
+
 struct WalHeader {
   bool big_endian_words = false;  ///< how checksums read their input
   std::uint32_t page_size = 0;
@@ -68,6 +80,12 @@ constexpr std::int64_t wal_frame_offset(std::uint32_t number, std::uint32_t page
   return static_cast<std::int64_t>(kWalHeaderSize) +
          (static_cast<std::int64_t>(number) - 1) *
              static_cast<std::int64_t>(kWalFrameHeaderSize + page_size);
+}
+
+/// Bytes of a WAL that has so many frames; 0 when it has none.
+constexpr std::uint64_t wal_length(std::uint32_t frames, std::uint32_t page_size) noexcept {
+  return frames == 0 ? 0
+                     : kWalHeaderSize + std::uint64_t{frames} * (kWalFrameHeaderSize + page_size);
 }
 
 }  // namespace cluster::sqlite

@@ -39,6 +39,11 @@ struct WalIndexHeader {
 };
 static_assert(sizeof(WalIndexHeader) == 48);
 
+/// Where the WAL ends.
+inline WalPosition end_of(const WalIndexHeader& header) noexcept {
+  return {header.salts(), header.max_frame, header.last_checksum()};
+}
+
 constexpr std::uint32_t kWalIndexVersion = 3007000;
 
 /// A segment of the wal-index; with `make`, also one that is not there yet. `handle` must have read

@@ -96,19 +96,19 @@ void WalTransaction::begin_wal() {
 
 void WalTransaction::add(PageNumber number, std::string_view page) {
   CLUSTER_CHECK(page.size() == page_size_);
-  if (held_back_ != 0) put_frame(held_back_, held_back_page_, 0);
+  if (held_back_ != 0) append_frame(held_back_, held_back_page_, 0);
+  if (buffer_.size() >= kMostPerWrite) flush();
   held_back_ = number;
   held_back_page_.assign(page);
 }
 
-void WalTransaction::put_frame(PageNumber number, std::string_view page, PageNumber commit) {
+void WalTransaction::append_frame(PageNumber number, std::string_view page, PageNumber commit) {
   char head[kWalFrameHeaderSize];
   put_wal_frame_header(head, number, commit, salts_, page, header_.big_endian_words != 0,
                        checksum_);
   buffer_.append(head, sizeof head);
   buffer_.append(page);
   numbers_.push_back(number);
-  if (buffer_.size() >= kMostPerWrite) flush();
 }
 
 void WalTransaction::flush() {
@@ -161,12 +161,20 @@ void WalTransaction::add_to_index(std::uint32_t frame, PageNumber page) {
   __atomic_store_n(view.slots + slot, static_cast<std::uint16_t>(place), __ATOMIC_RELEASE);
 }
 
-void WalTransaction::commit(PageNumber pages) {
-  CLUSTER_CHECK(held_back_ != 0);
-  put_frame(held_back_, held_back_page_, pages);
+// The last frame stays in memory until commit(): with it the transaction would count.
+WalPosition WalTransaction::finish(PageNumber pages) {
+  CLUSTER_CHECK(held_back_ != 0 && pages_ == 0);
+  pages_ = pages;
+  flush();
+  append_frame(held_back_, held_back_page_, pages);
+  return {salts_, frame_ + static_cast<std::uint32_t>(numbers_.size()), checksum_};
+}
+
+void WalTransaction::commit() {
+  CLUSTER_CHECK(pages_ != 0);
   flush();
   for (PageNumber number : numbers_) add_to_index(++frame_, number);
-  publish(pages);
+  publish(pages_);
 }
 
 void WalTransaction::publish(PageNumber pages) {

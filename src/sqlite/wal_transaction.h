@@ -31,12 +31,15 @@ class WalTransaction {
   std::uint32_t changes() const noexcept { return header_.change; }
   /// Pages in any order, each once. Throws Error{system}: no room, and the like.
   void add(PageNumber number, std::string_view page);
-  /// Publishes the pages; the database then has `pages` pages. At least one page was added.
-  void commit(PageNumber pages);
+  /// That was all: the database will have `pages` pages. At least one page was added. Returns where
+  /// the WAL will end.
+  WalPosition finish(PageNumber pages);
+  /// Publishes the pages, once finished.
+  void commit();
 
  private:
   void begin_wal();
-  void put_frame(PageNumber number, std::string_view page, PageNumber commit);
+  void append_frame(PageNumber number, std::string_view page, PageNumber commit);
   void flush();
   void add_to_index(std::uint32_t frame, PageNumber page);
   void forget_abandoned();
@@ -56,6 +59,7 @@ class WalTransaction {
   std::int64_t offset_ = 0;  // of buffer_ in the WAL
   std::string buffer_;
   std::vector<PageNumber> numbers_;
+  PageNumber pages_ = 0;      // of the database afterwards
   PageNumber held_back_ = 0;  // the last page: its frame says that the transaction is whole
   std::string held_back_page_;
 };

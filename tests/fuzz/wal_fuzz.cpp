@@ -53,7 +53,7 @@ void read_log(std::string_view bytes) {
   static const std::string path =
       std::filesystem::temp_directory_path() / ("wal_fuzz-" + std::to_string(::getpid()));
   std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
-  const PositionRecord record{3, 5, 7, 11, 4096, {13, 17}, 19, true};
+  const PositionRecord record{3, 5, 7, 11, 4096, {{13, 17}, 19, {23, 29}}, true};
   try {
     PositionLog log(path);
     log.append(record);

@@ -27,9 +27,10 @@ class LiveReplica {
     open();
   }
 
-  void apply(std::string_view file) {
-    LtxDecoder decoder(source_of(file));
-    ASSERT_EQ(replica_->apply(decoder, {.epoch = 1, .sequence = ++sequence_}), std::nullopt);
+  void apply(const CapturedFile& file) {
+    LtxDecoder decoder(source_of(file.bytes));
+    ASSERT_EQ(replica_->apply(decoder, {.epoch = 1, .sequence = ++sequence_}, file.hashes),
+              std::nullopt);
     ASSERT_TRUE(replica_->position());
     ASSERT_EQ(replica_->position()->txid, decoder.header().max_txid);
   }
@@ -66,12 +67,14 @@ class LiveReplica {
  private:
   void open() {
     log_ = std::make_unique<PositionLog>(position_log_path(path_));
-    replica_ = std::make_unique<Replica>(path_, *log_, wal_limit_);
+    hashes_ = std::make_unique<HashFile>(hash_file_path(path_));
+    replica_ = std::make_unique<Replica>(path_, *log_, *hashes_, wal_limit_);
   }
 
   const std::string path_;
   const std::size_t wal_limit_;
   std::unique_ptr<PositionLog> log_;
+  std::unique_ptr<HashFile> hashes_;
   std::unique_ptr<Replica> replica_;
   Handle reader_;
   std::uint64_t sequence_ = 0;
@@ -108,8 +111,8 @@ TEST_P(Anything, IsCapturedAndAppliedByteForByte) {
   Mirror mirror;
   LiveReplica replica(path("r.db"), static_cast<std::size_t>(page_size) * 40);
   const auto ship_to_both = [&] {
-    const std::string file = ship(*capturing, mirror);
-    if (!file.empty()) replica.apply(file);
+    const auto file = ship(*capturing, mirror);
+    if (!file.bytes.empty()) replica.apply(file);
   };
   int tables = 0;
   for (int i = 0; i < 400; ++i) {

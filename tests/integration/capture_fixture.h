@@ -22,11 +22,12 @@ class CaptureTest : public SqliteTest {
   }
 
   // Everything there is now, as one file, into the mirror; returns the file, if there was anything.
-  static std::string ship(Capture& capture, Mirror& mirror) {
+  static CapturedFile ship(Capture& capture, Mirror& mirror) {
     capture.follow();
-    std::string file;
-    if (auto captured = capture.write([&](std::string_view bytes) { file += bytes; })) {
-      EXPECT_EQ(captured->size, file.size());
+    CapturedFile file;
+    if (auto captured = capture.write([&](std::string_view bytes) { file.bytes += bytes; })) {
+      file.hashes = captured->hashes;
+      EXPECT_EQ(captured->size, file.bytes.size());
       mirror.apply(file);
       EXPECT_EQ(mirror.txid(), captured->header.max_txid);
     }

@@ -109,7 +109,7 @@ TEST_F(CaptureTest, GoesOnFromAKnownStateWithoutReadingTheDatabaseAgain) {
   auto capturing = capture("a.db");
   Mirror mirror;
   ship(*capturing, mirror);
-  DatabaseState state = capturing->state();
+  DatabaseState state = capturing->written_state();
   capturing.reset();
   auto again = capture("a.db", state, true);
   EXPECT_FALSE(again->follow());
@@ -117,7 +117,7 @@ TEST_F(CaptureTest, GoesOnFromAKnownStateWithoutReadingTheDatabaseAgain) {
   ship(*again, mirror);
   EXPECT_EQ(mirror.txid(), 2U);
   // What happens while nobody looks is found by comparing.
-  state = again->state();
+  state = again->written_state();
   again.reset();
   db.exec(
       "INSERT INTO t(v) VALUES(2); DELETE FROM t WHERE id = 1; PRAGMA wal_checkpoint(TRUNCATE)");
@@ -136,7 +136,7 @@ TEST_F(CaptureTest, FindsNothingToDoInADatabaseThatIsAsKnown) {
   auto capturing = capture("a.db");
   Mirror mirror;
   ship(*capturing, mirror);
-  const DatabaseState state = capturing->state();
+  const DatabaseState state = capturing->written_state();
   capturing.reset();
   EXPECT_FALSE(capture("a.db", state)->follow());
 }
@@ -151,11 +151,8 @@ TEST_F(CaptureTest, WritesWhatItHasNotedAlsoWhenTheWalWasBegunAnewSince) {
   ASSERT_TRUE(capturing->checkpoint());
   const auto end = capturing->wal_bytes();
   for (int i = 0; i < 30; ++i) db.exec("UPDATE t SET v = randomblob(3000) WHERE id = 1");
-  std::string file;
-  const auto captured = capturing->write([&](std::string_view bytes) { file += bytes; });
-  ASSERT_TRUE(captured);
-  EXPECT_EQ(captured->header.max_txid, 101U);
-  mirror.apply(file);
+  mirror.apply(CapturedFile::of(*capturing));
+  EXPECT_EQ(mirror.txid(), 101U);
   ship(*capturing, mirror);
   EXPECT_LT(capturing->wal_bytes(), end) << "the WAL was begun anew";
   capturing.reset();

@@ -1,5 +1,7 @@
 // What App::database() and App::snapshots() promise, with nodes in this process and a real server.
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <optional>
@@ -344,6 +346,41 @@ TEST_F(DatabaseApi, TheNewestSnapshotIsRemovedOnDemandOnly) {
   EXPECT_EQ(snapshots.list().back().txid, two.txid);
   snapshots.remove(two.txid, true);
   for (const auto& left : snapshots.list()) EXPECT_LT(left.txid, one.txid);
+}
+
+// The program runs in a folder of its own, and this process changes its folder.
+TEST_F(DatabaseApi, ARelativePathIsThatOfTheFolderInWhichTheAppWasAdded) {
+  namespace fs = std::filesystem;
+  const fs::path here = folder / "here", there = folder / "there";
+  fs::create_directories(here / "data");
+  fs::create_directories(there);
+  const fs::path before = fs::current_path();
+  fs::current_path(here);
+  testing::Node node(servers, folder.path());
+  App& app = node.platform->add_app(
+      {.name = "db",
+       .sqlite = {.path = "data/../data/app.db"},
+       .backend =
+           Process{.command = {"/bin/sh", "-c",
+                               "printf %s \"$CPP_CLUSTER_DATABASE\" > told; exec sleep 1000"},
+                   .folder = there}});
+  fs::current_path(there);
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  const std::string wanted = here / "data/app.db";
+  EXPECT_EQ(app.database().path(), wanted);
+  {
+    app.database().open().exec("CREATE TABLE t(v)");
+  }
+  EXPECT_TRUE(fs::exists(wanted));
+  const auto told = [&] {
+    std::string text;
+    std::getline(std::ifstream(there / "told"), text);
+    return text;
+  };
+  EXPECT_TRUE(eventually([&] { return told() == wanted; })) << told();
+  node.stop();
+  fs::current_path(before);
 }
 
 TEST_F(DatabaseWithoutNats, CallsThatWaitForNatsEndWithTheirTimeOrWithThePlatform) {

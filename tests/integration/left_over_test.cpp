@@ -23,8 +23,8 @@ class LeftOverTest : public SqliteTest {
     Capture capture({.path = path("p.db")}, {}, false);
     const auto captured = capture.write([](std::string_view) {});
     PositionLog log(path("p.db-cluster"));
-    log.append({3, 7, 70, captured->trailer.post_apply, captured->header.page_size,
-                captured->end.salts, captured->end.frame, leading});
+    log.append(
+        {3, 7, 70, captured->hashes.after, captured->header.page_size, captured->end, leading});
   }
 
   // Two transactions, one of them with many pages.
@@ -46,7 +46,8 @@ class LeftOverTest : public SqliteTest {
 
   std::optional<PositionRecord> position() const {
     PositionLog log(path("p.db-cluster"));
-    return Replica(path("p.db"), log, 1'000'000).position();
+    HashFile hashes(hash_file_path(path("p.db")));
+    return Replica(path("p.db"), log, hashes, 1'000'000).position();
   }
 
   void expect_exactly(Txid txid) const {
@@ -65,7 +66,9 @@ class LeftOverTest : public SqliteTest {
     EXPECT_FALSE(found->at_least);
     PositionLog log(path("p.db-cluster"));
     EXPECT_EQ(log.sequence_before(found->txid), 70U);
-    EXPECT_EQ(Replica(path("p.db"), log, 1'000'000).position(), found) << "it was not noted";
+    HashFile hashes(hash_file_path(path("p.db")));
+    EXPECT_EQ(Replica(path("p.db"), log, hashes, 1'000'000).position(), found)
+        << "it was not noted";
   }
 
   Handle db;
@@ -82,24 +85,25 @@ TEST_F(LeftOverTest, NeedsOnlyTheseOfTheDatabasesPages) {
       "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) "
       "INSERT INTO t(v) SELECT hex(randomblob(1000)) FROM n");
   note();
-  const auto noted_checksum = [&] {
+  const auto noted_hash = [&] {
     PositionLog log(path("p.db-cluster"));
-    return log.records().back().checksum;
+    return log.records().back().hash;
   }();
   db.exec("UPDATE t SET v = 'new' WHERE id = 100");
   PositionLog log(path("p.db-cluster"));
-  Replica replica(path("p.db"), log, 1'000'000);
+  HashFile hashes(hash_file_path(path("p.db")));
+  Replica replica(path("p.db"), log, hashes, 1'000'000);
   auto state = replica.state_at(7);
   ASSERT_TRUE(state);
   EXPECT_EQ(state->txid, 7U);
-  EXPECT_EQ(state->checksum, noted_checksum);
-  Capture capture({.path = path("p.db"), .numbered = 8}, *state, false);
+  EXPECT_EQ(state->hash, noted_hash);
+  Capture capture({.path = path("p.db"), .numbered = 8}, *state, true);
   const auto captured = capture.write([](std::string_view) {});
   ASSERT_TRUE(captured);
   EXPECT_EQ(captured->header.min_txid, 8U);
   EXPECT_EQ(captured->header.max_txid, 8U);
-  EXPECT_EQ(captured->header.pre_apply, noted_checksum);
-  EXPECT_EQ(captured->trailer.post_apply, replica.state().pages.database());
+  EXPECT_EQ(captured->hashes.before, noted_hash);
+  EXPECT_EQ(captured->hashes.after, replica.state().pages.database());
   EXPECT_GE(captured->pages, 1U);
   EXPECT_LE(captured->pages, 4U) << "of " << replica.state().pages.size();
   EXPECT_FALSE(replica.state_at(6));
@@ -135,7 +139,8 @@ TEST_F(LeftOverTest, IsInTheOldRunAndTheNewOneWhenTheWalWasBegunAnewSince) {
   begin_wal_anew();
   expect_exactly(10U);
   PositionLog log(path("p.db-cluster"));
-  EXPECT_TRUE(Replica(path("p.db"), log, 1'000'000).state_at(7));
+  HashFile hashes(hash_file_path(path("p.db")));
+  EXPECT_TRUE(Replica(path("p.db"), log, hashes, 1'000'000).state_at(7));
 }
 
 // SQLite cuts the file as it begins the run anew: what is left is not all.
@@ -150,7 +155,8 @@ TEST_F(LeftOverTest, IsNotTakenForAllWhenTheWalWasCutShort) {
   EXPECT_TRUE(found->at_least);
   EXPECT_LE(found->txid, 7U + 41U);
   PositionLog log(path("p.db-cluster"));
-  EXPECT_FALSE(Replica(path("p.db"), log, 1'000'000).state_at(7));
+  HashFile hashes(hash_file_path(path("p.db")));
+  EXPECT_FALSE(Replica(path("p.db"), log, hashes, 1'000'000).state_at(7));
 }
 
 // What is left of the old run is not taken for more than was committed.
@@ -172,9 +178,9 @@ TEST_F(LeftOverTest, IsCountedFromTheNewestThatItsLeadNoted) {
     PositionLog log(path("p.db-cluster"));
     PositionRecord earlier = log.records().back();
     earlier.txid = 5;
-    earlier.frame = 1;
+    earlier.end.frame = 1;
     earlier.sequence = 50;
-    earlier.checksum = kChecksumFlag | 1;
+    earlier.hash = 1;
     log.append(earlier);
   }
   commit_more();
@@ -192,7 +198,8 @@ TEST_F(LeftOverTest, IsKnownThoughNotInFullWhenTheNewWalHasOverwrittenTheOldOne)
   EXPECT_EQ(found->txid, 8U) << "no more of them is to be seen";
   EXPECT_TRUE(found->at_least);
   PositionLog log(path("p.db-cluster"));
-  EXPECT_FALSE(Replica(path("p.db"), log, 1'000'000).state_at(7));
+  HashFile hashes(hash_file_path(path("p.db")));
+  EXPECT_FALSE(Replica(path("p.db"), log, hashes, 1'000'000).state_at(7));
 }
 
 TEST_F(LeftOverTest, IsNotKnownWithoutAWalThatGoesOn) {

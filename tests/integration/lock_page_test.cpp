@@ -35,11 +35,9 @@ class LockPage : public SnapshotFixture {
     while (left() > 0) db.exec("INSERT INTO t(v) VALUES(zeroblob(65000))");
   }
 
-  static std::string next_file(Capture& capture) {
+  static CapturedFile next_file(Capture& capture) {
     capture.follow();
-    std::string file;
-    capture.write([&](std::string_view bytes) { file += bytes; });
-    return file;
+    return CapturedFile::of(capture);
   }
 
   // Where two files differ; their size when they don't.
@@ -74,12 +72,14 @@ TEST_F(LockPage, IsLeftOutByAllThatCarriesPages) {
   {
     Capture capture({.path = path("p.db")}, {}, false);
     PositionLog log(position_log_path(path("r.db")));
-    Replica replica(path("r.db"), log, 1'000'000);
+    HashFile hashes(hash_file_path(path("r.db")));
+    Replica replica(path("r.db"), log, hashes, 1'000'000);
     std::uint64_t sequence = 0;
     const auto ship = [&] {
-      const std::string file = next_file(capture);
-      LtxDecoder decoder(source_of(file));
-      ASSERT_EQ(replica.apply(decoder, {.epoch = 1, .sequence = ++sequence}), std::nullopt);
+      const auto file = next_file(capture);
+      LtxDecoder decoder(source_of(file.bytes));
+      ASSERT_EQ(replica.apply(decoder, {.epoch = 1, .sequence = ++sequence}, file.hashes),
+                std::nullopt);
       ASSERT_EQ(replica.state().pages.size(), db.number("PRAGMA page_count"));
       replica.checkpoint();
       capture.checkpoint();

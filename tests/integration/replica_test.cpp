@@ -23,11 +23,9 @@ class ReplicaTest : public SqliteTest {
   static constexpr std::size_t kWalLimit = 200'000;
 
   // What the capture has now, as a file; empty: nothing new.
-  static std::string next_file(Capture& capture) {
+  static CapturedFile next_file(Capture& capture) {
     capture.follow();
-    std::string file;
-    capture.write([&](std::string_view bytes) { file += bytes; });
-    return file;
+    return CapturedFile::of(capture);
   }
 
   std::unique_ptr<Capture> capture(const std::string& name) {
@@ -36,21 +34,23 @@ class ReplicaTest : public SqliteTest {
   }
 
   // A replica r.db made from the first file of a capture.
-  std::unique_ptr<Replica> replica_from(const std::string& file, PositionLog& log) {
-    LtxDecoder decoder(source_of(file));
+  std::unique_ptr<Replica> replica_from(const CapturedFile& file, PositionLog& log) {
+    LtxDecoder decoder(source_of(file.bytes));
     const auto state = write_database(path("new.db"), {&decoder});
     replace_database(path("new.db"), path("r.db"));
-    log.append({1, state.txid, 1, state.pages.database(), state.page_size, {}, 0});
-    auto replica = std::make_unique<Replica>(path("r.db"), log, kWalLimit);
+    log.append({1, state.txid, 1, state.pages.database(), state.page_size});
+    auto replica = std::make_unique<Replica>(path("r.db"), log, hashes_, kWalLimit);
     EXPECT_TRUE(replica->position());
     return replica;
   }
 
-  static std::optional<std::string> apply(Replica& replica, std::string_view file,
+  static std::optional<std::string> apply(Replica& replica, const CapturedFile& file,
                                           std::uint64_t sequence) {
-    LtxDecoder decoder(source_of(file));
-    return replica.apply(decoder, {.epoch = 1, .sequence = sequence});
+    LtxDecoder decoder(source_of(file.bytes));
+    return replica.apply(decoder, {.epoch = 1, .sequence = sequence}, file.hashes);
   }
+
+  HashFile hashes_{hash_file_path(path("r.db"))};
 };
 
 // A leader that ends before it has sent what it had left over is not condemned by its own fence.
@@ -63,7 +63,7 @@ TEST_F(ReplicaTest, CountsAsOfTheEpochThatHasClaimedIt) {
   replica->claim(7);
   EXPECT_EQ(replica->position()->epoch, 7U);
   replica.reset();
-  const Replica again(path("r.db"), log, kWalLimit);
+  const Replica again(path("r.db"), log, hashes_, kWalLimit);
   ASSERT_TRUE(again.position());
   EXPECT_EQ(again.position()->epoch, 7U);
   EXPECT_EQ(again.position()->txid, txid);
@@ -137,7 +137,7 @@ TEST_F(ReplicaTest, KnowsWhereItStandsWhenItIsOpenedAgain) {
     if (round % 2 == 0)
       Handle(path("r.db"), Handle::Access::read_write).number("SELECT count(*) FROM t");
     log = std::make_unique<PositionLog>(path("r.db-cluster"));
-    replica = std::make_unique<Replica>(path("r.db"), *log, kWalLimit);
+    replica = std::make_unique<Replica>(path("r.db"), *log, hashes_, kWalLimit);
     ASSERT_TRUE(replica->position());
     EXPECT_EQ(replica->position()->txid, 1U + 20U * (static_cast<unsigned>(round) + 1));
     EXPECT_EQ(replica->position()->epoch, 1U);
@@ -160,8 +160,12 @@ TEST_F(ReplicaTest, RefusesWhatDoesNotFollow) {
   EXPECT_NE(apply(*replica, second, 2).value_or("").find("stands at transaction 2"),
             std::string::npos);
   auto damaged = third;
-  damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
+  damaged.bytes[damaged.bytes.size() / 2] ^= 1;
   EXPECT_THROW(apply(*replica, damaged, 3), Error);
+  auto other = third;
+  other.hashes.after ^= 1;
+  EXPECT_NE(apply(*replica, other, 3).value_or("").find("not what the stream says"),
+            std::string::npos);
   EXPECT_EQ(apply(*replica, third, 3), std::nullopt) << "nothing has changed by what was refused";
   Handle reader(path("r.db"), Handle::Access::read_only);
   EXPECT_EQ(reader.number("SELECT count(*) FROM t"), 2);
@@ -195,7 +199,7 @@ TEST_F(ReplicaTest, NoticesThatSomebodyElseHasWrittenToIt) {
   Handle(path("r.db"), Handle::Access::read_write).exec("INSERT INTO t(v) VALUES('mine')");
   db.exec("INSERT INTO t(v) VALUES(1)");
   EXPECT_EQ(apply(*replica, next_file(*capturing), 2), "another process has written to it");
-  replica = std::make_unique<Replica>(path("r.db"), log, kWalLimit);
+  replica = std::make_unique<Replica>(path("r.db"), log, hashes_, kWalLimit);
   EXPECT_FALSE(replica->position()) << "what it holds is at no known transaction";
 }
 
@@ -210,7 +214,7 @@ TEST_F(ReplicaTest, NoticesAFlippedBit) {
     file.seekp(30'000);
     file.put('x');
   }
-  EXPECT_FALSE(Replica(path("r.db"), log, kWalLimit).position());
+  EXPECT_FALSE(Replica(path("r.db"), log, hashes_, kWalLimit).position());
 }
 
 TEST_F(ReplicaTest, FindsAFlippedBitWhileItIsOpen) {
@@ -258,7 +262,7 @@ TEST_F(ReplicaTest, TwoNodesCantShareADatabase) {
 TEST_F(ReplicaTest, SurvivesKillAtAnyInstant) {
   Handle db = create("p.db", "PRAGMA page_size=512");
   auto capturing = capture("p.db");
-  std::vector<std::string> files{next_file(*capturing)};
+  std::vector<CapturedFile> files{next_file(*capturing)};
   for (int i = 0; i < 300; ++i) {
     db.exec("INSERT INTO t(v) VALUES(randomblob(" + std::to_string(1 + i * 37 % 9000) + "))");
     if (i % 10 == 0) db.exec("DELETE FROM t WHERE id % 3 = 0");
@@ -283,14 +287,16 @@ TEST_F(ReplicaTest, SurvivesKillAtAnyInstant) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       try {
         PositionLog log(path("r.db-cluster"));
-        Replica replica(path("r.db"), log, 50'000);
+        HashFile hashes(hash_file_path(path("r.db")));
+        Replica replica(path("r.db"), log, hashes, 50'000);
         if (!replica.position()) ::_exit(3);
         if (::write(ready[1], "x", 1) != 1) ::_exit(4);
         int applied = 0;
         for (const auto& file : files) {
           // The first ones do not come to their end: who is to kill them may stand still for long.
           if (kills <= kLeastKills && applied == 60) ::pause();
-          if (LtxDecoder(source_of(file)).header().min_txid <= replica.position()->txid) continue;
+          if (LtxDecoder(source_of(file.bytes)).header().min_txid <= replica.position()->txid)
+            continue;
           if (auto why = apply(replica, file, 1)) {
             std::fprintf(stderr, "%s\n", why->c_str());
             ::_exit(5);

@@ -51,6 +51,7 @@ class SnapshotFixture : public SqliteTest {
   struct Lead {
     SnapshotFixture& test;
     PositionLog log;
+    HashFile hashes;
     std::unique_ptr<WalLeader> leader;
     std::unique_ptr<Primary> primary;
     bool fenced = false;
@@ -58,7 +59,9 @@ class SnapshotFixture : public SqliteTest {
 
     Lead(SnapshotFixture& t, const std::string& database, std::uint64_t epoch,
          const DatabaseState& known = {}, std::size_t wal_limit = std::size_t{16} * 1024 * 1024)
-        : test(t), log(position_log_path(t.path(database))) {
+        : test(t),
+          log(position_log_path(t.path(database))),
+          hashes(hash_file_path(t.path(database))) {
       WalLeader::Events events;
       events.fence_stored = [this](const StreamRecord& record) { fence = record; };
       events.stored = [this](const StreamRecord& record) {
@@ -76,8 +79,8 @@ class SnapshotFixture : public SqliteTest {
       options.path = test.path(database);
       options.epoch = epoch;
       options.wal_limit = wal_limit;
-      primary = std::make_unique<Primary>(test.loop, *leader, log, options, known, known.txid > 0,
-                                          Primary::Events{});
+      primary = std::make_unique<Primary>(test.loop, *leader, log, hashes, options, known,
+                                          known.txid > 0, Primary::Events{});
       sync();
     }
     /// All that was committed is stored; returns the last transaction.

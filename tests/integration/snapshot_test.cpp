@@ -187,7 +187,7 @@ TEST_F(DamagedSnapshots, WithNoneThatIsWholeThereIsAnErrorAndNoFile) {
 TEST_F(DamagedSnapshots, AFileOfAnotherContentUnderItsNameIsNoticed) {
   // Whole by its own checksum, and not what the stream has.
   auto forged = second;
-  forged.end.checksum ^= 1;
+  forged.end.hash ^= 1;
   blocking([&] {
     std::string bytes(second.size, '\0');
     const auto source = store->open(second.name());

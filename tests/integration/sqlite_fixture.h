@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "sqlite/capture.h"
 #include "sqlite/handle.h"
 #include "sqlite/ltx.h"
 #include "temporary_folder.h"
@@ -48,30 +49,43 @@ class SqliteTest : public ::testing::Test {
   testing::TemporaryFolder folder_;
 };
 
+/// What a capture has written.
+struct CapturedFile {
+  std::string bytes{};  ///< empty: there was nothing to write
+  Hashes hashes{};
+
+  static CapturedFile of(Capture& capture) {
+    CapturedFile file;
+    const auto captured = capture.write([&](std::string_view bytes) { file.bytes += bytes; });
+    if (captured) file.hashes = captured->hashes;
+    return file;
+  }
+};
+
 /// A database rebuilt from LTX files: what a replica is to be.
 class Mirror {
  public:
-  void apply(std::string_view file) {
-    LtxDecoder decoder(source_of(file));
+  void apply(const CapturedFile& file) {
+    LtxDecoder decoder(source_of(file.bytes));
     const auto& h = decoder.header();
     ASSERT_EQ(h.min_txid, txid_ + 1);
-    ASSERT_EQ(h.pre_apply, h.snapshot() ? 0 : sums_.database());
+    ASSERT_EQ(file.hashes.before, h.snapshot() ? 0 : hashes_.database());
     if (page_size_ != h.page_size) {
       pages_.clear();
-      sums_ = PageChecksums(h.page_size);
+      hashes_ = PageHashes(h.page_size);
       page_size_ = h.page_size;
     }
     pages_.erase(pages_.upper_bound(h.commit), pages_.end());
-    sums_.resize(h.commit);
+    hashes_.resize(h.commit);
     PageNumber number = 0;
     std::string_view page;
     while (decoder.next(number, page)) {
       pages_[number] = std::string(page);
-      sums_.set(number, page);
+      hashes_.set(number, page);
     }
     commit_ = h.commit;
     txid_ = h.max_txid;
-    ASSERT_EQ(decoder.trailer().post_apply, sums_.database());
+    ASSERT_EQ(file.hashes.after, hashes_.database());
   }
 
   std::string bytes() const {
@@ -86,7 +100,7 @@ class Mirror {
 
  private:
   std::map<PageNumber, std::string> pages_;
-  PageChecksums sums_;
+  PageHashes hashes_;
   std::uint32_t page_size_ = 0;
   PageNumber commit_ = 0;
   Txid txid_ = 0;

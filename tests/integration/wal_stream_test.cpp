@@ -100,8 +100,8 @@ class WalStreamTest : public SqliteTest {
         record.last = captured->header.max_txid;
         record.part = part;
         record.final = at + most >= file.size();
-        record.before = captured->header.pre_apply;
-        record.checksum = record.final ? captured->trailer.post_apply : 0;
+        record.before = captured->hashes.before;
+        record.hash = record.final ? captured->hashes.after : 0;
         leader->append(record, std::make_shared<const std::string>(file.substr(at, most)));
       }
       return true;
@@ -116,6 +116,7 @@ class WalStreamTest : public SqliteTest {
     WalStreamTest& test;
     std::string path;
     PositionLog log;
+    HashFile hashes;
     std::unique_ptr<Strand> strand;
     std::shared_ptr<Replica> replica;
     std::unique_ptr<WalFollower> follower;
@@ -126,6 +127,7 @@ class WalStreamTest : public SqliteTest {
         : test(t),
           path(test.path(name)),
           log(position_log_path(path)),
+          hashes(hash_file_path(path)),
           strand(test.pool.strand()) {}
     ~Standby() {
       follower.reset();
@@ -142,11 +144,11 @@ class WalStreamTest : public SqliteTest {
       LtxDecoder file(source_of(message.value().data));
       const auto state = write_database(path + ".new", {&file});
       replace_database(path + ".new", path);
-      log.append({1, state.txid, 2, state.pages.database(), state.page_size, {}, 0});
+      log.append({1, state.txid, 2, state.pages.database(), state.page_size});
       follow();
     }
     void follow() {
-      replica = std::make_shared<Replica>(path, log, 4'000'000);
+      replica = std::make_shared<Replica>(path, log, hashes, 4'000'000);
       ASSERT_TRUE(replica->position());
       WalFollower::Events events;
       events.caught_up = [this] { caught_up = true; };

@@ -71,7 +71,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Mutant{"IgnoreEpoch", StreamMutation::ignore_epoch, 20},
                       Mutant{"LeadBeforeFence", StreamMutation::lead_before_fence, 50},
                       Mutant{"KeepDivergence", StreamMutation::keep_divergence, 20},
-                      Mutant{"SkipChecksum", StreamMutation::skip_checksum, 600},
+                      Mutant{"SkipHash", StreamMutation::skip_hash, 600},
                       Mutant{"InheritAcrossEpochs", StreamMutation::inherit_across_epochs, 3'000},
                       Mutant{"AcceptGap", StreamMutation::accept_gap, 600},
                       Mutant{"UnfinishedCounts", StreamMutation::unfinished_counts, 100},

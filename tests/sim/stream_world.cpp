@@ -31,33 +31,33 @@ constexpr std::size_t kTrace = 200;
 /// A transaction writes one value that nobody else writes.
 using Value = std::uint64_t;
 
-std::uint64_t checksum_after(std::uint64_t before, Value value) {
+std::uint64_t hash_after(std::uint64_t before, Value value) {
   return (before * 0x9e3779b97f4a7c15ULL + value) ^ (before >> 29) ^ 1;
 }
 
-/// A database: its transactions, each with the content's checksum then and the epoch it is of.
+/// A database: its transactions, each with the content's hash then and the epoch it is of.
 struct Database {
   struct Transaction {
     Value value = 0;
-    std::uint64_t checksum = 0;
+    std::uint64_t hash = 0;
     std::uint64_t epoch = 0;
   };
   std::vector<Transaction> all;
 
   void commit(Value value, std::uint64_t epoch) {
-    all.push_back({value, checksum_after(checksum(), value), epoch});
+    all.push_back({value, hash_after(hash(), value), epoch});
   }
   /// Its last transaction counts as committed under that epoch.
   void claim(std::uint64_t epoch) {
     if (!all.empty()) all.back().epoch = epoch;
   }
   Txid txid() const { return all.size(); }
-  std::uint64_t checksum() const { return all.empty() ? 0 : all.back().checksum; }
-  std::optional<std::uint64_t> checksum_at(Txid txid) const {
+  std::uint64_t hash() const { return all.empty() ? 0 : all.back().hash; }
+  std::optional<std::uint64_t> hash_at(Txid txid) const {
     if (txid > all.size()) return std::nullopt;
-    return txid == 0 ? 0 : all[txid - 1].checksum;
+    return txid == 0 ? 0 : all[txid - 1].hash;
   }
-  CopyPosition position() const { return {all.empty() ? 0 : all.back().epoch, txid(), checksum()}; }
+  CopyPosition position() const { return {all.empty() ? 0 : all.back().epoch, txid(), hash()}; }
 };
 
 /// A message: the record and, of its file's last part, all values (a real part has some of the
@@ -141,7 +141,7 @@ class StreamWorld {
     queue_.pop();
     now_ = event.at;
     ++steps_;
-    digest_ = checksum_after(digest_, static_cast<std::uint64_t>(now_));
+    digest_ = hash_after(digest_, static_cast<std::uint64_t>(now_));
     event.what();
   }
   /// Reaches the node unless it has been restarted meanwhile; waits while it is paused.
@@ -312,7 +312,7 @@ class StreamWorld {
     std::uint64_t claimed_from = n.database.position().epoch;
     if (!mutant(StreamMutation::lead_before_fence)) {
       if (n.fetched + 1 < fence.sequence) return;
-      switch (inheritance(n.database.position(), fence, n.database.checksum_at(fence.last))) {
+      switch (inheritance(n.database.position(), fence, n.database.hash_at(fence.last))) {
         case Inheritance::behind:
           // Unless what it has not followed yet is gone from the stream.
           if (trimmed_ < fence.sequence - 1)
@@ -373,8 +373,8 @@ class StreamWorld {
       record.last = rest.last;
       record.part = rest.part;
       record.final = rest.part == rest.parts;
-      record.before = *n.database.checksum_at(rest.first - 1);
-      record.checksum = *n.database.checksum_at(rest.last);
+      record.before = *n.database.hash_at(rest.first - 1);
+      record.hash = *n.database.hash_at(rest.last);
       if (record.final) {
         n.shipped = rest.last;
         n.rest.reset();
@@ -490,7 +490,7 @@ class StreamWorld {
           return violate("put together without all parts: " + text(message.record));
         if (n.kept_mixed)
           return violate("put together parts of different files: " + text(message.record));
-        if (message.record.before != n.database.checksum())
+        if (message.record.before != n.database.hash())
           return violate("applied to another content: " + text(message.record));
         for (Value value : message.values) n.database.commit(value, message.record.epoch);
         n.reader->applied(message.record);

@@ -23,7 +23,7 @@ using Generations = std::map<PageNumber, int>;
 struct File {
   LtxHeader header;
   Pages pages;
-  LtxTrailer trailer;
+  std::uint64_t checksum = 0;
 };
 
 std::string page_bytes(std::size_t size, PageNumber number, int generation) {
@@ -43,12 +43,6 @@ Pages pages_of(std::size_t size, const Generations& generations) {
   return pages;
 }
 
-std::uint64_t checksum_of(std::uint32_t page_size, const Pages& pages) {
-  PageChecksums sums(page_size);
-  for (const auto& [number, bytes] : pages) sums.set(number, bytes);
-  return sums.database();
-}
-
 const Generations kSnapshot{{1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}};
 const Generations kGrown{{1, 1}, {2, 1}, {3, 0}, {4, 0}, {5, 0}, {6, 1}, {7, 1}, {8, 1}};
 const Generations kShrunk{{1, 2}, {2, 1}, {3, 0}, {4, 2}};
@@ -62,11 +56,11 @@ std::string fixture(const std::string& name) {
 }
 
 File decode(LtxDecoder& decoder) {
-  File file{decoder.header(), {}, {}};
+  File file{decoder.header(), {}};
   PageNumber number = 0;
   std::string_view page;
   while (decoder.next(number, page)) file.pages[number] = std::string(page);
-  file.trailer = decoder.trailer();
+  file.checksum = decoder.checksum();
   return file;
 }
 
@@ -75,16 +69,17 @@ File decode(std::string_view bytes) {
   return decode(decoder);
 }
 
-std::string encode(const LtxHeader& header, const Pages& pages, std::uint64_t post_apply) {
+std::string encode(const LtxHeader& header, const Pages& pages) {
   std::string out;
   LtxEncoder encoder(header, [&](std::string_view bytes) { out += bytes; });
   for (const auto& [number, bytes] : pages) encoder.add(number, bytes);
-  encoder.finish(post_apply);
+  const auto checksum = encoder.finish();
+  EXPECT_EQ(decode(out).checksum, checksum);
   EXPECT_EQ(encoder.size(), out.size());
   return out;
 }
 
-std::string merge(const std::vector<std::string>& files, bool checksums) {
+std::string merge(const std::vector<std::string>& files) {
   std::vector<std::unique_ptr<LtxDecoder>> decoders;
   std::vector<LtxDecoder*> all;
   for (const auto& file : files) {
@@ -92,7 +87,7 @@ std::string merge(const std::vector<std::string>& files, bool checksums) {
     all.push_back(decoders.back().get());
   }
   std::string out;
-  merge_ltx(all, [&](std::string_view bytes) { out += bytes; }, checksums);
+  merge_ltx(all, [&](std::string_view bytes) { out += bytes; });
   return out;
 }
 
@@ -113,26 +108,6 @@ TEST(Crc64, HasTheCheckValueOfCrc64Iso) {
   EXPECT_EQ(crc.value(), 0xb90956c775a41001U);
 }
 
-TEST(PageChecksums, AreTheSameHoweverTheDatabaseCameToItsState) {
-  PageChecksums straight(512), detour(512);
-  for (PageNumber n = 1; n <= 4; ++n) straight.set(n, page_bytes(512, n, 1));
-  for (PageNumber n = 1; n <= 9; ++n) detour.set(n, page_bytes(512, n, 0));
-  EXPECT_NE(straight.database(), detour.database());
-  detour.resize(4);
-  for (PageNumber n = 1; n <= 4; ++n) detour.set(n, page_bytes(512, n, 1));
-  EXPECT_EQ(straight.database(), detour.database());
-  EXPECT_EQ(detour.size(), 4U);
-}
-
-TEST(PageChecksums, LeaveTheLockPageOut) {
-  PageChecksums sums(65536);
-  const auto before = sums.database();
-  sums.set(lock_page(65536), std::string(65536, 'x'));
-  EXPECT_EQ(sums.database(), before);
-  EXPECT_EQ(lock_page(4096), 262145U);
-  EXPECT_EQ(page_after(262144, 4096), 262146U);
-}
-
 TEST(Ltx, ReadsAFileOfTheFormatsOwnLibrary) {
   const File file = decode(fixture("grow.ltx"));
   EXPECT_EQ(file.header.page_size, 512U);
@@ -144,49 +119,44 @@ TEST(Ltx, ReadsAFileOfTheFormatsOwnLibrary) {
   EXPECT_EQ(file.header.wal_size, 4 * 536);
   EXPECT_EQ(file.header.wal_salt1, 11U);
   EXPECT_EQ(file.header.wal_salt2, 12U);
-  EXPECT_EQ(file.header.pre_apply, checksum_of(512, pages_of(512, kSnapshot)));
-  EXPECT_EQ(file.trailer.post_apply, checksum_of(512, pages_of(512, kGrown)));
   EXPECT_EQ(file.pages, pages_of(512, {{1, 1}, {2, 1}, {6, 1}, {7, 1}, {8, 1}}));
 }
 
 TEST(Ltx, ReadsAFileWithoutChecksumsOfTheDatabase) {
   const File file = decode(fixture("plain.ltx"));
-  EXPECT_FALSE(file.header.checksums);
-  EXPECT_EQ(file.trailer.post_apply, 0U);
   EXPECT_EQ(file.pages, pages_of(4096, {{2, 3}}));
 }
 
 TEST(Ltx, MergesAsTheFormatsOwnLibraryDoes) {
   const File theirs = decode(fixture("merged.ltx"));
   const File ours =
-      decode(merge({fixture("snapshot.ltx"), fixture("grow.ltx"), fixture("shrink.ltx")}, true));
+      decode(merge({fixture("snapshot.ltx"), fixture("grow.ltx"), fixture("shrink.ltx")}));
   EXPECT_EQ(ours.pages, theirs.pages);
   EXPECT_EQ(ours.pages, pages_of(512, kShrunk));
   EXPECT_EQ(ours.header.commit, theirs.header.commit);
   EXPECT_EQ(ours.header.min_txid, 1U);
   EXPECT_EQ(ours.header.max_txid, 4U);
   EXPECT_EQ(ours.header.timestamp_ms, theirs.header.timestamp_ms);
-  EXPECT_EQ(ours.trailer.post_apply, theirs.trailer.post_apply);
 }
 
 TEST(Ltx, MergedInAnyOrderOfStepsIsTheSame) {
   const auto a = fixture("snapshot.ltx"), b = fixture("grow.ltx"), c = fixture("shrink.ltx");
-  const auto all = merge({a, b, c}, true);
-  EXPECT_EQ(merge({merge({a, b}, true), c}, true), all);
-  EXPECT_EQ(merge({a, merge({b, c}, true)}, true), all);
+  const auto all = merge({a, b, c});
+  EXPECT_EQ(merge({merge({a, b}), c}), all);
+  EXPECT_EQ(merge({a, merge({b, c})}), all);
 }
 
-TEST(Ltx, DropsChecksumsWhereTheyAreNotWantedOrNotThere) {
-  EXPECT_FALSE(
-      decode(merge({fixture("snapshot.ltx"), fixture("grow.ltx")}, false)).header.checksums);
-  LtxHeader next{.page_size = 512, .commit = 5, .min_txid = 2, .max_txid = 2, .checksums = false};
-  const auto without = encode(next, pages_of(512, {{3, 1}}), 0);
-  EXPECT_FALSE(decode(merge({fixture("snapshot.ltx"), without}, true)).header.checksums);
+// Litestream refuses a chain whose last file has them.
+TEST(Ltx, WritesNoChecksumsOfTheDatabase) {
+  const auto merged = merge({fixture("snapshot.ltx"), fixture("grow.ltx")});
+  EXPECT_EQ(get_be<std::uint32_t>(merged.data() + 4), kLtxNoDatabaseChecksums);
+  EXPECT_EQ(get_be<std::uint64_t>(merged.data() + 40), 0U) << "before";
+  EXPECT_EQ(get_be<std::uint64_t>(merged.data() + merged.size() - kLtxTrailerSize), 0U) << "after";
 }
 
 TEST(Ltx, RefusesToMergeWhatIsNotAdjacent) {
   auto refused = [](const std::vector<std::string>& files) {
-    return refusal_of([&] { merge(files, true); }, Errc::invalid_argument);
+    return refusal_of([&] { merge(files); }, Errc::invalid_argument);
   };
   EXPECT_NE(
       refused({fixture("snapshot.ltx"), fixture("shrink.ltx")}).find("4 to 4 do not follow 1 to 1"),
@@ -198,13 +168,13 @@ TEST(Ltx, RefusesToMergeWhatIsNotAdjacent) {
 
 TEST(Ltx, RefusesToMergeASnapshotThatLacksPages) {
   // Page 6 comes into being without ever having been written.
-  LtxHeader header{.page_size = 512, .commit = 7, .min_txid = 2, .max_txid = 2, .checksums = false};
-  const auto gap = encode(header, pages_of(512, {{7, 1}}), 0);
-  EXPECT_NE(refusal_of([&] { merge({fixture("snapshot.ltx"), gap}, false); }).find("page 6"),
+  LtxHeader header{.page_size = 512, .commit = 7, .min_txid = 2, .max_txid = 2};
+  const auto gap = encode(header, pages_of(512, {{7, 1}}));
+  EXPECT_NE(refusal_of([&] { merge({fixture("snapshot.ltx"), gap}); }).find("page 6"),
             std::string::npos);
   header.commit = 6;
-  const auto end = encode(header, pages_of(512, {{1, 1}}), 0);
-  EXPECT_NE(refusal_of([&] { merge({fixture("snapshot.ltx"), end}, false); }).find("page 6"),
+  const auto end = encode(header, pages_of(512, {{1, 1}}));
+  EXPECT_NE(refusal_of([&] { merge({fixture("snapshot.ltx"), end}); }).find("page 6"),
             std::string::npos);
 }
 
@@ -222,22 +192,18 @@ RC_GTEST_PROP(Ltx, ReadsBackWhatItWrote, ()) {
                    .commit = commit,
                    .min_txid = *rc::gen::inRange<Txid>(2, 1'000'000),
                    .timestamp_ms = *rc::gen::inRange<std::int64_t>(0, 1LL << 50),
-                   .pre_apply = kChecksumFlag | *rc::gen::arbitrary<std::uint64_t>(),
                    .wal_offset = 32,
                    .wal_size = 17,
                    .wal_salt1 = *rc::gen::arbitrary<std::uint32_t>(),
                    .wal_salt2 = *rc::gen::arbitrary<std::uint32_t>(),
                    .node_id = *rc::gen::arbitrary<std::uint64_t>()};
   header.max_txid = header.min_txid + *rc::gen::inRange<Txid>(0, 100);
-  const auto post_apply = kChecksumFlag | *rc::gen::arbitrary<std::uint64_t>();
-  const File file = decode(encode(header, pages, post_apply));
+  const File file = decode(encode(header, pages));
   RC_ASSERT(file.pages == pages);
   RC_ASSERT(file.header.max_txid == header.max_txid);
-  RC_ASSERT(file.header.pre_apply == header.pre_apply);
   RC_ASSERT(file.header.wal_salt2 == header.wal_salt2);
   RC_ASSERT(file.header.node_id == header.node_id);
   RC_ASSERT(file.header.timestamp_ms == header.timestamp_ms);
-  RC_ASSERT(file.trailer.post_apply == post_apply);
 }
 
 // A compressed page may have several forms: what is accepted has the same content.
@@ -265,13 +231,6 @@ TEST(Ltx, RefusesAFileThatIsCutOffOrTooLong) {
         refusal_of([&] { decode(std::string_view(whole).substr(0, size)); }).find("too early"),
         std::string::npos);
   EXPECT_NE(refusal_of([&] { decode(whole + "x"); }).find("follow"), std::string::npos);
-}
-
-TEST(Ltx, SaysWhatIsWrongWithASnapshot) {
-  LtxHeader header{.page_size = 512, .commit = 5, .min_txid = 1, .max_txid = 1};
-  const auto wrong = encode(header, pages_of(512, kSnapshot), kChecksumFlag | 5);
-  EXPECT_NE(refusal_of([&] { decode(wrong); }).find("pages do not have the checksum"),
-            std::string::npos);
 }
 
 }  // namespace

@@ -16,7 +16,9 @@ namespace {
 class PositionLogTest : public ::testing::Test {
  protected:
   static PositionRecord record(Txid txid) {
-    return {3, txid, txid + 10, kChecksumFlag | (txid * 7919), 4096, {1, 2}, 5};
+    return {3,         txid,
+            txid + 10, (txid * 7919),
+            4096,      {{1, 2}, 5, {6, static_cast<std::uint32_t>(txid)}}};
   }
 
   const testing::TemporaryFolder folder_;
@@ -35,9 +37,9 @@ TEST_F(PositionLogTest, FindsWhatWasNoted) {
   ASSERT_EQ(log.records().size(), 10U);
   EXPECT_EQ(log.records().front(), record(1));
   EXPECT_EQ(log.records().back(), record(10));
-  EXPECT_EQ(log.find(record(4).checksum, 4096), record(4));
-  EXPECT_EQ(log.find(record(4).checksum, 512), std::nullopt);
-  EXPECT_EQ(log.find(1, 4096), std::nullopt);
+  EXPECT_EQ(log.find(record(4).hash, 4096, {}), record(4));
+  EXPECT_EQ(log.find(record(4).hash, 512, {}), std::nullopt);
+  EXPECT_EQ(log.find(1, 4096, {}), std::nullopt);
   log.set_history(78);
   EXPECT_TRUE(log.records().empty()) << "they belonged to another history";
 }
@@ -61,15 +63,15 @@ TEST_F(PositionLogTest, DropsDamagedRecords) {
     PositionLog log(path_);
     for (Txid t = 1; t <= 5; ++t) log.append(record(t));
   }
-  std::filesystem::resize_file(path_, 64 * 5 + 20);  // the fifth was being written
+  std::filesystem::resize_file(path_, 72 * 5 + 20);  // the fifth was being written
   {
     std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(64 * 2 + 20);
+    file.seekp(72 * 2 + 20);
     file.put('x');
   }
   PositionLog log(path_);
   ASSERT_EQ(log.records().size(), 3U);
-  EXPECT_EQ(log.find(record(2).checksum, 4096), std::nullopt);
+  EXPECT_EQ(log.find(record(2).hash, 4096, {}), std::nullopt);
   EXPECT_EQ(log.records().back(), record(4));
 }
 
@@ -87,7 +89,7 @@ TEST_F(PositionLogTest, RefusesAFileOfANewerVersion) {
   {
     std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(7);
-    file.put('\2');
+    file.put('\3');
   }
   try {
     PositionLog log(path_);

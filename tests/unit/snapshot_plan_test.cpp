@@ -16,11 +16,7 @@ constexpr std::int64_t kSecond = 1'000, kHour = 3'600'000;
 
 // Each transaction has a record of its own, whose sequence is ten more, and a second.
 StoredFile file(int level, Txid min, Txid max, std::uint64_t size = 1'000) {
-  return {level,
-          min,
-          max,
-          static_cast<std::int64_t>(max) * kSecond,
-          {kHistory, 1, max + 10, kChecksumFlag | max},
+  return {level, min, max, static_cast<std::int64_t>(max) * kSecond, {kHistory, 1, max + 10, max},
           size};
 }
 StoredFile snapshot(Txid max, std::uint64_t size = 100'000) { return file(9, 1, max, size); }

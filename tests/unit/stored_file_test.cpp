@@ -8,9 +8,7 @@
 namespace cluster::sqlite {
 namespace {
 
-StoredFile some_file() {
-  return {2, 18, 255, 1'700'000'000'123, {0xabc1, 7, 4711, kChecksumFlag | 99}, 1234};
-}
+StoredFile some_file() { return {2, 18, 255, 1'700'000'000'123, {0xabc1, 7, 4711, 99}, 1234}; }
 
 nats::ObjectInfo object_of(const StoredFile& file) {
   nats::ObjectInfo object;
@@ -39,8 +37,7 @@ RC_GTEST_PROP(StoredFile, IsReadBack, ()) {
   file.min = file.snapshot() ? 1 : 1 + *rc::gen::arbitrary<Txid>() % file.max;
   file.time_ms = *rc::gen::inRange<std::int64_t>(0, 4'000'000'000'000);
   file.end = {*rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() | 1,
-              *rc::gen::arbitrary<std::uint64_t>() | 1,
-              *rc::gen::arbitrary<std::uint64_t>() | kChecksumFlag};
+              *rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() | 1};
   file.size = *rc::gen::arbitrary<std::uint64_t>();
   const auto listing = listing_of({object_of(file)});
   RC_ASSERT(listing.foreign.empty());
@@ -86,7 +83,7 @@ TEST(StoredFile, WhatIsNotOursIsForeignAndSaysWhy) {
   EXPECT_EQ(with(1, "0000000000000000"), "header Cpp-Cluster-History is \"0000000000000000\"");
   EXPECT_EQ(with(2, "0"), "header Cpp-Cluster-Epoch is \"0\"");
   EXPECT_EQ(with(3, "-1"), "header Cpp-Cluster-Sequence is \"-1\"");
-  EXPECT_EQ(with(4, "0000000000000001"), "header Cpp-Cluster-Checksum is \"0000000000000001\"");
+  EXPECT_EQ(with(4, "0000000000000000"), "header Cpp-Cluster-Hash is \"0000000000000000\"");
 }
 
 TEST(StoredFile, DeletedObjectsAreNotListed) {

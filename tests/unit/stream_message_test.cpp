@@ -15,7 +15,7 @@ StreamRecord data() {
   record.first = 12;
   record.last = 15;
   record.before = 0x8000000000000001;
-  record.checksum = 0xfedcba9876543210;
+  record.hash = 0xfedcba9876543210;
   return record;
 }
 
@@ -34,7 +34,7 @@ RC_GTEST_PROP(StreamMessage, ReadsBackWhatItWrote, ()) {
   record.first = *rc::gen::inRange<Txid>(1, 1ULL << 40);
   record.last = record.fence ? record.first : record.first + *rc::gen::inRange<Txid>(0, 1000);
   record.before = *rc::gen::arbitrary<std::uint64_t>();
-  record.checksum = *rc::gen::arbitrary<std::uint64_t>();
+  record.hash = *rc::gen::arbitrary<std::uint64_t>();
   if (record.fence) {
     record.epoch_before = *rc::gen::inRange<std::uint64_t>(0, record.epoch);
   } else {
@@ -54,7 +54,7 @@ RC_GTEST_PROP(StreamMessage, ReadsBackWhatItWrote, ()) {
   RC_ASSERT(r.part == record.part);
   RC_ASSERT(r.final == record.final);
   RC_ASSERT(r.before == record.before);
-  RC_ASSERT(r.checksum == record.checksum);
+  RC_ASSERT(r.hash == record.hash);
 }
 
 TEST(StreamMessage, IdsTellSendingsApart) {
@@ -80,14 +80,14 @@ TEST(StreamMessage, SaysWhichHeaderIsWrong) {
                                                              {"Cluster-Part", "2/3"},
                                                              {"Cluster-Part", ""},
                                                              {"Cluster-Part", "1/"},
-                                                             {"Cluster-Checksum", "1"},
-                                                             {"Cluster-Checksum", "g-1"},
+                                                             {"Cluster-Hash", "1"},
+                                                             {"Cluster-Hash", "g-1"},
                                                              {"Cluster-Part", "4294967296"}}) {
     const auto text = refusal(good, name, value);
     EXPECT_NE(text.find("header " + name + " is \"" + value + "\""), std::string::npos) << text;
     EXPECT_NE(text.find("message 5"), std::string::npos) << text;
   }
-  EXPECT_NE(refusal(good, "Cluster-Version", "2").find("upgrade"), std::string::npos);
+  EXPECT_NE(refusal(good, "Cluster-Version", "3").find("upgrade"), std::string::npos);
   StreamRecord fence = data();
   fence.fence = true;
   fence.first = fence.last;

@@ -6,10 +6,10 @@
 namespace cluster::cli {
 namespace {
 
-CheckedCopy leader(const std::string& checksum = "aaaa") {
+CheckedCopy leader(const std::string& hash = "aaaa") {
   return {.node = "node-1",
           .role = "primary",
-          .found = CopyFound{.txid = 10, .sequence = 7, .checksum = checksum, .noted = checksum}};
+          .found = CopyFound{.txid = 10, .sequence = 7, .hash = hash, .noted = hash}};
 }
 
 // At transaction 12 when it was read; `at` is what it had noted of transaction 10.
@@ -17,7 +17,7 @@ CheckedCopy standby(const std::string& node, const std::string& at = "aaaa") {
   return {.node = node,
           .role = "standby",
           .found = CopyFound{
-              .txid = 12, .sequence = 9, .checksum = "cccc", .noted = "cccc", .noted_at = at}};
+              .txid = 12, .sequence = 9, .hash = "cccc", .noted = "cccc", .noted_at = at}};
 }
 
 std::optional<std::string> stream(std::uint64_t sequence, std::uint64_t txid) {
@@ -40,7 +40,7 @@ TEST(VerifyVerdict, CopiesAreComparedAtTheLeadersTransactionWhereverTheyStand) {
 }
 
 TEST(VerifyVerdict, AStandbyThatHadAnotherContentThereIsWrong) {
-  for (const auto& word : {StreamChecksum(stream), StreamChecksum(trimmed)}) {
+  for (const auto& word : {StreamHash(stream), StreamHash(trimmed)}) {
     std::vector<CheckedCopy> copies{leader(), standby("node-2"), standby("node-3", "bbbb")};
     judge(copies, 0, word);
     EXPECT_EQ(copies[0].wrong, "");
@@ -60,7 +60,7 @@ TEST(VerifyVerdict, ALeaderThatHasWhatTheStreamHasNotIsWrongAndNotThoseThatHave)
 
 TEST(VerifyVerdict, NamesThePagesThatAreNotAsWritten) {
   std::vector<CheckedCopy> copies{leader(), standby("node-2")};
-  copies[0].found->checksum = "dddd";
+  copies[0].found->hash = "dddd";
   copies[0].found->wrong = 1;
   copies[0].found->pages = {42};
   copies[1].found->wrong = 10;
@@ -87,7 +87,7 @@ TEST(VerifyVerdict, WithoutTheLeadersWordNothingIsComparedAndWhatIsWrongStaysSo)
   for (const auto& first : {silent, damaged}) {
     std::vector<CheckedCopy> copies{first, standby("node-2")};
     copies[1].found->noted = "eeee";
-    copies[1].found->checksum = "eeee";
+    copies[1].found->hash = "eeee";
     judge(copies, 0, stream);
     EXPECT_NE(copies[1].not_compared, "");
     EXPECT_NE(copies[1].wrong, "");
