@@ -18,7 +18,7 @@ ifneq ($(filter-out $(goals),$(MAKECMDGOALS)),)
 $(error there is no goal '$(filter-out $(goals),$(MAKECMDGOALS))'; 'make help' lists them. A part of the checks: make check STEPS='static release'. One test: see CONTRIBUTING.md)
 endif
 ifneq ($(filter chaos,$(MAKECMDGOALS)),)
-ifneq ($(filter-out async replicated,$(COMMIT)),)
+ifeq ($(filter $(COMMIT),async replicated),)
 $(error COMMIT is async or replicated, not '$(COMMIT)')
 endif
 endif

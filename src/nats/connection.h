@@ -38,7 +38,7 @@ struct ServerInfo {
   bool jetstream = false;
 };
 
-/// Ends its subscription when destroyed; no callback runs after that.
+/// Ends its subscription when destroyed; no callback runs after that, but for subscribe_direct().
 class Subscription {
  public:
   Subscription() noexcept;
@@ -106,7 +106,7 @@ class Connection {
                                        const std::string& queue = {}, int pending_limit = 65'536);
   /// The same, but `handler` is called on libnats' thread, which delivers everything for this
   /// process: it only hands over and never waits. When its subscription ends it is still called for
-  /// what is under way, for a second or two: it owns what it uses.
+  /// what is under way, mostly some milliseconds: it owns what it uses.
   [[nodiscard]] Subscription subscribe_direct(const std::string& subject, MessageHandler handler,
                                               const std::string& queue = {});
   /// Round trip to the server and back; also proof that all that was sent before has been processed

@@ -238,7 +238,7 @@ struct EmbeddedServer::Core {
   void keep_ports();
   bool listens() const;
   bool reap(bool wait) const;
-  void stop(int signal = SIGTERM);
+  void stop();
   ServerUrl address() const;
 };
 
@@ -374,9 +374,9 @@ bool EmbeddedServer::Core::reap(bool wait) const {
   return true;
 }
 
-void EmbeddedServer::Core::stop(int signal) {
+void EmbeddedServer::Core::stop() {
   if (reap(false)) return;
-  ::kill(pid, signal);
+  ::kill(pid, SIGTERM);
   Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   pollfd p{process.get(), POLLIN, 0};
   Time end = BootClock::now() + kStopLimit;
@@ -461,8 +461,14 @@ void EmbeddedServer::kill_hard() {
   core_->keep_ports();
 }
 
-void EmbeddedServer::start_again(bool by_force) {
-  core_->stop(by_force ? SIGKILL : SIGTERM);
+void EmbeddedServer::kill() {
+  if (core_->reap(false)) return;
+  core_->keep_ports();
+  ::kill(core_->pid, SIGKILL);
+}
+
+void EmbeddedServer::start_again() {
+  core_->stop();
   core_->any_port = false;  // clients know it
   core_->keep_ports();
   core_->start();

@@ -36,10 +36,12 @@ class EmbeddedServer {
   std::string url() const;  ///< nats://host:port
   pid_t pid() const noexcept;
   const EmbeddedNats& options() const noexcept;
-  /// For tests of faults.
+  /// For tests of faults: SIGKILL, and waits for its end.
   void kill_hard();
-  /// With the same files and ports. `by_force`: it may hang, and is not asked to end first.
-  void start_again(bool by_force = false);
+  /// SIGKILL, and nothing is waited for: running() tells.
+  void kill();
+  /// With the same files and ports. Waits for the end of one that runs.
+  void start_again();
 
  private:
   struct Core;
@@ -47,7 +49,7 @@ class EmbeddedServer {
 };
 
 /// How many of the servers in `routes` (as EmbeddedNats::routes) take connections. Blocks, for each
-/// that does not at most half a second.
+/// that does not at most half a second, besides what resolving its name takes.
 std::size_t servers_up(const std::vector<std::string>& routes);
 
 /// `count` servers on loopback with free ports, one cluster if more than one, below `folder`;

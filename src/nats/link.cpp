@@ -24,6 +24,8 @@ constexpr milliseconds kConnectGrace{200};
 constexpr milliseconds kRefusedWait{1'000};  // servers log each refusal
 constexpr milliseconds kCloseLimit{250};
 constexpr milliseconds kBuryLimit{2'000};
+constexpr milliseconds kDrainLimit{1'000};
+constexpr std::size_t kDrainsAtOnce = 64;
 constexpr std::int64_t kWriteLimitMs =
     1'000;  // a server that takes nothing for so long counts as lost
 constexpr std::size_t kRouteBytes = 64 * 1024 * 1024;
@@ -207,7 +209,7 @@ struct Link::State : std::enable_shared_from_this<Link::State> {
     natsSubscription* subscription = nullptr;
     std::uint64_t generation = 0;
     Time at{};
-    std::uint64_t route = 0;  // that messages still come by; 0: none come any more
+    std::uint64_t route = 0;  // of one that is draining: messages still come by it
   };
   struct FlushWanted {
     std::uint64_t id = 0;
@@ -225,7 +227,7 @@ struct Link::State : std::enable_shared_from_this<Link::State> {
   std::uint64_t lost = 0;  // newest generation that has ended
   std::vector<ServerUrl> discovered;
   std::vector<std::shared_ptr<Wire>> retired;
-  std::vector<Ended> ended;
+  std::vector<Ended> ended, draining;
   std::vector<FlushWanted> flushes;
   ConnectLimit* under_way = nullptr;
 
@@ -252,7 +254,7 @@ struct Link::State : std::enable_shared_from_this<Link::State> {
   void do_flushes();
   void bury();
   void destroy(std::shared_ptr<Wire> wire);
-  void free_subscription(const Ended& ended);
+  void do_drains();
 };
 
 namespace {
@@ -554,15 +556,7 @@ void Link::State::destroy(std::shared_ptr<Wire> wire) {
     std::copy_if(ended.begin(), ended.end(), std::back_inserter(gone), of_wire);
     std::erase_if(ended, of_wire);
   }
-  for (const auto& e : gone) free_subscription(e);
-}
-
-void Link::State::free_subscription(const Ended& e) {
-  if (e.route != 0) {
-    registry().remove(e.route);
-    feed->close_route(e.route);
-  }
-  natsSubscription_Destroy(e.subscription);
+  for (const auto& e : gone) natsSubscription_Destroy(e.subscription);
 }
 
 // Frees what the loop has done with. An ended subscription of a live connection goes only after a
@@ -587,10 +581,37 @@ void Link::State::bury() {
   }
   if (old.empty()) return;
   if (natsConnection_FlushTimeout(current->nc, kBuryLimit.count()) == NATS_OK) {
-    for (const auto& e : old) free_subscription(e);
+    for (const auto& e : old) natsSubscription_Destroy(e.subscription);
   } else {
     std::lock_guard lock(mutex);
     ended.insert(ended.end(), old.begin(), old.end());
+  }
+}
+
+// One by one: for each that is drained libnats has a thread, as long as a round trip takes.
+void Link::State::do_drains() {
+  std::vector<Ended> some;
+  {
+    std::lock_guard lock(mutex);
+    const auto count = std::min(draining.size(), kDrainsAtOnce);
+    some.assign(draining.begin(), draining.begin() + static_cast<std::ptrdiff_t>(count));
+    draining.erase(draining.begin(), draining.begin() + static_cast<std::ptrdiff_t>(count));
+  }
+  for (auto& e : some) {
+    const auto of_wire = [&e](const auto& wire) { return wire->generation == e.generation; };
+    const bool alive = current && e.generation == current->generation;
+    // It fails when the connection has ended: then nothing comes any more.
+    if (alive && natsSubscription_Drain(e.subscription) == NATS_OK)
+      natsSubscription_WaitForDrainCompletion(e.subscription, kDrainLimit.count());
+    registry().remove(e.route);
+    feed->close_route(e.route);
+    if (std::none_of(wires.begin(), wires.end(), of_wire)) {
+      natsSubscription_Destroy(e.subscription);
+      continue;
+    }
+    e.at = BootClock::now();
+    std::lock_guard lock(mutex);
+    ended.push_back(e);
   }
 }
 
@@ -599,7 +620,9 @@ void Link::State::run() {
     bool reconnect = false;
     {
       std::unique_lock lock(mutex);
-      auto something = [&] { return stop || !connected() || !flushes.empty() || !retired.empty(); };
+      auto something = [&] {
+        return stop || !connected() || !flushes.empty() || !retired.empty() || !draining.empty();
+      };
       if (ended.empty()) {
         wake.wait(lock, something);
       } else {
@@ -610,6 +633,7 @@ void Link::State::run() {
     }
     if (reconnect) connect();
     do_flushes();
+    do_drains();
     bury();
   }
   // Nothing comes back from here: the feed is closed. What was sent last still goes out.
@@ -617,7 +641,13 @@ void Link::State::run() {
   if (current) natsConnection_FlushTimeout(current->nc, kCloseLimit.count());
   while (!wires.empty()) destroy(wires.back());
   std::lock_guard lock(mutex);
-  for (const auto& e : ended) free_subscription(e);
+  for (const auto& e : draining) {
+    registry().remove(e.route);
+    feed->close_route(e.route);
+  }
+  ended.insert(ended.end(), draining.begin(), draining.end());
+  draining.clear();
+  for (const auto& e : ended) natsSubscription_Destroy(e.subscription);
   ended.clear();
   nats_ReleaseThreadMemory();
 }
@@ -669,10 +699,9 @@ void Link::unsubscribe(const Wire& wire, natsSubscription* subscription, std::ui
 }
 
 void Link::drain(const Wire& wire, natsSubscription* subscription, std::uint64_t route) {
-  natsSubscription_Drain(subscription);  // as above
   std::lock_guard lock(state_->mutex);
-  state_->ended.push_back({subscription, wire.generation, BootClock::now(), route});
-  if (state_->ended.size() == 1) state_->wake.notify_all();
+  state_->draining.push_back({subscription, wire.generation, BootClock::now(), route});
+  if (state_->draining.size() == 1) state_->wake.notify_all();
 }
 
 void Link::retire(std::shared_ptr<Wire> wire) {

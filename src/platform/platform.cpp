@@ -46,6 +46,7 @@ constexpr Duration kFolderPatience = std::chrono::seconds(30);
 constexpr Duration kServerCheck = std::chrono::seconds(1);
 constexpr Duration kServerCount = std::chrono::seconds(2);
 constexpr std::size_t kServersPlaced = 3;
+constexpr Duration kTroubleLasts = std::chrono::seconds(5);
 constexpr Duration kPlacementPatience = std::chrono::seconds(5);
 constexpr Duration kElectionPatience = std::chrono::seconds(20);  // an election takes up to 9
 constexpr int kMostServerRestarts = 3;                            // until there is a session
@@ -159,7 +160,7 @@ struct Platform::Core final : AppHost {
   void watch_embedded();
   void mend_server();
   void count_servers();
-  void restart_server(const std::string& why, bool by_force = false);
+  void restart_server(const std::string& why);
   Time server_restart(Duration patience) const;
   void mend_cluster(const Error& error);
   std::string status_json();
@@ -235,6 +236,8 @@ struct Platform::Core final : AppHost {
   Time told_at_{};
   Time restart_server_at_{};
   int server_restarts_ = 0;
+  bool leaderless_ = false;
+  Time store_trouble_at_{};     // when JetStream did not take or give something last
   std::size_t servers_up_ = 0;  // of the NATS cluster that the own server is one of
   Time servers_counted_at_{};
   bool counting_servers_ = false;
@@ -409,9 +412,11 @@ void Platform::Core::watch_embedded() {
   restart_server(why);
 }
 
-void Platform::Core::restart_server(const std::string& why, bool by_force) {
+void Platform::Core::restart_server(const std::string& why) {
+  // What it is waited for begins with it.
+  restart_server_at_ = {};
   try {
-    embedded_->start_again(by_force);
+    embedded_->start_again();
     nodes_journal_.error("nats_server_restarted",
                          {{"url", embedded_->url()}, {"pid", embedded_->pid()}, {"why", why}});
   } catch (const Error& error) {
@@ -420,32 +425,45 @@ void Platform::Core::restart_server(const std::string& why, bool by_force) {
   }
 }
 
-// Some seconds apart from those of other nodes, by chance.
+// Other nodes', by chance, are some seconds earlier or later.
 Time Platform::Core::server_restart(Duration patience) const {
   std::random_device random;
-  return BootClock::now() + patience + std::chrono::milliseconds(random() % 10'000);
+  const auto spread = std::chrono::duration_cast<std::chrono::milliseconds>(patience).count();
+  return BootClock::now() + patience + std::chrono::milliseconds(random() % (spread + 1));
 }
 
 // A server may hang and keep its connections: with another one's machine lost, no stream has a
-// majority then (seen with nats-server 2.10.27). Nobody else can tell, and restart it. A node
-// without a session does nothing, so there is little to lose.
+// majority then (seen with nats-server 2.10.27). Nobody else can tell, and kill it. So it is
+// killed when a majority of servers takes connections, and the store has refused for long what this
+// node needs for its session: longer each time, since those of other nodes begin anew as well.
 void Platform::Core::mend_server() {
   if (embedded_->options().routes.empty() || life_ != Life::running) return;
+  const Time now = BootClock::now();
   if (limit_ns_.load() != 0) {
     restart_server_at_ = {};
     server_restarts_ = 0;
     return;
   }
-  const Duration patience = std::max<Duration>(kElectionPatience, options.timing.lease_ttl);
-  const bool due = restart_server_at_ != Time{} && BootClock::now() >= restart_server_at_;
-  if (restart_server_at_ == Time{} || due) restart_server_at_ = server_restart(patience);
-  if (!due || server_restarts_ >= kMostServerRestarts) return;
+  count_servers();
+  const bool majority = servers_up_ > embedded_->options().routes.size() / 2;
+  if (!majority || now > store_trouble_at_ + kTroubleLasts) {
+    restart_server_at_ = {};
+    return;
+  }
+  const Duration patience =
+      std::max<Duration>(kElectionPatience, options.timing.lease_ttl) * (1 << server_restarts_);
+  if (restart_server_at_ == Time{}) restart_server_at_ = server_restart(patience);
+  if (now < restart_server_at_ || server_restarts_ >= kMostServerRestarts) return;
   ++server_restarts_;
-  restart_server(
-      "this node has had no session for " +
-          std::to_string(std::chrono::duration_cast<std::chrono::seconds>(patience).count()) +
-          " s: the server may hang",
-      true);
+  restart_server_at_ = {};
+  nodes_journal_.error(
+      "nats_server_killed",
+      {{"url", embedded_->url()},
+       {"pid", embedded_->pid()},
+       {"why",
+        "this node has no session, for JetStream has taken nothing for long, though a majority of "
+        "its servers is there: this one may hang"}});
+  embedded_->kill();
 }
 
 // A new NATS cluster may leave a server out for good, or find no leader for minutes though its
@@ -457,7 +475,10 @@ void Platform::Core::mend_cluster(const Error& error) {
   if (!embedded_ || embedded_->options().routes.empty()) return;
   const std::string text = error.what();
   const bool leaderless = text.find("(10008)") != std::string::npos;
-  if (!leaderless && text.find("(10005)") == std::string::npos) return;
+  const bool known = leaderless || text.find("(10005)") != std::string::npos;
+  // Patience is for one of the two, without a pause.
+  if (!known || std::exchange(leaderless_, leaderless) != leaderless) restart_server_at_ = {};
+  if (!known) return;
   count_servers();
   const std::size_t all = embedded_->options().routes.size();
   const std::size_t wanted = leaderless ? all / 2 + 1 : std::min(all, kServersPlaced);
@@ -653,6 +674,8 @@ coord::DriverEvents Platform::Core::events() {
   events.blocked = [this](const coord::SessionRecord& other) { blocked_by(other); };
   events.trouble = [this](const Error& error) {
     last_trouble_ = error.what();
+    if (error.errc() == Errc::unavailable || error.errc() == Errc::timeout)
+      store_trouble_at_ = BootClock::now();
     if (life_ == Life::starting && final_error(error))
       return finish(std::make_exception_ptr(error));
     if (error.errc() == Errc::permission_denied) locks_->refused(error);

@@ -24,6 +24,7 @@ constexpr Duration kFirstRetry = milliseconds(100);
 constexpr Duration kLaggingServer = std::chrono::seconds(20);
 constexpr Duration kLastRetry = milliseconds(5'000);
 constexpr int kMostFailures = 3;  // of one record, before another way is tried
+constexpr Duration kProofRetry = milliseconds(500);
 
 /// Fences of leaders that have committed nothing yet are no history.
 bool has_transactions(const nats::StoredMessage& message) {
@@ -118,6 +119,8 @@ void DatabaseCopy::next_turn() {
   stop_.request_stop();
   stop_ = {};
   timer_.reset();
+  proof_timer_.reset();
+  proving_ = false;
 }
 
 void DatabaseCopy::open() {
@@ -131,6 +134,8 @@ void DatabaseCopy::open() {
   work<std::shared_ptr<Replica>>(
       [this] {
         wait_for_scan();
+        // Until a checkpoint of the one before is over.
+        std::lock_guard lock(files_);
         if (!log_) log_ = std::make_unique<PositionLog>(position_log_path(options_.path));
         log_->set_history(history_);
         if (!hashes_) hashes_ = std::make_unique<HashFile>(hash_file_path(options_.path));
@@ -420,7 +425,50 @@ void DatabaseCopy::follow(std::uint64_t after) {
   position_ = follower_->position();
   sequence_ = after;
   checkpoint();
+  look_for_proof();
   if (events_.changed) events_.changed();
+}
+
+void DatabaseCopy::look_for_proof() {
+  if (phase_ != Phase::following || !replica_ || replica_->proven() || proving_) return;
+  proving_ = true;
+  journal_.warn("database_unproven",
+                {{"txid", position_.txid},
+                 {"means",
+                  "somebody else has written to its file, perhaps the program with which this node "
+                  "has led, after the node was killed: all of it is read before this node may "
+                  "lead"}});
+  prove();
+}
+
+void DatabaseCopy::prove() {
+  verify(std::make_shared<VerifyProgress>(), 0,
+         [this](const Result<Verified>& found) { proof_found(found); });
+}
+
+void DatabaseCopy::proof_found(const Result<Verified>& found) {
+  if (phase_ != Phase::following || !proving_) return;
+  auto again = [this] { proof_timer_ = loop_.after(kProofRetry, [this] { prove(); }); };
+  if (!found) {
+    if (found.error().errc() == Errc::corrupt)
+      return start_over({found.error().what(), true}, true);
+    return again();
+  }
+  if (!found.value().sound()) {
+    tell_damage(journal_, found.value());
+    return start_over({std::to_string(found.value().wrong) +
+                           " pages are not as they were written: somebody has changed its file",
+                       true},
+                      true);
+  }
+  work<bool>([replica = replica_, file = found.value().file] { return replica->prove(file); },
+             [this, again](const Result<bool>& proven) {
+               if (!proven || !proven.value()) return again();
+               proving_ = false;
+               journal_.info("database_proven", {{"txid", position_.txid}});
+               checkpoint();
+               if (events_.changed) events_.changed();
+             });
 }
 
 // A record that stays wrong is passed with a snapshot that has what it should have.
@@ -441,28 +489,30 @@ void DatabaseCopy::failed(const Error& error, std::uint64_t sequence) {
 
 void DatabaseCopy::checkpoint() {
   if (checkpointing_ || !replica_->wants_checkpoint()) return;
-  checkpointing_ =
-      checkpoints_->post([this, alive = alive_, &loop = loop_, replica = replica_]() mutable {
-        std::string failure;
-        {
-          std::lock_guard lock(files_);
-          try {
-            replica->checkpoint();
-          } catch (const Error& error) {
-            failure = error.what();
-          }
-          replica.reset();
-        }
-        loop.post([this, alive, failure] {
-          if (!*alive) return;
-          checkpointing_ = false;
-          if (failure.empty()) return;
-          if (trouble_ != failure)
-            log::error("checkpoint_failed",
-                       {{"app", options_.app}, {"node", options_.node}, {"why", failure}});
-          trouble_ = failure;
-        });
-      });
+  checkpointing_ = checkpoints_->post([this, alive = alive_, &loop = loop_, replica = replica_,
+                                       stop = stop_.get_token()]() mutable {
+    std::string failure;
+    {
+      std::lock_guard lock(files_);
+      try {
+        // Else the database may be the leader's by now.
+        if (!stop.stop_requested()) replica->checkpoint();
+      } catch (const Error& error) {
+        failure = error.what();
+      }
+      replica.reset();
+    }
+    loop.post([this, alive, failure] {
+      if (!*alive) return;
+      checkpointing_ = false;
+      look_for_proof();
+      if (failure.empty()) return;
+      if (trouble_ != failure)
+        log::error("checkpoint_failed",
+                   {{"app", options_.app}, {"node", options_.node}, {"why", failure}});
+      trouble_ = failure;
+    });
+  });
 }
 
 std::optional<CopyPosition> DatabaseCopy::position() const {

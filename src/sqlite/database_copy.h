@@ -104,9 +104,11 @@ class DatabaseCopy {
   Phase phase() const noexcept { return phase_; }
   /// As given to begin(), or what it was found to be since.
   std::uint64_t history() const noexcept { return history_; }
-  /// It has what the stream had when it began to follow, or may begin a stream.
+  /// It has what the stream had when it began to follow, and is known to be right; or may begin a
+  /// stream.
   bool ready() const noexcept {
-    return phase_ == Phase::seed || (phase_ == Phase::following && caught_up_);
+    return phase_ == Phase::seed ||
+           (phase_ == Phase::following && caught_up_ && replica_->proven());
   }
   /// Where it stands, when nothing is under way; nothing also when that is not known.
   std::optional<CopyPosition> position() const;
@@ -166,6 +168,9 @@ class DatabaseCopy {
   void set_phase(Phase phase);
   void wait_and_open(const Error& error);
   void wait(const Error& error, std::function<void()> then);
+  void look_for_proof();
+  void prove();
+  void proof_found(const Result<Verified>& found);
   void move(const std::string& from, const std::string& to);
   void follow_again();
   void next_turn();
@@ -206,6 +211,7 @@ class DatabaseCopy {
   bool hold_ = false;
   bool checkpointing_ = false;
   bool verifying_ = false;
+  bool proving_ = false;         // all of it is read, since somebody else has written to its file
   std::future<void> scan_over_;  // on the strand: when the last one has let go of the copy
   std::optional<WalFollower::Stuck> held_;  // found while judgement was held
   CopyPosition position_;                   // the last one that was known
@@ -215,7 +221,7 @@ class DatabaseCopy {
   std::vector<std::string> aside_;  // under aside_mutex_
   std::string trouble_;
   Duration retry_{};
-  LoopSource timer_;
+  LoopSource timer_, proof_timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

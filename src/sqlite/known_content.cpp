@@ -85,15 +85,15 @@ class Overlay {
 std::optional<KnownContent> known_content(const Handle& handle, const WalIndexHeader& header,
                                           HashFile& hashes, const PositionLog& log) {
   const auto& mark = hashes.mark();
-  if (!mark || (header.max_frame > 0 && mark->at.page_size != header.page_size()) ||
-      FileState::of(handle.path()) != mark->file)
+  if (!mark || (header.max_frame > 0 && mark->at.page_size != header.page_size()))
     return std::nullopt;
+  const bool proven = FileState::of(handle.path()) == mark->file;
   auto in_file = loaded(hashes, handle.path());
   if (!in_file) return std::nullopt;
   // Where the next mark's hashes were on their way when the node was killed, they add up to neither
   // mark's. The frames that came between have the pages whose hashes those are: so it is right
   // again where that mark would have been, and the newest place that was noted tells.
-  bool confirmed = in_file->database() == mark->at.hash;
+  bool confirmed = proven && in_file->database() == mark->at.hash;
   bool same_wal = true;
   Overlay overlay(handle, hashes, std::move(*in_file), mark->at.page_size);
   const NotedPlaces noted(log, header);
@@ -110,7 +110,7 @@ std::optional<KnownContent> known_content(const Handle& handle, const WalIndexHe
     if (const auto hash = noted.hash_at(end)) confirmed = *hash == overlay.pages().database();
   });
   if (!confirmed || !same_wal) return std::nullopt;
-  return KnownContent{std::move(overlay.pages()), end};
+  return KnownContent{std::move(overlay.pages()), end, proven};
 }
 
 }  // namespace cluster::sqlite

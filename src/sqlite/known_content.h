@@ -17,13 +17,17 @@ namespace cluster::sqlite {
 struct KnownContent {
   PageHashes pages{};
   WalPosition end{};  ///< of the WAL, where it is that
+  /// Nobody has written to the database file since the node noted what it holds. Else SQLite has,
+  /// by all appearances: it moved what is in the WAL. To be shown by reading all of it.
+  bool proven = false;
 };
 
 /// Of the database that `handle` has open, with the WAL that `header` says. Nothing where it can't
-/// be told: there is no mark, somebody has written to the file since, or what was noted in `log` of
-/// a place in the WAL is not what comes out there. To be called while a read transaction keeps the
-/// WAL from being begun anew; `hashes` then knows what has changed since its mark. Throws
-/// Error{corrupt} when a frame of the WAL is damaged, Error{system}.
+/// be told: there is no mark, or what was noted in `log` of the newest place in the WAL is not what
+/// comes out there; or somebody has written to the file since, and no such place is in the WAL. To
+/// be called while a read transaction keeps the WAL from being begun anew; `hashes` then knows what
+/// has changed since its mark. Throws Error{corrupt} when a frame of the WAL is damaged,
+/// Error{system}.
 std::optional<KnownContent> known_content(const Handle& handle, const WalIndexHeader& header,
                                           HashFile& hashes, const PositionLog& log);
 

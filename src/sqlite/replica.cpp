@@ -57,12 +57,17 @@ void Replica::open() {
 
 void Replica::find_content(const WalIndexHeader& header) {
   file_ = FileState::of(path_);
+  proven_ = true;
   state_.page_size = static_cast<std::uint32_t>(handle_.number("PRAGMA page_size"));
   if (auto content = known_content(handle_, header, hashes_, log_)) {
     state_.pages = std::move(content->pages);
     position_ = position_of(header, hashes_.mark()->at.hash);
+    proven_ = content->proven;
+    if (!proven_) file_.reset();
   }
   if (position_) return;
+  proven_ = true;
+  file_ = FileState::of(path_);
   read_content();
   position_ = position_of(header, std::nullopt);
   // It is no mark of this file, or is damaged.
@@ -144,6 +149,7 @@ void Replica::recognised(const PositionRecord& record) {
 
 // Of what it holds already.
 void Replica::stand_at(const PositionRecord& record) {
+  std::lock_guard lock(writing_);
   log_.append(record);
   position_ = record;
   state_.txid = record.txid;
@@ -183,16 +189,29 @@ void Replica::put(const std::string& from, DatabaseState state, const StreamPlac
   wal_bytes_ = 0;
   state_ = std::move(state);
   position_ = record;
+  proven_ = true;
   note_mark();
 }
 
 // The database file has all that there is, and is synced.
 void Replica::note_mark() {
-  file_ = FileState::of(path_);
-  if (!file_ || !position_) return;
+  const auto file = FileState::of(path_);
+  if (!file || !position_) return;
+  if (proven_) file_ = file;
   unmarked_ = true;
-  hashes_.note({log_.history(), *position_, state_.pages.size(), *file_}, state_.pages);
+  // No file is as an empty state says: such a mark vouches for none.
+  hashes_.note({log_.history(), *position_, state_.pages.size(), file_.value_or(FileState{})},
+               state_.pages);
   unmarked_ = false;
+}
+
+bool Replica::prove(const FileState& file) {
+  std::lock_guard lock(writing_);
+  if (FileState::of(path_) != file) return false;
+  file_ = file;
+  if (hashes_.mark()) hashes_.note_file(file);
+  proven_ = true;
+  return true;
 }
 
 std::string Replica::does_not_follow(const LtxHeader& h, std::uint64_t before) const {
@@ -257,7 +276,16 @@ std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& p
 
 bool Replica::checkpoint() { return !wants_checkpoint() || settle(); }
 
+// What somebody else has done to the file must not be taken for this node's own.
+void Replica::look_for_others() {
+  std::lock_guard lock(writing_);
+  if (!proven_ || FileState::of(path_) == file_) return;
+  proven_ = false;
+  file_.reset();
+}
+
 bool Replica::settle() {
+  look_for_others();
   int rc = checkpoint_by(SQLITE_CHECKPOINT_PASSIVE).code;
   bool short_again = false;
   if (rc == SQLITE_OK) {
@@ -273,7 +301,7 @@ bool Replica::settle() {
       wait_for_locks(checkpointer_.get(), kReplicaBusyMs);
       short_again = rc == SQLITE_OK;
       if (short_again) wal_bytes_ = 0;
-    } else if (hashes_.mark()) {
+    } else if (hashes_.mark() && proven_) {
       // A reader stands on an older state. The WAL has what the file has got.
       file_ = FileState::of(path_);
       if (file_) hashes_.note_file(*file_);

@@ -39,6 +39,12 @@ class Replica {
   bool exists() const noexcept { return static_cast<bool>(handle_); }
   /// Opening it has read all of the database: nothing could vouch for what it holds.
   bool read_in_full() const noexcept { return read_in_full_; }
+  /// Nobody else has written to its file, as far as that can be told without reading it. Any
+  /// thread.
+  bool proven() const noexcept { return proven_; }
+  /// All of it was read and found right, since its file was as `file` says. Returns whether it
+  /// still is: then it is proven. Throws Error{system}.
+  bool prove(const FileState& file);
   /// Where it stands; nothing when there is none, or when what it holds is at no known transaction:
   /// then somebody else has written to it, or it has lost something.
   const std::optional<PositionRecord>& position() const noexcept { return position_; }
@@ -66,7 +72,11 @@ class Replica {
   bool settle();
   /// Where its WAL ends; nothing when somebody else has written to it.
   std::optional<WalPosition> end() const;
-  bool wants_checkpoint() const noexcept { return wal_bytes_.load() > wal_limit_ || unmarked_; }
+  bool wants_checkpoint() const noexcept {
+    // Until it is proven its file stays as it is.
+    if (!proven_) return wal_bytes_.load() > kUnprovenLimits * wal_limit_;
+    return wal_bytes_.load() > wal_limit_ || unmarked_;
+  }
   /// Of its WAL, that count now. Any thread.
   std::uint64_t wal_bytes() const noexcept { return wal_bytes_.load(); }
 
@@ -86,6 +96,8 @@ class Replica {
   std::optional<std::string> check();
 
  private:
+  static constexpr std::size_t kUnprovenLimits = 4;
+
   std::optional<std::string> compare();
   void verify_wal() const;
   void open();
@@ -93,6 +105,7 @@ class Replica {
   void read_content();
   void open_handles();
   void note_mark();
+  void look_for_others();
   void look_for_mark();
   struct Checkpointed {
     int code = 0;  // SQLite's
@@ -118,6 +131,7 @@ class Replica {
   std::optional<PositionRecord> position_;
   std::uint64_t inode_ = 0;
   bool read_in_full_ = false;
+  std::atomic<bool> proven_{true};
   std::uint32_t changes_ = 0;          // the wal-index's count after our last transaction
   std::optional<FileState> file_;      // after our last checkpoint
   std::atomic<bool> unmarked_{false};  // the stream has what it holds, and there is no mark of it

@@ -513,13 +513,7 @@ void ReplicatedDatabase::verified(Result<Verified> result, const Callback<Verifi
         "database_verified",
         {{"epoch", verified_->epoch}, {"txid", verified_->txid}, {"pages", verified_->pages}});
   else
-    journal_.error("database_damage_found",
-                   {{"epoch", verified_->epoch},
-                    {"txid", verified_->txid},
-                    {"wrong_pages", verified_->wrong},
-                    {"first", verified_->named.empty() ? 0 : verified_->named.front()},
-                    {"why", verified_->damage.empty() ? "pages are not as they were written"
-                                                      : verified_->damage}});
+    tell_damage(journal_, *verified_);
   done(std::move(result));
   // What is wrong here never leads, and what comes to it may be wrong as well.
   if (!verified_->sound() && role_ == Role::standby && !stopped_ &&

@@ -66,6 +66,16 @@ PositionRecord position_of(const Replica& replica) {
 
 }  // namespace
 
+void tell_damage(const Journal& journal, const Verified& found) {
+  journal.error(
+      "database_damage_found",
+      {{"epoch", found.epoch},
+       {"txid", found.txid},
+       {"wrong_pages", found.wrong},
+       {"first", found.named.empty() ? 0 : found.named.front()},
+       {"why", found.damage.empty() ? "pages are not as they were written" : found.damage}});
+}
+
 Verified verify_image(const DatabaseImage& image, VerifyProgress& progress,
                       const std::stop_token& stop) {
   const auto& state = image.state;
@@ -100,7 +110,8 @@ Verified verify_image(const DatabaseImage& image, VerifyProgress& progress,
 }
 
 ReplicaScan::ReplicaScan(const Replica& replica)
-    : position_(position_of(replica)),
+    : file_(FileState::of(replica.path()).value_or(FileState{})),
+      position_(position_of(replica)),
       noted_(replica.state().pages),
       reader_({.path = replica.path()}, {}, true) {}
 
@@ -109,6 +120,7 @@ Verified ReplicaScan::run(VerifyProgress& progress, const std::stop_token& stop)
   comparison.result.epoch = position_.epoch;
   comparison.result.txid = position_.txid;
   comparison.result.sequence = position_.sequence;
+  comparison.result.file = file_;
   return comparison.finish(reader_.each_page(
       [&](PageNumber number, std::string_view page) { comparison.add(number, page); }));
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/journal.h"
 #include "sqlite/capture.h"
 #include "sqlite/database_image.h"
 #include "sqlite/replica.h"
@@ -38,9 +39,13 @@ struct Verified {
   std::uint64_t wrong = 0;          ///< pages that are not as they were noted
   std::vector<PageNumber> named{};  ///< the first of them
   std::string damage{};             ///< why it could not be read at all; nothing else is known then
+  FileState file{};                 ///< of a replica's, before it was read
 
   bool sound() const noexcept { return wrong == 0 && noted == found && damage.empty(); }
 };
+
+/// What was found wrong, to the log and the audit log.
+void tell_damage(const Journal& journal, const Verified& found);
 
 /// Looks at an image that a leader has had made of its database. Throws Error{system}, and
 /// shutting_down when stopped. Blocks.
@@ -59,6 +64,7 @@ class ReplicaScan {
   Verified run(VerifyProgress& progress, const std::stop_token& stop);
 
  private:
+  FileState file_;
   PositionRecord position_;
   PageHashes noted_;
   Capture reader_;

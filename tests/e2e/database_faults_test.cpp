@@ -95,7 +95,7 @@ void kill_all_servers(int servers) {
     for (auto* server : d.c.all_servers()) faults::wait_until_ready(*server, outage.deadline());
     ASSERT_TRUE(outlast_rows(d, outage, kSome));
   }
-  CLUSTER_SKIP_LOST(outage);
+  CLUSTER_END_LOST(outage);
   d.check(Loss::reported);
 }
 
@@ -205,7 +205,7 @@ TEST(DatabaseFaults, EachNatsServerOfThreeThatDiesLosesNothing) {
     EXPECT_EQ(now, leader);
     EXPECT_EQ(d.c.epoch(), epoch);
   }
-  CLUSTER_SKIP_LOST(outage);
+  CLUSTER_END_LOST(outage);
   d.check();
 }
 

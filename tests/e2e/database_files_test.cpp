@@ -292,6 +292,9 @@ TEST_P(DatabaseFilesByCommit, ABitThatFlipsInTheFileOfAReplicaIsNoticedBeforeItL
   const std::string file = p.d.file(p.standby);
   const std::string filler = first_filler(p.d.file(p.leader));
   ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
+  // In the instant of a checkpoint it could not be told from what that writes.
+  ASSERT_TRUE(p.d.hush());
+  ASSERT_TRUE(p.d.settle());
   flip_bit(file, place_of(filler, file));
   p.hand_over();
   ASSERT_EQ(p.kept().size(), 1u);
@@ -312,6 +315,9 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
     EXPECT_NE(before.out.find(node), std::string::npos) << before.out;
     EXPECT_FALSE(p.d.status(node).at("verified").is_null());
   }
+  // With no checkpoint under way, before which the node looks at its file itself.
+  ASSERT_TRUE(p.d.hush());
+  ASSERT_TRUE(p.d.settle());
   const auto offset = place_of(filler, file);
   flip_bit(file, offset);
   const auto after = p.d.c.command("db verify db -o json");
@@ -346,6 +352,28 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
     EXPECT_NE(status.out.find(text), std::string::npos) << status.out;
   const auto again = p.d.c.command("db verify db");
   EXPECT_EQ(again.status, 0) << again.out;
+  p.d.resume();
+  p.d.check();
+}
+
+// It looks at its file before each checkpoint.
+TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByItself) {
+  Pair p(kShortWal);
+  const std::string file = p.d.file(p.standby);
+  const std::string filler = first_filler(p.d.file(p.leader));
+  ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
+  ASSERT_TRUE(p.d.hush());
+  ASSERT_TRUE(p.d.settle());
+  flip_bit(file, place_of(filler, file));
+  p.d.resume();
+  ASSERT_TRUE(p.d.c.wait_for("the wrong copy to be set aside", [&] {
+    return p.d.status(p.standby).value("counts", json::object()).value("damages", 0) == 1;
+  }));
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  ASSERT_EQ(p.kept().size(), 1u);
+  EXPECT_TRUE(p.d.c.wait_for("audit entries", [&] {
+    return p.d.audited("damage_found") == 1 && p.d.audited("set_aside") == 1;
+  }));
   p.d.check();
 }
 

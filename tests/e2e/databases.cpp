@@ -253,11 +253,11 @@ void Databases::check_reported(const std::set<Row>& history) {
     constexpr std::string_view kAtLeast = "at least ";
     const bool least = aside.held.starts_with(kAtLeast);
     if (aside.held != "unknown") {
-      const auto held =
-          std::strtoull(aside.held.c_str() + (least ? kAtLeast.size() : 0), nullptr, 10);
-      EXPECT_LE(held, all + made) << "transactions only in " << kept;
+      const auto held = number_from(aside.held.substr(least ? kAtLeast.size() : 0));
+      ASSERT_TRUE(held) << "held=" << aside.held;
+      EXPECT_LE(*held, all + made) << "transactions only in " << kept;
       if (!least) {
-        EXPECT_GE(held, all) << "transactions only in " << kept;
+        EXPECT_GE(*held, all) << "transactions only in " << kept;
       }
     }
     for (const auto& [epoch, count] : more) {

@@ -251,7 +251,12 @@ class ThreeHosts {
   /// `late`: so many of them come long after the others.
   void start(std::size_t late);
   /// Waits until somebody leads in a later epoch than that.
-  testing::AssertionResult wait_led(std::uint64_t above, seconds limit);
+  testing::AssertionResult wait_led(std::uint64_t above);
+  /// Until ctest would end the test without a word.
+  seconds left() const {
+    return std::chrono::duration_cast<seconds>(
+        std::max<Duration>(seconds(1), deadline - BootClock::now()));
+  }
   void stop();
 
   Network network;
@@ -260,6 +265,7 @@ class ThreeHosts {
   std::vector<std::string> names;
   std::vector<std::unique_ptr<Child>> nodes;
   std::string leader;
+  const Time deadline = BootClock::now() + seconds(380);
 
   explicit ThreeHosts(milliseconds session_timeout = kPatient.session_timeout)
       : c({.servers = 0, .session_timeout = session_timeout}) {}
@@ -274,14 +280,16 @@ void ThreeHosts::start(std::size_t late) {
   }
   for (std::size_t host = 0; host < 3; ++host) {
     const std::string name = "node-" + std::to_string(host + 1);
-    // One server finds no leader, and no restart can help. Two can't hold three replicas.
+    // One server finds no leader, two can't hold three replicas: no restart can help.
     if (host == 3 - late) {
       ASSERT_TRUE(c.wait_logged("node-1", {" waiting_for_nats ", "JetStream says: "}));
-      const Time long_after = BootClock::now() + seconds(10);
+      // Longer than the patience that they would have if a majority were there.
+      const Time long_after = BootClock::now() + seconds(late == 2 ? 35 : 20);
       EXPECT_TRUE(c.wait_for("time to pass", [&] { return BootClock::now() >= long_after; }));
-      if (late == 2) {
-        EXPECT_EQ(c.logged("node-1", {" nats_server_restarted "}), 0);
-      }
+      for (const auto& node : names)
+        EXPECT_EQ(c.logged(node, {" nats_server_restarted ",
+                                  late == 2 ? "has no leader" : "places no replicas"}),
+                  0);
     }
     const json options = c.node_options(name);
     const auto ms = [&](const char* key) {
@@ -313,7 +321,7 @@ void ThreeHosts::start(std::size_t late) {
   EXPECT_TRUE(c.wait_watched(names));
 }
 
-testing::AssertionResult ThreeHosts::wait_led(std::uint64_t above, seconds limit) {
+testing::AssertionResult ThreeHosts::wait_led(std::uint64_t above) {
   const auto led = [&] {
     const auto lease = c.lease();
     if (!lease || lease->value("state", "") != "held" || lease->value("epoch", 0u) <= above)
@@ -322,7 +330,7 @@ testing::AssertionResult ThreeHosts::wait_led(std::uint64_t above, seconds limit
     const auto begun = c.events(leader, "db", "backend_begin");
     return !begun.empty() && begun.back().epoch == lease->value("epoch", 0u);
   };
-  return c.wait_for("a leader behind epoch " + std::to_string(above), led, limit);
+  return c.wait_for("a leader behind epoch " + std::to_string(above), led, left());
 }
 
 void ThreeHosts::stop() {
@@ -338,7 +346,7 @@ void lose_one_of_three_hosts(std::size_t late) {
   hosts.start(late);
   if (testing::Test::HasFatalFailure()) return;
   Cluster& c = hosts.c;
-  ASSERT_TRUE(hosts.wait_led(0, seconds(120)));
+  ASSERT_TRUE(hosts.wait_led(0));
 
   const std::string lost = hosts.leader;
   const auto epoch = c.epoch();
@@ -348,15 +356,15 @@ void lose_one_of_three_hosts(std::size_t late) {
   c.use(hosts.urls);
   // NATS elects anew for streams first. Where a server hangs its node restarts it, twice lease_ttl
   // later.
-  ASSERT_TRUE(hosts.wait_led(epoch, seconds(240)));
+  ASSERT_TRUE(hosts.wait_led(epoch));
   EXPECT_NE(hosts.leader, lost);
   EXPECT_TRUE(hosts.nodes[host]->running());
 
   hosts.network.heal(host);
-  EXPECT_TRUE(c.wait_members(hosts.names, seconds(180)));
+  EXPECT_TRUE(c.wait_members(hosts.names, hosts.left()));
   // Its server's return may cost a stream its leader once more.
   const std::string next = hosts.leader;
-  EXPECT_TRUE(hosts.wait_led(epoch, seconds(120)));
+  EXPECT_TRUE(hosts.wait_led(epoch));
   EXPECT_EQ(hosts.leader, next);
   hosts.stop();
 }
@@ -381,19 +389,19 @@ TEST_F(Networks, ServersThatHangAreStartedAgainByTheirNodes) {
   CLUSTER_SKIP_LONG_WAITS();
   ThreeHosts hosts(milliseconds(2000));
   hosts.start(0);
-  ASSERT_TRUE(hosts.wait_led(0, seconds(120)));
+  ASSERT_TRUE(hosts.wait_led(0));
   const auto epoch = hosts.c.epoch();
   for (const std::string name : {"node-2", "node-3"}) {
     const auto folder = hosts.c.node_options(name).at("folder").get<std::string>();
     const pid_t server = std::stoi(read_file(folder + "/nats/lock"));
     ASSERT_EQ(::kill(server, SIGSTOP), 0);
   }
-  ASSERT_TRUE(hosts.wait_led(epoch, seconds(240)));
+  ASSERT_TRUE(hosts.wait_led(epoch));
   // With one of them there is a majority again.
   EXPECT_GT(hosts.c.logged("node-2", {" nats_server_restarted "}) +
                 hosts.c.logged("node-3", {" nats_server_restarted "}),
             0);
-  EXPECT_TRUE(hosts.c.wait_members(hosts.names));
+  EXPECT_TRUE(hosts.c.wait_members(hosts.names, hosts.left()));
   hosts.stop();
 }
 

@@ -56,6 +56,8 @@ class Workload {
   /// watches and the keys' history tell; empty: none. Each value is written once. Servers of which
   /// one has lost messages do that; with a single server it would be a fault of ours.
   std::string contradiction();
+  /// The store has that value at that revision.
+  bool holds(std::uint64_t revision, const std::string& value);
 
  private:
   struct Call {

@@ -800,7 +800,7 @@ TEST_F(JetStreamClusterTest, ABucketSurvivesTheDeathOfEachServerInTurn) {
     ASSERT_NO_FATAL_FAILURE(write(5));
     ASSERT_TRUE(outage.end());
   }
-  CLUSTER_SKIP_LOST(outage);
+  CLUSTER_END_LOST(outage);
   ASSERT_TRUE(loop.run_until(
       [&] { return !seen.entries.empty() && seen.entries.back().first == std::to_string(value); },
       seconds(90)));

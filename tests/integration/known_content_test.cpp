@@ -10,6 +10,7 @@
 #include "integration/sqlite_fixture.h"
 #include "sqlite/replica.h"
 #include "sqlite/restore.h"
+#include "sqlite/verify.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -82,6 +83,10 @@ class KnownContentTest : public SqliteTest {
     open();
     EXPECT_TRUE(replica_->read_in_full());
     EXPECT_FALSE(replica_->position());
+  }
+  Verified scan() const {
+    VerifyProgress progress;
+    return ReplicaScan(*replica_).run(progress, {});
   }
   void write_offline(const std::string& sql) const {
     Handle(path("r.db"), Handle::Access::read_write).exec(sql);
@@ -202,16 +207,62 @@ TEST_F(KnownContentTest, AWalThatIsGoneLeavesWhatTheFileHas) {
   expect_the_same_in_the_end();
 }
 
+// It may be what SQLite has moved from the WAL: that is seen when all of it is read.
 TEST_F(KnownContentTest, AByteThatIsChangedIsNoticed) {
   {
     std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(512 * 20 + 300);
+    file.seekp(512 * 1 + 300);
     file.put('!');
   }
   open();
-  EXPECT_TRUE(replica_->read_in_full());
-  // The page may be in the WAL, which has it as it should be.
-  if (txid() != 0) expect_the_same_in_the_end();
+  EXPECT_FALSE(replica_->proven());
+  EXPECT_EQ(txid(), files_.size());
+  EXPECT_TRUE(replica_->check()) << "it may not lead";
+  const auto found = scan();
+  EXPECT_EQ(found.named, std::vector<PageNumber>{2});
+}
+
+TEST_F(KnownContentTest, WhatSqliteHasMovedIntoTheFileIsProvenByReading) {
+  // Its WAL stays as long as somebody has it open.
+  Handle reader(path("r.db"), Handle::Access::read_only);
+  reader.number("SELECT count(*) FROM t");
+  ASSERT_EQ(Handle(path("r.db"), Handle::Access::read_write).number("PRAGMA wal_checkpoint"), 0);
+  open();
+  EXPECT_FALSE(replica_->read_in_full());
+  EXPECT_FALSE(replica_->proven());
+  EXPECT_EQ(txid(), files_.size());
+  commit();
+  // It is no evidence that the node itself has written to it since.
+  ASSERT_FALSE(replica_->wants_checkpoint());
+  replica_->settle();
+  EXPECT_FALSE(replica_->proven());
+  commit();
+  const auto found = scan();
+  EXPECT_TRUE(found.sound());
+  EXPECT_TRUE(replica_->prove(found.file));
+  EXPECT_TRUE(replica_->proven());
+  EXPECT_EQ(replica_->check(), std::nullopt);
+  close();
+  open();
+  EXPECT_TRUE(replica_->proven());
+  expect_the_same_in_the_end();
+}
+
+TEST_F(KnownContentTest, WhatIsChangedBehindTheNodesBackIsNoCheckpointOfItsOwn) {
+  open();
+  {
+    std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(512 * 1 + 300);
+    file.put('!');
+  }
+  commit();
+  ASSERT_TRUE(replica_->settle());
+  EXPECT_FALSE(replica_->proven());
+  EXPECT_EQ(scan().named, std::vector<PageNumber>{2});
+  close();
+  open();
+  EXPECT_TRUE(replica_->read_in_full()) << "nothing vouches for it after a start, neither";
+  EXPECT_FALSE(replica_->position());
 }
 
 TEST_F(KnownContentTest, AHashFileThatIsGoneOrWrongCostsAReadOnly) {
@@ -339,10 +390,11 @@ class LeadersMarkTest : public SqliteTest {
     }
   }
   /// As a node that begins again after that.
-  void expect_known(bool without_reading) {
+  void expect_known(bool proven) {
     capture_.reset();
     const Replica replica(path("p.db"), *log_, *hashes_, kWalLimit);
-    EXPECT_NE(replica.read_in_full(), without_reading);
+    EXPECT_FALSE(replica.read_in_full());
+    EXPECT_EQ(replica.proven(), proven);
     ASSERT_TRUE(replica.position());
     EXPECT_EQ(replica.position()->txid, log_->records().back().txid);
     EXPECT_EQ(replica.position()->epoch, 3U);
@@ -366,7 +418,7 @@ TEST_F(LeadersMarkTest, ALeaderThatHasLeftKnowsItsDatabase) {
 }
 
 // The program checkpoints by itself, before and after the node was killed.
-TEST_F(LeadersMarkTest, WhatIsMovedIntoTheFileBehindItsBackCostsARead) {
+TEST_F(LeadersMarkTest, WhatIsMovedIntoTheFileBehindItsBackIsToBeProven) {
   lead();
   commit(60);
   ASSERT_TRUE(hashes_->mark());
