@@ -54,6 +54,9 @@ struct RestoredDatabase {
   std::chrono::system_clock::time_point time{};  ///< of that transaction
   std::uint64_t bytes = 0;                       ///< of the file
   std::vector<std::string> passed_over{};        ///< objects that are damaged, and how
+  /// What PRAGMA integrity_check says of it; empty: all is well. The file holds what the database
+  /// held then, all the same: a program may commit what SQLite without its extensions complains of.
+  std::string complaint{};
 };
 
 /// From App::snapshots(), on any node that runs the app; lives as long as its platform. All methods
@@ -74,7 +77,7 @@ class Snapshots {
   /// The snapshots, the oldest first; none when there is no bucket.
   std::vector<DatabaseSnapshot> list(std::chrono::milliseconds timeout = std::chrono::seconds(30));
   /// Restores the database to a file: a snapshot and what follows it, up to the moment that is
-  /// meant. It is verified (hashes, PRAGMA integrity_check) before it is put in place; after any
+  /// meant. It is verified by the hashes of its pages before it is put in place; after any
   /// error there is what was there before. Touches no node's database; see "How to go back" there.
   /// Throws Error{invalid_argument} (there is a file, and no `force`), Error{lock_held} (a program
   /// or a node uses it), Error{not_found} (nothing of that time is kept), Error{corrupt} (all that

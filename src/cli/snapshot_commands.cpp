@@ -190,9 +190,16 @@ Exit restore(const SnapshotArguments& options) {
                   {"epoch", std::to_string(restored.epoch)}});
   const bool exact = options.txid == 0 || options.txid == txid;
   if (options.output.json) {
-    Json out{{"v", 1},         {"app", options.app},        {"path", options.path},
-             {"txid", txid},   {"epoch", restored.epoch},   {"time", time_text(restored.time_ms)},
-             {"exact", exact}, {"bytes", restored.bytes()}, {"passed_over", restored.damaged}};
+    Json out{{"v", 1},
+             {"app", options.app},
+             {"path", options.path},
+             {"txid", txid},
+             {"epoch", restored.epoch},
+             {"time", time_text(restored.time_ms)},
+             {"exact", exact},
+             {"bytes", restored.bytes()},
+             {"passed_over", restored.damaged},
+             {"complaint", restored.complaint}};
     print(out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     return Exit::ok;
   }
@@ -200,6 +207,10 @@ Exit restore(const SnapshotArguments& options) {
   if (!exact)
     complain("transaction " + std::to_string(options.txid) +
              " is not kept as such: this is the newest before it that is");
+  if (!restored.complaint.empty())
+    complain("SQLite's integrity_check says: " + restored.complaint +
+             "; the file holds what the database held then, all the same: look at it with the "
+             "program that made it");
   print(options.path + ": database of " + options.app + " at transaction " + std::to_string(txid) +
         ", " + time_text(restored.time_ms) + "\n");
   return Exit::ok;

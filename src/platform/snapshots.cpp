@@ -168,8 +168,12 @@ RestoredDatabase Snapshots::restore(const RestoreOptions& options) {
   return core_.call<RestoredDatabase>(
       "restore", options.timeout, [&](SnapshotStore& store, const std::stop_token& stop) {
         auto restored = sqlite::restore_database(store, request, stop);
-        return RestoredDatabase{restored.state.txid, restored.epoch, time_from_ms(restored.time_ms),
-                                restored.bytes(), std::move(restored.damaged)};
+        return RestoredDatabase{restored.state.txid,
+                                restored.epoch,
+                                time_from_ms(restored.time_ms),
+                                restored.bytes(),
+                                std::move(restored.damaged),
+                                std::move(restored.complaint)};
       });
 }
 

@@ -128,8 +128,7 @@ void DatabaseBuilder::apply(LtxDecoder& file, const std::function<void(PageNumbe
   state_.txid = h.max_txid;
 }
 
-DatabaseState DatabaseBuilder::finish(std::optional<std::uint64_t> hash, Check check,
-                                      std::stop_token stop) {
+DatabaseState DatabaseBuilder::finish(std::optional<std::uint64_t> hash) {
   if (state_.txid == 0)
     throw Error(Errc::invalid_argument, "restore of " + path_ + ": no file was given");
   const PageNumber pages = state_.pages.size();
@@ -137,14 +136,11 @@ DatabaseState DatabaseBuilder::finish(std::optional<std::uint64_t> hash, Check c
     fail("the result has not the hash that the database had at transaction " +
          std::to_string(state_.txid));
   writer_->finish(static_cast<std::int64_t>(pages) * state_.page_size);
-  if (check != Check::none)
-    if (const auto damage = check_file(path_, check == Check::full, std::move(stop)))
-      fail("SQLite says of the result: " + *damage);
   kept_ = true;
   return std::move(state_);
 }
 
-std::optional<std::string> check_file(const std::string& path, bool full, std::stop_token stop) {
+std::optional<std::string> integrity_of(const std::string& path, std::stop_token stop) {
   // As a file that does not change, SQLite makes no WAL beside it.
   sqlite3* db = nullptr;
   const std::string uri = uri_of(path) + "?immutable=1";
@@ -158,7 +154,7 @@ std::optional<std::string> check_file(const std::string& path, bool full, std::s
       &stop);
   std::string found;
   sqlite3_stmt* statement = nullptr;
-  const char* pragma = full ? "PRAGMA integrity_check(1)" : "PRAGMA quick_check(1)";
+  const char* pragma = "PRAGMA integrity_check(1)";
   const int prepared = sqlite3_prepare_v2(db, pragma, -1, &statement, nullptr);
   const std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)> ending(statement, sqlite3_finalize);
   if (prepared != SQLITE_OK) return std::string(sqlite3_errmsg(db));

@@ -16,8 +16,6 @@ namespace cluster::sqlite {
 
 class DatabaseBuilder {
  public:
-  enum class Check { none, quick, full };  ///< PRAGMA quick_check, PRAGMA integrity_check
-
   /// Makes the file, which must not be there. Throws Error{system}.
   explicit DatabaseBuilder(std::string path);
   /// Removes the file, unless finish() has returned.
@@ -34,9 +32,9 @@ class DatabaseBuilder {
   /// What has been applied.
   const DatabaseState& state() const noexcept { return state_; }
 
-  /// Syncs the file, and checks that it is whole, has that hash (if one is given), and passes
-  /// SQLite's check. Throws Error{corrupt}, Error{system}, Error{shutting_down} (stopped).
-  DatabaseState finish(std::optional<std::uint64_t> hash, Check check, std::stop_token stop = {});
+  /// Syncs the file, and checks that it is whole and has that hash (if one is given). Throws
+  /// Error{corrupt}, Error{system}.
+  DatabaseState finish(std::optional<std::uint64_t> hash = {});
 
  private:
   class Writer;
@@ -48,10 +46,10 @@ class DatabaseBuilder {
   bool kept_ = false;
 };
 
-/// What PRAGMA quick_check (or integrity_check) finds in a database file that nobody writes to and
-/// that has no WAL; nothing when all is well. Leaves nothing beside the file. Throws
-/// Error{shutting_down} when `stop` is requested.
-std::optional<std::string> check_file(const std::string& path, bool full,
-                                      std::stop_token stop = {});
+/// What PRAGMA integrity_check says of a database file that nobody writes to and that has no WAL;
+/// nothing when all is well. It may be of content that the program has committed: a row that breaks
+/// a CHECK, a collation that only the program has, syntax that is newer than this SQLite. Leaves
+/// nothing beside the file. Throws Error{shutting_down} when `stop` is requested.
+std::optional<std::string> integrity_of(const std::string& path, std::stop_token stop = {});
 
 }  // namespace cluster::sqlite

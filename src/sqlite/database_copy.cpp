@@ -681,6 +681,7 @@ void DatabaseCopy::end(std::function<void()> done) {
   work<bool>(
       [this, replica = std::make_shared<std::shared_ptr<Replica>>(std::move(replica_))] {
         wait_for_scan();
+        std::lock_guard lock(files_);
         replica->reset();
         log_.reset();
         hashes_.reset();

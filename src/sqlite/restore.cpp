@@ -33,7 +33,7 @@ DatabaseState write_database(const std::string& path, const std::vector<LtxDecod
     });
     if (progress) progress(pages, pages);
   }
-  return builder.finish({}, DatabaseBuilder::Check::none);
+  return builder.finish();
 }
 
 void replace_database(const std::string& from, const std::string& path) {

@@ -209,7 +209,7 @@ std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRang
     try {
       DatabaseBuilder builder(path);
       reader.apply(chain, builder, at);
-      restored.state = builder.finish(last.end.hash, DatabaseBuilder::Check::quick, stop);
+      restored.state = builder.finish(last.end.hash);
     } catch (const Error& error) {
       if (!is_damage(error)) throw;
       pass_over(files, at, error.what(), restored);
@@ -257,8 +257,7 @@ Restored restore_database(SnapshotStore& store, const RestoreRequest& request,
         in_chain = end.sequence == behind && !chain.empty();
       }
       if (builder.state().txid == 0) break;
-      tell(request, Phase::check, 0, 0);
-      restored.state = builder.finish(end.hash, DatabaseBuilder::Check::full, stop);
+      restored.state = builder.finish(end.hash);
       restored.epoch = end.epoch;
       restored.sequence = end.sequence;
     } catch (const Error& error) {
@@ -272,6 +271,8 @@ Restored restore_database(SnapshotStore& store, const RestoreRequest& request,
       continue;
     }
     try {
+      tell(request, Phase::check, 0, 0);
+      restored.complaint = integrity_of(fresh, stop).value_or("");
       check_place(request.path, request.force);
       take_access(fresh, request.path);
       replace_database(fresh, request.path);

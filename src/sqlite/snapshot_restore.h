@@ -26,12 +26,15 @@ struct Restored {
   std::int64_t time_ms = 0;
   std::vector<StoredFile> from{};      ///< a snapshot, and what follows it
   std::vector<std::string> damaged{};  ///< objects that could not be used, and why
+  /// What PRAGMA integrity_check says of the result, of restore_database(). It is what the database
+  /// held, all the same.
+  std::string complaint{};
 
   std::uint64_t bytes() const { return std::uint64_t{state.page_size} * state.pages.size(); }
 };
 
 /// Writes the newest database that `stream` goes on from into the file `path`: whole, synced, and
-/// verified (hashes, PRAGMA quick_check). What an attempt that was cut short has left there
+/// verified by hashes. What an attempt that was cut short has left there
 /// goes. Nothing when the store has none, or none that is undamaged; then there is no file. Throws
 /// Error: what the store says (unavailable, timeout: try again later), shutting_down (stopped),
 /// system (the disk is full).
@@ -49,7 +52,7 @@ struct RestoreRequest {
 };
 
 /// Restores a database to `path`: from the store, and from the stream what lies between that and
-/// the target. Verified with PRAGMA integrity_check before it is put in place. The result may be of
+/// the target. Verified by hashes before it is put in place. The result may be of
 /// an earlier transaction than the target, when that is not kept as such.
 /// Throws Error as restore_connected, and: invalid_argument (there is a file, and no `force`),
 /// lock_held (a program or a node uses the database there), not_found (nothing of that time is
