@@ -108,7 +108,7 @@ class DatabaseCopy {
   /// stream.
   bool ready() const noexcept {
     return phase_ == Phase::seed ||
-           (phase_ == Phase::following && caught_up_ && replica_->proven());
+           (phase_ == Phase::following && caught_up_ && replica_ && replica_->proven());
   }
   /// Where it stands, when nothing is under way; nothing also when that is not known.
   std::optional<CopyPosition> position() const;
