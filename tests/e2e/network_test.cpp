@@ -154,7 +154,8 @@ TEST_F(Networks, AStallThatIsShorterThanTheTimeoutMovesNothing) {
     hosts.pass(milliseconds(800));
     hosts.network().heal(Hosts::host(leader));
     // What waited behind the cut has arrived once this has been answered.
-    EXPECT_FALSE(c.ask(leader, "status").contains("error"));
+    EXPECT_TRUE(
+        c.wait_for("an answer", [&] { return !c.ask(leader, "status").contains("error"); }));
   }
   EXPECT_GT(hosts.network().vanished(Hosts::host(leader)), 0u);
   EXPECT_EQ(c.wait_leader(), leader);
