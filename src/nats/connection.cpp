@@ -295,7 +295,7 @@ void Connection::Core::end_subscription(std::uint64_t id) {
   subs.erase(it);
   if (!sub->handle) return;
   routes.erase(sub->route);
-  // Who asked must not wait in vain, since his request was under way just then.
+  // A request that is under way is handed over: whoever sent it would wait in vain.
   if (sub->direct)
     link->drain(*wire, std::exchange(sub->handle, nullptr), sub->route);
   else

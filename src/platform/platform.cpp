@@ -161,7 +161,7 @@ struct Platform::Core final : AppHost {
   void mend_server();
   void count_servers();
   void restart_server(const std::string& why);
-  Time server_restart(Duration patience) const;
+  bool server_restart_due(Duration patience);
   void mend_cluster(const Error& error);
   std::string status_json();
   App::Core* find_app(const std::string& name);
@@ -413,7 +413,7 @@ void Platform::Core::watch_embedded() {
 }
 
 void Platform::Core::restart_server(const std::string& why) {
-  // What it is waited for begins with it.
+  // A server that has just begun is given all of the time again.
   restart_server_at_ = {};
   try {
     embedded_->start_again();
@@ -425,20 +425,28 @@ void Platform::Core::restart_server(const std::string& why) {
   }
 }
 
-// Other nodes', by chance, are some seconds earlier or later.
-Time Platform::Core::server_restart(Duration patience) const {
-  std::random_device random;
-  const auto spread = std::chrono::duration_cast<std::chrono::milliseconds>(patience).count();
-  return BootClock::now() + patience + std::chrono::milliseconds(random() % (spread + 1));
+// Once the patience is over since this was asked first, and so often at most. Nodes wait for
+// different times, by chance, so that they do not restart all servers in the same moment.
+bool Platform::Core::server_restart_due(Duration patience) {
+  const Time now = BootClock::now();
+  if (restart_server_at_ == Time{}) {
+    std::random_device random;
+    const auto spread = std::chrono::duration_cast<std::chrono::milliseconds>(patience).count();
+    restart_server_at_ = now + patience + std::chrono::milliseconds(random() % (spread + 1));
+  }
+  if (now < restart_server_at_ || server_restarts_ >= kMostServerRestarts) return false;
+  ++server_restarts_;
+  restart_server_at_ = {};
+  return true;
 }
 
-// A server may hang and keep its connections: with another one's machine lost, no stream has a
-// majority then (seen with nats-server 2.10.27). Nobody else can tell, and kill it. So it is
-// killed when a majority of servers takes connections, and the store has refused for long what this
-// node needs for its session: longer each time, since those of other nodes begin anew as well.
+// A server may hang and keep its connections. When the machine of another one is lost, no stream
+// has a majority then (seen with nats-server 2.10.27). Only the node that has started the server
+// can help. So it kills the server when a majority of servers takes connections, and JetStream has
+// refused for long what this node needs for its session. It waits longer each time, since the
+// servers of other nodes begin anew as well.
 void Platform::Core::mend_server() {
   if (embedded_->options().routes.empty() || life_ != Life::running) return;
-  const Time now = BootClock::now();
   if (limit_ns_.load() != 0) {
     restart_server_at_ = {};
     server_restarts_ = 0;
@@ -446,23 +454,19 @@ void Platform::Core::mend_server() {
   }
   count_servers();
   const bool majority = servers_up_ > embedded_->options().routes.size() / 2;
-  if (!majority || now > store_trouble_at_ + kTroubleLasts) {
+  if (!majority || BootClock::now() > store_trouble_at_ + kTroubleLasts) {
     restart_server_at_ = {};
     return;
   }
   const Duration patience =
       std::max<Duration>(kElectionPatience, options.timing.lease_ttl) * (1 << server_restarts_);
-  if (restart_server_at_ == Time{}) restart_server_at_ = server_restart(patience);
-  if (now < restart_server_at_ || server_restarts_ >= kMostServerRestarts) return;
-  ++server_restarts_;
-  restart_server_at_ = {};
-  nodes_journal_.error(
-      "nats_server_killed",
-      {{"url", embedded_->url()},
-       {"pid", embedded_->pid()},
-       {"why",
-        "this node has no session, for JetStream has taken nothing for long, though a majority of "
-        "its servers is there: this one may hang"}});
+  if (!server_restart_due(patience)) return;
+  nodes_journal_.error("nats_server_killed", {{"url", embedded_->url()},
+                                              {"pid", embedded_->pid()},
+                                              {"why",
+                                               "this node has no session: JetStream has taken "
+                                               "nothing for long, although a majority of its "
+                                               "servers is there; this server may hang"}});
   embedded_->kill();
 }
 
@@ -476,18 +480,14 @@ void Platform::Core::mend_cluster(const Error& error) {
   const std::string text = error.what();
   const bool leaderless = text.find("(10008)") != std::string::npos;
   const bool known = leaderless || text.find("(10005)") != std::string::npos;
-  // Patience is for one of the two, without a pause.
+  // The time is counted for one reason, and only while that lasts.
   if (!known || std::exchange(leaderless_, leaderless) != leaderless) restart_server_at_ = {};
   if (!known) return;
   count_servers();
   const std::size_t all = embedded_->options().routes.size();
   const std::size_t wanted = leaderless ? all / 2 + 1 : std::min(all, kServersPlaced);
   if (servers_up_ < wanted) return;
-  const bool due = restart_server_at_ != Time{} && BootClock::now() >= restart_server_at_;
-  if (restart_server_at_ == Time{} || due)
-    restart_server_at_ = server_restart(leaderless ? kElectionPatience : kPlacementPatience);
-  if (!due || server_restarts_ >= kMostServerRestarts) return;
-  ++server_restarts_;
+  if (!server_restart_due(leaderless ? kElectionPatience : kPlacementPatience)) return;
   restart_server(leaderless
                      ? "a majority of the NATS cluster's servers is there, and it has no leader"
                      : "the NATS cluster places no replicas; it may have left this server out");

@@ -153,13 +153,17 @@ void Capture::note_mark() {
     options_.hashes->note({options_.history, at, pages_.size(), *file}, pages_);
     hashes_failed_.clear();
   } catch (const Error& error) {
-    // The file's time tells the next start that it was written to since the mark that is there.
-    if (hashes_failed_ != error.what())
-      log::warn("hashes_not_noted", {{"path", options_.path},
-                                     {"why", error.what()},
-                                     {"means", "the next start must read the whole database"}});
-    hashes_failed_ = error.what();
+    not_noted(error);
   }
+}
+
+// The file's time tells the next start that it was written to since the mark that is there.
+void Capture::not_noted(const Error& error) {
+  if (hashes_failed_ != error.what())
+    log::warn("hashes_not_noted", {{"path", options_.path},
+                                   {"why", error.what()},
+                                   {"means", "the next start must read the whole database"}});
+  hashes_failed_ = error.what();
 }
 
 // What was written between it and now is not all in the WAL.
@@ -168,14 +172,25 @@ void Capture::forget_mark() {
   try {
     options_.hashes->forget();
   } catch (const Error& error) {
-    log::warn("hashes_not_noted", {{"path", options_.path}, {"why", error.what()}});
+    not_noted(error);
   }
 }
 
 void Capture::leave() {
   std::lock_guard lock(mutex_);
-  if (options_.hashes == nullptr || !options_.hashes->mark()) return;
-  if (const auto file = FileState::of(options_.path)) options_.hashes->note_file(*file);
+  if (options_.hashes == nullptr) return;
+  try {
+    if (!options_.hashes->mark()) {
+      // Its WAL was never long enough for a checkpoint. No writer is held back for this one.
+      hold_anew();
+      checkpoint_by(checkpointer_);
+      hold_anew();
+    }
+    const auto file = FileState::of(options_.path);
+    if (file && options_.hashes->mark()) options_.hashes->note_file(*file);
+  } catch (const Error& error) {
+    not_noted(error);
+  }
 }
 
 // Are all frames up to there in the database file? They may be overwritten then, and must not be
@@ -216,11 +231,7 @@ void Capture::mark(PageNumber number) {
 void Capture::tell() {
   pending_bytes_ = std::uint64_t{marked_.size()} * page_size_;
   wal_bytes_ = wal_length(position_.frame, page_size_);
-  // The sooner there is a mark, the less a start must read.
-  const bool unmarked = options_.hashes != nullptr && !options_.hashes->mark() &&
-                        hashes_failed_.empty() && position_.frame > 0;
-  wants_checkpoint_ =
-      unmarked || (wal_bytes_ > options_.wal_limit / 2 && !(released_ && position_.same(held_)));
+  wants_checkpoint_ = wal_bytes_ > options_.wal_limit / 2 && !(released_ && position_.same(held_));
 }
 
 bool Capture::follow() {

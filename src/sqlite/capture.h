@@ -82,7 +82,8 @@ class Capture {
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 
-  /// That is all: notes that nobody but who uses SQLite's means has written to the file until now.
+  /// To be called last: notes that until now the file was written to by SQLite's means only. With
+  /// no mark yet it tries to make one.
   void leave();
 
   /// Notes what has been committed since; tells whether anything is to be written. Throws
@@ -159,6 +160,7 @@ class Capture {
   void begin_at(const WalPosition& end);
   void note_mark();
   void forget_mark();
+  void not_noted(const Error& error);
   void scan_run(const WalIndexHeader& header);
   std::string_view page(PageNumber number);
   std::string_view frame(std::uint32_t number);

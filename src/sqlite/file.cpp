@@ -24,6 +24,20 @@ void write_all(int fd, std::string_view bytes, std::int64_t offset, const std::s
   }
 }
 
+std::size_t read_up_to(int fd, char* into, std::size_t size, std::int64_t offset,
+                       const std::string& path) {
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t n =
+        ::pread(fd, into + done, size - done, offset + static_cast<std::int64_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw file_error("read of", path);
+    if (n == 0) break;
+    done += static_cast<std::size_t>(n);
+  }
+  return done;
+}
+
 void remove_file(const std::string& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw file_error("removal of", path);
 }

@@ -16,6 +16,11 @@ Error file_error(const std::string& what, const std::string& path);
 /// Writes all bytes from `offset` on; `path` is for the error. Throws Error{system}.
 void write_all(int fd, std::string_view bytes, std::int64_t offset, const std::string& path);
 
+/// Reads up to `size` bytes from `offset` on; returns how many: fewer only at the file's end.
+/// `path` is for the error. Throws Error{system}.
+std::size_t read_up_to(int fd, char* into, std::size_t size, std::int64_t offset,
+                       const std::string& path);
+
 /// It may not be there. Throws Error{system}.
 void remove_file(const std::string& path);
 

@@ -13,14 +13,8 @@ namespace {
 constexpr const char* kName = "the nameless file that pages are merged in";
 
 void read_all(int fd, std::string& into, std::int64_t offset) {
-  for (std::size_t done = 0; done < into.size();) {
-    const ssize_t n = ::pread(fd, into.data() + done, into.size() - done,
-                              offset + static_cast<std::int64_t>(done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw file_error("reading", kName);
-    if (n == 0) throw Error(Errc::system, std::string("reading ") + kName + ": it has been cut");
-    done += static_cast<std::size_t>(n);
-  }
+  if (read_up_to(fd, into.data(), into.size(), offset, kName) < into.size())
+    throw Error(Errc::system, std::string("read of ") + kName + ": it has been cut");
 }
 
 }  // namespace

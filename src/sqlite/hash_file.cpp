@@ -77,16 +77,7 @@ std::optional<NumberedMark> mark_from(std::string_view bytes) {
 // Up to `size` bytes: fewer at the file's end.
 std::string read_at(int fd, std::int64_t offset, std::size_t size, const std::string& path) {
   std::string bytes(size, '\0');
-  std::size_t done = 0;
-  while (done < size) {
-    const ssize_t n =
-        ::pread(fd, bytes.data() + done, size - done, offset + static_cast<std::int64_t>(done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw file_error("read of", path);
-    if (n == 0) break;
-    done += static_cast<std::size_t>(n);
-  }
-  bytes.resize(done);
+  bytes.resize(read_up_to(fd, bytes.data(), size, offset, path));
   return bytes;
 }
 

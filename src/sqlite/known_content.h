@@ -16,9 +16,10 @@ namespace cluster::sqlite {
 
 struct KnownContent {
   PageHashes pages{};
-  WalPosition end{};  ///< of the WAL, where it is that
-  /// Nobody has written to the database file since the node noted what it holds. Else SQLite has,
-  /// by all appearances: it moved what is in the WAL. To be shown by reading all of it.
+  WalPosition end{};  ///< where the WAL ends
+  /// Nobody has written to the database file since the node noted what it holds. False: somebody
+  /// has. Probably SQLite has moved into it what is in the WAL; only reading all of it can show
+  /// that.
   bool proven = false;
 };
 

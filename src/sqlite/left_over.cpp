@@ -29,13 +29,13 @@ std::int64_t size_of(sqlite3_file* file) {
 }
 
 /// The hash of the database as the file has it without its WAL.
-std::uint64_t file_hash(sqlite3_file* file, std::uint32_t page_size) {
-  const auto pages = static_cast<PageNumber>(size_of(file) / page_size);
+std::uint64_t file_hash(const Handle& handle, std::uint32_t page_size) {
+  const auto pages = static_cast<PageNumber>(size_of(handle.database_file()) / page_size);
   std::string page(page_size, '\0');
   std::uint64_t sum = 0;
   for (PageNumber n = 1; n <= pages; ++n) {
     if (n == lock_page(page_size)) continue;
-    read(file, std::int64_t{n - 1} * page_size, page.data(), page_size);
+    handle.read_file(n, page);
     sum += page_hash(n, page);
   }
   return PageHashes::not_zero(sum);
@@ -102,8 +102,7 @@ std::optional<Behind> written_since(const Handle& handle, const WalIndexHeader& 
   if (noted.end.salts == header.salts()) {
     frame = noted.end.frame;
     if (frame > header.max_frame || !has_frame(handle, noted)) return std::nullopt;
-  } else if ((in_file ? *in_file : file_hash(handle.database_file(), noted.page_size)) !=
-             noted.hash) {
+  } else if ((in_file ? *in_file : file_hash(handle, noted.page_size)) != noted.hash) {
     if (noted.end.frame == 0 || runs == 0 || runs > kMostRuns) return std::nullopt;
     auto before = rest_of_run_before(handle, header, noted);
     behind.all = before.has_value();

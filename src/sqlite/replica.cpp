@@ -266,7 +266,7 @@ std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& p
     wal_bytes_ = wal_length(record.end.frame, state_.page_size);
   }
   state_.txid = header.max_txid;
-  for (PageNumber n = state_.pages.size() + 1; n <= header.commit; ++n) hashes_.touch(n);
+  // Among them are all that are new: without one the hash of the whole were another.
   for (const auto& [page_number, hash] : changed) hashes_.touch(page_number);
   state_.pages.change(header.commit, changed);
   position_ = record;
@@ -293,7 +293,7 @@ bool Replica::settle() {
     std::lock_guard lock(writing_);
     const auto rest = checkpoint_by(SQLITE_CHECKPOINT_PASSIVE);
     rc = rest.code;
-    if (rc == SQLITE_OK && rest.complete) {
+    if (rest.complete) {
       // Before the WAL may be begun anew: what it holds is in the mark then.
       note_mark();
       wait_for_locks(checkpointer_.get(), 0);
@@ -301,14 +301,22 @@ bool Replica::settle() {
       wait_for_locks(checkpointer_.get(), kReplicaBusyMs);
       short_again = rc == SQLITE_OK;
       if (short_again) wal_bytes_ = 0;
-    } else if (hashes_.mark() && proven_) {
-      // A reader stands on an older state. The WAL has what the file has got.
-      file_ = FileState::of(path_);
-      if (file_) hashes_.note_file(*file_);
+    } else {
+      note_part();
     }
+  } else {
+    std::lock_guard lock(writing_);
+    note_part();
   }
   if (rc != SQLITE_OK && (rc & 0xff) != SQLITE_BUSY) throw checkpointer_.error("checkpoint", rc);
   return short_again;
+}
+
+// Of what the WAL has the file may have got a part: a reader stands on an older state, say.
+void Replica::note_part() {
+  if (!proven_) return;
+  file_ = FileState::of(path_);
+  if (file_ && hashes_.mark()) hashes_.note_file(*file_);
 }
 
 Replica::Checkpointed Replica::checkpoint_by(int mode) {

@@ -56,19 +56,18 @@ class Replica {
 
   /// Applies a file as one transaction: of the content with hash `expected.before`, after which it
   /// has the hash `expected.after`. Where there is no database, a snapshot makes one. Nothing
-  /// when that is done; else why the file does not
-  /// follow what is here: the database must then be had anew. Throws Error{corrupt} for a damaged
-  /// file, Error{system} and Error{unavailable} (a lock) when trying again may help: nothing has
-  /// changed then.
+  /// when that is done; else why the file does not follow what is here: the database must then be
+  /// had anew. Throws Error{corrupt} for a damaged file, Error{system} and Error{unavailable} (a
+  /// lock) when trying again may help: nothing has changed then.
   std::optional<std::string> apply(LtxDecoder& file, const StreamPlace& place,
                                    const Hashes& expected);
 
   /// Moves what is in the WAL into the database file when there is more than the limit, or nothing
-  /// is noted yet of what the file holds, and notes that. On another
-  /// thread than the others, if that is wanted; readers are not disturbed, and those that stand on
-  /// an old state keep the WAL long. Returns whether it is short.
+  /// is noted yet of what the file holds, and notes that. On another thread than the others, if
+  /// that is wanted; readers are not disturbed, and those that stand on an old state keep the WAL
+  /// long. Returns whether it is short.
   bool checkpoint();
-  /// The same at once. Returns whether the file then holds all that there is, as it is noted.
+  /// The same at once, whatever there is. Returns whether the WAL is empty now.
   bool settle();
   /// Where its WAL ends; nothing when somebody else has written to it.
   std::optional<WalPosition> end() const;
@@ -96,6 +95,7 @@ class Replica {
   std::optional<std::string> check();
 
  private:
+  /// So many times the limit its WAL may become while the copy is proven.
   static constexpr std::size_t kUnprovenLimits = 4;
 
   std::optional<std::string> compare();
@@ -105,6 +105,7 @@ class Replica {
   void read_content();
   void open_handles();
   void note_mark();
+  void note_part();
   void look_for_others();
   void look_for_mark();
   struct Checkpointed {

@@ -43,14 +43,9 @@ class ImageReader {
     count_ = std::min(kReadAtOnce, image_.state.pages.size() - from + 1);
     buffer_.resize(std::size_t{count_} * page_size_);
     const auto offset = std::int64_t{from - 1} * page_size_;
-    for (std::size_t done = 0; done < buffer_.size();) {
-      const ssize_t n = ::pread(image_.file.get(), buffer_.data() + done, buffer_.size() - done,
-                                offset + static_cast<std::int64_t>(done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw file_error("reading", kImage);
-      if (n == 0) throw Error(Errc::corrupt, std::string(kImage) + ": it is too short");
-      done += static_cast<std::size_t>(n);
-    }
+    if (read_up_to(image_.file.get(), buffer_.data(), buffer_.size(), offset, kImage) <
+        buffer_.size())
+      throw Error(Errc::corrupt, std::string(kImage) + ": it is too short");
   }
 
   const DatabaseImage& image_;

@@ -29,14 +29,9 @@ std::string Spill::read(std::uint64_t offset, std::size_t most) const {
   const std::size_t size = std::min<std::uint64_t>(most, size_ - offset);
   if (!file_) return memory_.substr(offset, size);
   std::string bytes(size, '\0');
-  std::size_t done = 0;
-  while (done < size) {
-    const ssize_t n =
-        ::pread(file_.get(), bytes.data() + done, size - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw file_error("read of a temporary file in", folder_);
-    done += static_cast<std::size_t>(n);
-  }
+  const std::string name = "a temporary file in " + folder_;
+  if (read_up_to(file_.get(), bytes.data(), size, static_cast<std::int64_t>(offset), name) < size)
+    throw Error(Errc::system, "read of " + name + ": it has been cut");
   return bytes;
 }
 

@@ -89,16 +89,9 @@ Verified verify_image(const DatabaseImage& image, VerifyProgress& progress,
   for (PageNumber first = 1; first <= there; first += kVerifyAtOnce) {
     const PageNumber count = std::min(kVerifyAtOnce, all - first + 1);
     buffer.resize(std::size_t{count} * state.page_size);
-    std::size_t read = 0;
-    while (read < buffer.size()) {
-      const ssize_t n =
-          ::pread(image.file.get(), buffer.data() + read, buffer.size() - read,
-                  std::int64_t{first - 1} * state.page_size + static_cast<std::int64_t>(read));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw file_error("reading", "the image of the database");
-      if (n == 0) break;
-      read += static_cast<std::size_t>(n);
-    }
+    const std::size_t read =
+        read_up_to(image.file.get(), buffer.data(), buffer.size(),
+                   std::int64_t{first - 1} * state.page_size, "the image of the database");
     const auto whole = static_cast<PageNumber>(read / state.page_size);
     for (PageNumber i = 0; i < whole; ++i)
       if (first + i != lock_page(state.page_size))

@@ -1,12 +1,9 @@
 #include "sqlite/wal_file.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <system_error>
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "cluster/error.h"
 #include "sqlite/file.h"
@@ -35,17 +32,11 @@ std::uint64_t WalFile::size() const noexcept {
 
 void WalFile::read(std::int64_t offset, char* into, std::size_t size) {
   open();
-  while (size > 0) {
-    const ssize_t n = ::pread(file_.get(), into, size, offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0)
-      throw Error(n < 0 ? Errc::system : Errc::corrupt,
-                  "read of " + path_ + " at byte " + std::to_string(offset) + ": " +
-                      (n < 0 ? std::generic_category().message(errno) : "it ends before that"));
-    into += n;
-    offset += n;
-    size -= static_cast<std::size_t>(n);
-  }
+  const std::size_t done = read_up_to(file_.get(), into, size, offset, path_);
+  if (done < size)
+    throw Error(Errc::corrupt, "read of " + path_ + " at byte " +
+                                   std::to_string(offset + static_cast<std::int64_t>(done)) +
+                                   ": it ends before that");
 }
 
 void WalFile::visit_frames(const WalIndexHeader& header, const WalPosition& from,

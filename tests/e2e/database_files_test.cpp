@@ -104,6 +104,18 @@ struct Pair {
   }
 };
 
+// A bit of a row in the standby's file, while nothing is written. `where`: its byte.
+testing::AssertionResult flip_bit_at_rest(Pair& p, std::uint64_t* where = nullptr) {
+  const std::string file = p.d.file(p.standby);
+  const std::string filler = first_filler(p.d.file(p.leader));
+  if (auto there = wait_first_row_in_file(p.d.c, filler, file); !there) return there;
+  if (auto rest = p.wait_at_rest(); !rest) return rest;
+  const auto offset = place_of(filler, file);
+  flip_bit(file, offset);
+  if (where != nullptr) *where = offset;
+  return testing::AssertionSuccess();
+}
+
 // Until a node tells that its database is in trouble, with that word. Another one, that NATS does
 // not answer say, may come first on a busy machine.
 testing::AssertionResult wait_trouble(Databases& d, const std::string& node,
@@ -299,22 +311,27 @@ INSTANTIATE_TEST_SUITE_P(Commits, DatabaseFilesByCommit, both_commits(), commit_
 
 TEST_P(DatabaseFilesByCommit, ABitThatFlipsInTheFileOfAReplicaIsNoticedBeforeItLeads) {
   Pair p(kShortWal, GetParam());
-  const std::string file = p.d.file(p.standby);
-  const std::string filler = first_filler(p.d.file(p.leader));
-  ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
-  ASSERT_TRUE(p.wait_at_rest());
-  flip_bit(file, place_of(filler, file));
+  ASSERT_TRUE(flip_bit_at_rest(p));
   p.hand_over();
   ASSERT_EQ(p.kept().size(), 1u);
   EXPECT_NE(p.kept().front().find(".damaged-"), std::string::npos);
   p.d.check();
 }
 
+void check_damage_mended(Pair& p) {
+  ASSERT_TRUE(p.d.c.wait_for("the wrong copy to be set aside", [&] {
+    return p.d.status(p.standby).value("counts", json::object()).value("damages", 0) == 1;
+  }));
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  ASSERT_EQ(p.kept().size(), 1u);
+  EXPECT_NE(p.kept().front().find(".damaged-"), std::string::npos);
+  EXPECT_TRUE(p.d.c.wait_for("audit entries", [&] {
+    return p.d.audited("damage_found") == 1 && p.d.audited("set_aside") == 1;
+  }));
+}
+
 TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
   Pair p(kShortWal);
-  const std::string file = p.d.file(p.standby);
-  const std::string filler = first_filler(p.d.file(p.leader));
-  ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
   // While rows are written.
   const auto before = p.d.c.command("db verify db");
   EXPECT_EQ(before.status, 0) << before.out;
@@ -323,9 +340,8 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
     EXPECT_NE(before.out.find(node), std::string::npos) << before.out;
     EXPECT_FALSE(p.d.status(node).at("verified").is_null());
   }
-  ASSERT_TRUE(p.wait_at_rest());
-  const auto offset = place_of(filler, file);
-  flip_bit(file, offset);
+  std::uint64_t offset = 0;
+  ASSERT_TRUE(flip_bit_at_rest(p, &offset));
   const auto after = p.d.c.command("db verify db -o json");
   EXPECT_EQ(after.status, 5) << after.out;
   const json told = json::parse(after.out.substr(0, after.out.rfind('}') + 1), nullptr, false);
@@ -342,15 +358,8 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
     EXPECT_EQ(one.at("result").at("wrong_pages"), json::array({page})) << one;
   }
   // It gets another copy by itself.
-  ASSERT_TRUE(p.d.c.wait_for("the wrong copy to be set aside", [&] {
-    return p.d.status(p.standby).value("counts", json::object()).value("damages", 0) == 1;
-  }));
-  ASSERT_TRUE(p.d.wait_ready(p.standby));
-  ASSERT_EQ(p.kept().size(), 1u);
-  EXPECT_NE(p.kept().front().find(".damaged-"), std::string::npos);
-  EXPECT_TRUE(p.d.c.wait_for("audit entries", [&] {
-    return p.d.audited("damage_found") == 1 && p.d.audited("set_aside") == 1;
-  }));
+  check_damage_mended(p);
+  if (HasFatalFailure()) return;
   const auto status = p.d.c.command("db status db");
   EXPECT_EQ(status.status, 0) << status.out;
   for (const std::string& text :
@@ -365,20 +374,10 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
 // It looks at its file before each checkpoint.
 TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByItself) {
   Pair p(kShortWal);
-  const std::string file = p.d.file(p.standby);
-  const std::string filler = first_filler(p.d.file(p.leader));
-  ASSERT_TRUE(wait_first_row_in_file(p.d.c, filler, file));
-  ASSERT_TRUE(p.wait_at_rest());
-  flip_bit(file, place_of(filler, file));
+  ASSERT_TRUE(flip_bit_at_rest(p));
   p.d.resume();
-  ASSERT_TRUE(p.d.c.wait_for("the wrong copy to be set aside", [&] {
-    return p.d.status(p.standby).value("counts", json::object()).value("damages", 0) == 1;
-  }));
-  ASSERT_TRUE(p.d.wait_ready(p.standby));
-  ASSERT_EQ(p.kept().size(), 1u);
-  EXPECT_TRUE(p.d.c.wait_for("audit entries", [&] {
-    return p.d.audited("damage_found") == 1 && p.d.audited("set_aside") == 1;
-  }));
+  check_damage_mended(p);
+  if (HasFatalFailure()) return;
   p.d.check();
 }
 

@@ -144,6 +144,26 @@ TEST_F(KnownContentTest, ReadersOfACopyChangeNothingOfThat) {
   expect_the_same_in_the_end();
 }
 
+// With no mark yet there is nowhere to note what a checkpoint in parts has done to the file.
+TEST_F(KnownContentTest, ACheckpointInPartsIsTheNodesOwn) {
+  std::ofstream(hash_file_path(path("r.db")), std::ios::trunc).flush();
+  open();
+  ASSERT_TRUE(replica_->read_in_full());
+  Handle reader(path("r.db"), Handle::Access::read_only);
+  reader.exec("BEGIN");
+  reader.number("SELECT count(*) FROM t");
+  for (int i = 0; i < 3; ++i) {
+    commit();
+    EXPECT_FALSE(replica_->settle()) << "a reader stands on an older state";
+    EXPECT_TRUE(replica_->proven());
+  }
+  EXPECT_EQ(replica_->check(), std::nullopt);
+  reader.close();
+  EXPECT_TRUE(replica_->settle());
+  EXPECT_TRUE(replica_->proven());
+  expect_the_same_in_the_end();
+}
+
 TEST_F(KnownContentTest, AWriteInWalModeIsNoticed) {
   write_offline("UPDATE t SET v = 'mine' WHERE id = 3");
   expect_unknown();
