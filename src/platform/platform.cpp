@@ -49,7 +49,9 @@ constexpr std::size_t kServersPlaced = 3;
 constexpr Duration kTroubleLasts = std::chrono::seconds(5);
 constexpr Duration kPlacementPatience = std::chrono::seconds(5);
 constexpr Duration kElectionPatience = std::chrono::seconds(20);  // an election takes up to 9
-constexpr int kMostServerRestarts = 3;                            // until there is a session
+// Between the restarts of two servers: until the first one counts as a peer again.
+constexpr Duration kRestartSpacing = std::chrono::seconds(8);
+constexpr int kMostServerRestarts = 3;  // until there is a session
 
 std::string wall_time() {
   std::time_t now = std::time(nullptr);
@@ -162,6 +164,7 @@ struct Platform::Core final : AppHost {
   void count_servers();
   void restart_server(const std::string& why);
   bool server_restart_due(Duration patience);
+  int server_turn();
   void mend_cluster(const Error& error);
   std::string status_json();
   App::Core* find_app(const std::string& name);
@@ -234,9 +237,9 @@ struct Platform::Core final : AppHost {
   std::vector<LoopSource> signals_;
   LoopSource start_timer_, start_limit_, leave_limit_, server_timer_;
   Time told_at_{};
-  Time restart_server_at_{};
+  Time server_trouble_since_{};
   int server_restarts_ = 0;
-  bool leaderless_ = false;
+  std::optional<int> server_turn_;
   Time store_trouble_at_{};     // when JetStream did not take or give something last
   std::size_t servers_up_ = 0;  // of the NATS cluster that the own server is one of
   Time servers_counted_at_{};
@@ -414,7 +417,7 @@ void Platform::Core::watch_embedded() {
 
 void Platform::Core::restart_server(const std::string& why) {
   // A server that has just begun is given all of the time again.
-  restart_server_at_ = {};
+  server_trouble_since_ = {};
   try {
     embedded_->start_again();
     nodes_journal_.error("nats_server_restarted",
@@ -425,19 +428,34 @@ void Platform::Core::restart_server(const std::string& why) {
   }
 }
 
-// Once the patience is over since this was asked first, and so often at most. Nodes wait for
-// different times, by chance, so that they do not restart all servers in the same moment.
+// Once the patience is over since this was asked first, and so often at most. The nodes take turns:
+// two servers that are restarted at once would take the majority away, and the next one too early
+// would hide what the first one has mended.
 bool Platform::Core::server_restart_due(Duration patience) {
   const Time now = BootClock::now();
-  if (restart_server_at_ == Time{}) {
-    std::random_device random;
-    const auto spread = std::chrono::duration_cast<std::chrono::milliseconds>(patience).count();
-    restart_server_at_ = now + patience + std::chrono::milliseconds(random() % (spread + 1));
-  }
-  if (now < restart_server_at_ || server_restarts_ >= kMostServerRestarts) return false;
+  if (server_trouble_since_ == Time{}) server_trouble_since_ = now;
+  if (now < server_trouble_since_ + patience + server_turn() * kRestartSpacing) return false;
+  if (server_restarts_ >= kMostServerRestarts) return false;
   ++server_restarts_;
-  restart_server_at_ = {};
+  server_trouble_since_ = {};
   return true;
+}
+
+// The own server's place among the routes; by chance when they name it otherwise.
+int Platform::Core::server_turn() {
+  if (server_turn_) return *server_turn_;
+  const auto& own = embedded_->options();
+  const auto end = ":" + std::to_string(own.cluster_port);
+  std::vector<int> at;
+  for (std::size_t i = 0; i < own.routes.size(); ++i)
+    for (const auto& host : {own.cluster_host, own.host, short_host_name()})
+      if (own.routes[i].find(host + end) != std::string::npos) {
+        at.push_back(static_cast<int>(i));
+        break;
+      }
+  server_turn_ =
+      at.size() == 1 ? at.front() : static_cast<int>(std::random_device{}() % own.routes.size());
+  return *server_turn_;
 }
 
 // A server may hang and keep its connections. When the machine of another one is lost, no stream
@@ -448,14 +466,14 @@ bool Platform::Core::server_restart_due(Duration patience) {
 void Platform::Core::mend_server() {
   if (embedded_->options().routes.empty() || life_ != Life::running) return;
   if (limit_ns_.load() != 0) {
-    restart_server_at_ = {};
+    server_trouble_since_ = {};
     server_restarts_ = 0;
     return;
   }
   count_servers();
   const bool majority = servers_up_ > embedded_->options().routes.size() / 2;
   if (!majority || BootClock::now() > store_trouble_at_ + kTroubleLasts) {
-    restart_server_at_ = {};
+    server_trouble_since_ = {};
     return;
   }
   const Duration patience =
@@ -480,8 +498,7 @@ void Platform::Core::mend_cluster(const Error& error) {
   const std::string text = error.what();
   const bool leaderless = text.find("(10008)") != std::string::npos;
   const bool known = leaderless || text.find("(10005)") != std::string::npos;
-  // The time is counted for one reason, and only while that lasts.
-  if (!known || std::exchange(leaderless_, leaderless) != leaderless) restart_server_at_ = {};
+  // Others, such as a request without an answer, come in between while servers are restarted.
   if (!known) return;
   count_servers();
   const std::size_t all = embedded_->options().routes.size();
@@ -502,7 +519,7 @@ void Platform::Core::count_servers() {
           counting_servers_ = false;
           servers_counted_at_ = BootClock::now();
           // Patience begins anew: it may be all right with those that have come.
-          if (std::exchange(servers_up_, up) != up) restart_server_at_ = {};
+          if (std::exchange(servers_up_, up) != up) server_trouble_since_ = {};
         });
       });
 }

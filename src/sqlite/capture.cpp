@@ -22,16 +22,16 @@ using std::chrono::milliseconds;
 
 constexpr int kBusyMs = 2'000;        // for what takes SQLite's other users moments
 constexpr int kHeaderTries = 10'000;  // a writer changes the header within microseconds
-constexpr Duration kWriterWait = milliseconds(10);       // for a gap between two writers
-constexpr Duration kLongWriterWait = milliseconds(200);  // when the WAL is too long
-constexpr Duration kGateWait = milliseconds(5);          // the next look tries again
-constexpr Duration kTurnWait = milliseconds(20);         // for a gap between others' checkpoints
+constexpr Duration kWriterWait = milliseconds(200);  // for a gap between two writers
+constexpr Duration kGateWait = milliseconds(5);      // the next look tries again
+constexpr Duration kTurnWait = milliseconds(20);     // for a gap between others' checkpoints
 constexpr int kTriesInARow = 100;
 constexpr std::size_t kReadAhead = 128 * 1024;
-constexpr int kMostRounds = 8;
+constexpr int kMostRounds = 32;
 constexpr std::size_t kPagesPerLook = 64;
-constexpr int kLittle = 16;       // a part of the limit
 constexpr int kShrinkFactor = 4;  // a WAL file so many times the limit is cut off
+// So long without an answer of JetStream's, and checkpoints do not wait for it any more.
+constexpr Duration kAnswerPatience = std::chrono::seconds(1);
 
 // Others have it again and again, and between two times there may be no more than some
 // microseconds: they are met only by asking all the time.
@@ -53,10 +53,10 @@ int checkpoint_by(const Handle& handle, int* frames = nullptr, int* done = nullp
 // SQLite's locks by their numbers, as the documents of the WAL's format have them. BEGIN IMMEDIATE
 // takes longer than a busy writer pauses between two transactions: this does not.
 constexpr int kWriterLock = 0;
-constexpr int kCheckpointLock = 1;
+constexpr int kFileReadersLock = 3;  // of those who read the database file alone
 int shm_lock(const Handle& handle, int lock, int what) {
   auto* file = handle.database_file();
-  return file->pMethods->xShmLock(file, lock, 1, what | SQLITE_SHM_EXCLUSIVE);
+  return file->pMethods->xShmLock(file, lock, 1, what);
 }
 
 }  // namespace
@@ -78,8 +78,7 @@ class Capture::GateOpener {
 Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
     : options_(std::move(options)), pages_(std::move(known.pages)) {
   before_ = known.hash != 0 ? known.hash : pages_.database();
-  written_txid_ = known.txid;
-  noted_ = known.txid;
+  written_txid_ = noted_ = acknowledged_ = known.txid;
   open_database();
   if (known.page_size != page_size_ || pages_.size() == 0) {
     CLUSTER_CHECK(!trusted || known.txid == 0);
@@ -87,8 +86,8 @@ Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
   }
   page_buffer_.resize(page_size_);
   std::lock_guard lock(mutex_);
-  begin_reading(readers_[holder_]);
-  index_ = WalIndex(readers_[holder_]);
+  newest().transaction.take();
+  index_ = WalIndex(newest().transaction.handle());
   // With nothing known it is for reading only.
   hashing_ = !trusted || pages_.size() > 0;
   for (const PageNumber number : known.ahead) mark(number);
@@ -107,10 +106,10 @@ Capture::~Capture() { open_gate(); }
 
 void Capture::open_database() {
   inode_ = inode_of(options_.path);
-  for (auto& reader : readers_) reader = open_beside(options_.path, kBusyMs);
+  for (auto& mark : marks_) mark.transaction = ReadMark(options_.path, kBusyMs);
   checkpointer_ = open_beside(options_.path, 0);
   gate_ = open_beside(options_.path, kBusyMs);
-  Handle& first = readers_[0];
+  Handle& first = newest().transaction.handle();
   ensure_wal_mode(first);
   page_size_ = static_cast<std::uint32_t>(first.number("PRAGMA page_size"));
   CLUSTER_CHECK(is_page_size(page_size_));
@@ -120,24 +119,94 @@ void Capture::open_database() {
   for (auto* handle : {&gate_, &checkpointer_}) handle->exec("PRAGMA user_version");
 }
 
-// A new read transaction that sees all there is, then the end of the old one, so that there always
-// is one. SQLite lets the WAL be begun anew under a read transaction that began when all frames
-// were in the database file, and then keeps all later ones out of it. With frames that came after
-// position_, they were not all in the file: the old transaction keeps those out. So if the WAL is
-// begun anew under the new one, it is at position_.
-void Capture::hold_anew() {
+// Lets checkpoints go as far as they may, with a new mark before the old one is dropped. What the
+// old one lets into the file SQLite can't take back, so it is kept until JetStream has all up to
+// the new one, too; with `to_newest` that is not waited for.
+void Capture::renew_marks(bool to_newest) {
+  drop_older(to_newest);
+  if (older().transaction.held() || move_to_file()) return;
+  if (newest().sure && position_.same(newest().at)) return;
+  Mark& next = older();
+  next.transaction.take();
+  next.at = position_;
+  next.sure = true;
+  next.on_file = false;
+  newest_ = 1 - newest_;
   catch_up();
-  const int other = 1 - holder_;
-  begin_reading(readers_[other]);
-  held_ = position_;
-  released_ = on_file_ = false;
-  // Then the WAL may be begun anew under the new one, and the mark must have what it held.
-  const bool all_in_file = is_backfilled(position_.salts, position_.frame);
-  if (all_in_file) note_mark();
-  readers_[holder_].exec("ROLLBACK");
-  holder_ = other;
-  if (all_in_file) frames_.clear();
-  catch_up();
+  next.txid = noted_;
+  drop_older(to_newest);
+}
+
+void Capture::drop_older(bool to_newest) {
+  if (to_newest || newest().txid <= acknowledged_) older().transaction.drop();
+}
+
+// Once all of the WAL is in the database file, a mark that was taken before still keeps it from
+// being begun anew; one that is taken now reads the file alone, and does not. Nothing more gets
+// into the file under it, so if the WAL is begun anew, it is at position_. Returns whether the
+// newest mark is such a one.
+bool Capture::move_to_file() {
+  if (newest().on_file && position_.same(newest().at)) return true;
+  const auto all_in_file = [this] {
+    const auto header = stable_header();
+    return header.salts() == position_.salts && header.max_frame == position_.frame &&
+           index_.backfilled() >= header.max_frame;
+  };
+  Mark& next = older();
+  if (next.transaction.held() || !all_in_file()) return false;
+  // While a checkpoint just ends it keeps readers from the file, and SQLite gives them another
+  // mark. Nobody keeps them from it while this is held.
+  const int rc = shm_lock(gate_, kFileReadersLock, SQLITE_SHM_LOCK | SQLITE_SHM_SHARED);
+  if (rc == SQLITE_BUSY) return false;
+  if (rc != SQLITE_OK) throw gate_.error("lock of the database file's readers", rc);
+  const auto unlock = [this] {
+    if (const int code = shm_lock(gate_, kFileReadersLock, SQLITE_SHM_UNLOCK | SQLITE_SHM_SHARED);
+        code != SQLITE_OK)
+      log::error("readers_lock_not_given_back", {{"path", options_.path}, {"code", code}});
+  };
+  try {
+    next.transaction.take();
+  } catch (...) {
+    unlock();
+    throw;
+  }
+  unlock();
+  if (!all_in_file()) {
+    // Something was committed meanwhile.
+    next.transaction.drop();
+    return false;
+  }
+  // Before the WAL may be begun anew the hash file must have what it held.
+  note_mark();
+  next.at = position_;
+  next.txid = noted_;
+  next.sure = next.on_file = true;
+  newest_ = 1 - newest_;
+  older().transaction.drop();
+  frames_.clear();
+  return true;
+}
+
+// Checkpoints do not wait for JetStream any more.
+bool Capture::runs_ahead() {
+  const Txid acknowledged = acknowledged_;
+  if (acknowledged >= noted_) {
+    behind_since_.reset();
+  } else if (!behind_since_ || acknowledged != last_acknowledged_) {
+    behind_since_ = BootClock::now();
+  }
+  last_acknowledged_ = acknowledged;
+  return wal_bytes_ > options_.wal_limit / 2 ||
+         (behind_since_ && BootClock::now() - *behind_since_ > kAnswerPatience);
+}
+
+bool Capture::expects_checkpoint() {
+  std::lock_guard lock(mutex_);
+  const auto header = index_.header();
+  if (!header || header->max_frame == 0) return false;
+  const auto backfilled = index_.backfilled();
+  if (backfilled < index_.backfill_attempted()) return true;
+  return backfilled >= header->max_frame && !may_begin_anew();
 }
 
 // All up to position_ is in the database file, and nothing else.
@@ -148,10 +217,24 @@ void Capture::note_mark() {
   PositionRecord at{options_.epoch, noted_, 0, pages_.database(), page_size_, position_};
   at.leading = true;
   try {
-    const auto file = FileState::of(options_.path);
+    auto file = FileState::of(options_.path);
     if (!file) return forget_mark();
+    // Not synced at once: it would seldom be done in time. A power cut may keep an older mark, and
+    // an older time of the file.
+    file->boot = this_boot();
     options_.hashes->note({options_.history, at, pages_.size(), *file}, pages_);
+    unsynced_ = true;
     hashes_failed_.clear();
+  } catch (const Error& error) {
+    not_noted(error);
+  }
+}
+
+// The less is left to be written once all is in the file, in the moment between two commits.
+void Capture::note_ahead() {
+  if (options_.hashes == nullptr || !hashing_ || !options_.hashes->mark()) return;
+  try {
+    options_.hashes->note_ahead(pages_);
   } catch (const Error& error) {
     not_noted(error);
   }
@@ -182,23 +265,17 @@ void Capture::leave() {
   try {
     if (!options_.hashes->mark()) {
       // Its WAL was never long enough for a checkpoint. No writer is held back for this one.
-      hold_anew();
+      renew_marks(true);
       checkpoint_by(checkpointer_);
-      hold_anew();
+      catch_up();
+      renew_marks(true);
     }
     const auto file = FileState::of(options_.path);
     if (file && options_.hashes->mark()) options_.hashes->note_file(*file);
+    options_.hashes->sync();
   } catch (const Error& error) {
     not_noted(error);
   }
-}
-
-// Are all frames up to there in the database file? They may be overwritten then, and must not be
-// read; nothing newer can be in the file while the read transaction lasts. A WAL that has been
-// begun anew since was in it as a whole.
-bool Capture::is_backfilled(const WalSalts& salts, std::uint32_t frame) {
-  const std::uint32_t backfilled = index_.backfilled();  // of these salts, if they still hold
-  return stable_header().salts() != salts || backfilled >= frame;
 }
 
 WalIndexHeader Capture::stable_header() {
@@ -214,10 +291,10 @@ WalIndexHeader Capture::stable_header() {
 
 PageNumber Capture::pages_of(const WalIndexHeader& header) {
   if (header.pages != 0) return header.pages;
-  auto* file = readers_[holder_].database_file();
+  auto* file = newest().transaction.handle().database_file();
   sqlite3_int64 size = 0;
   if (const int rc = file->pMethods->xFileSize(file, &size); rc != SQLITE_OK)
-    throw readers_[holder_].error("its size", rc);
+    throw newest().transaction.handle().error("its size", rc);
   return static_cast<PageNumber>((size + page_size_ - 1) / page_size_);
 }
 
@@ -231,7 +308,7 @@ void Capture::mark(PageNumber number) {
 void Capture::tell() {
   pending_bytes_ = std::uint64_t{marked_.size()} * page_size_;
   wal_bytes_ = wal_length(position_.frame, page_size_);
-  wants_checkpoint_ = wal_bytes_ > options_.wal_limit / 2 && !(released_ && position_.same(held_));
+  wants_checkpoint_ = wal_bytes_ > options_.wal_limit / 2 && !may_begin_anew();
 }
 
 bool Capture::follow() {
@@ -239,13 +316,10 @@ bool Capture::follow() {
   return follow_locked();
 }
 
-// A program that checkpoints by itself tries to after each commit, once the WAL is long enough. As
-// long as a read transaction is on the file alone, the try fails only after all frames of the WAL
-// were sorted, which takes longer than the commit; with one in the WAL it ends at once.
 bool Capture::follow_locked() {
   catch_up();
-  if (on_file_ && !position_.same(held_)) hold_anew();
   if (checkpointing_ && too_long()) shut_gate(kGateWait);
+  renew_marks(runs_ahead());
   tell();
   return noted_ != written_txid_;
 }
@@ -258,10 +332,10 @@ void Capture::catch_up() {
   tell();
 }
 
-// The WAL was begun anew: at held_, if all is as it should be. It may be so again as long as it has
-// no frame.
+// The WAL was begun anew: at the newest mark, if all is as it should be. It may be so again as long
+// as it has no frame.
 void Capture::begin_run(const WalIndexHeader& header) {
-  if (!position_.same(held_)) {
+  if (!position_.same(newest().at)) {
     ++gaps_;
     log::warn("wal_gap", {{"path", options_.path},
                           {"means",
@@ -269,8 +343,7 @@ void Capture::begin_run(const WalIndexHeader& header) {
                            "are compared, nothing is lost"}});
     return compare_all();
   }
-  position_ = held_ = {header.salts(), 0, {}};
-  released_ = false;
+  position_ = newest().at = {header.salts(), 0, {}};
   frames_.clear();
 }
 
@@ -308,8 +381,10 @@ void Capture::scan_run(const WalIndexHeader& header) {
   transaction_.clear();
   position_ = {header.salts(), 0, {}};
   commit_ = pages_of(header);
-  on_file_ = is_backfilled(header.salts(), header.max_frame);
-  if (on_file_) {
+  // Frames that are in the file may be overwritten. Nothing newer can be in it while the newest
+  // mark lasts. A WAL that has been begun anew since was in it as a whole.
+  const std::uint32_t backfilled = index_.backfilled();  // of these salts, if they still hold
+  if (stable_header().salts() != header.salts() || backfilled >= header.max_frame) {
     position_ = end_of(header);
   } else {
     wal_.visit_frames(header, position_, [this](const WalFile::Frame& frame) {
@@ -317,8 +392,9 @@ void Capture::scan_run(const WalIndexHeader& header) {
       position_ = frame.end;
     });
   }
-  held_ = position_;
-  released_ = false;
+  newest().at = position_;
+  newest().txid = noted_;
+  newest().sure = newest().on_file = false;
 }
 
 // pages_ are as they were when the WAL ended there.
@@ -341,8 +417,9 @@ void Capture::begin_at(const WalPosition& end) {
 void Capture::compare_all() {
   forget_mark();
   // With nothing to hold on to, the read transaction is begun anew: what it sees is compared.
-  readers_[holder_].exec("ROLLBACK");
-  begin_reading(readers_[holder_]);
+  older().transaction.drop();
+  newest().transaction.drop();
+  newest().transaction.take();
   scan_run(stable_header());
   const PageNumber size = pages_.size();
   bool changed = commit_ != size;
@@ -385,7 +462,7 @@ std::string_view Capture::frame(std::uint32_t number) {
 // At position_: the newest frame, or the database file, in which nothing newer can be.
 std::string_view Capture::page(PageNumber number) {
   if (auto it = frames_.find(number); it != frames_.end()) return frame(it->second);
-  readers_[holder_].read_file(number, page_buffer_);
+  newest().transaction.handle().read_file(number, page_buffer_);
   return page_buffer_;
 }
 
@@ -411,7 +488,7 @@ std::optional<Captured> Capture::write(const ByteSink& sink,
   LtxEncoder encoder(header, sink);
   for (const PageNumber n : marked_.numbers()) {
     if (n > commit_) break;  // the database has shrunk since
-    if (encoder.pages() % kPagesPerLook == 0) hold_back_writers();
+    if (encoder.pages() % kPagesPerLook == 0) look_beside_writing();
     const auto content = page(n);
     if (page_hash(n, content) != pages_.at(n))
       throw Error(Errc::corrupt, "database " + options_.path + ": page " + std::to_string(n) +
@@ -500,40 +577,19 @@ PageNumber Capture::each_page(const std::function<void(PageNumber, std::string_v
 
 bool Capture::replaced() const { return inode_of(options_.path) != inode_; }
 
-// Copies what the WAL has into the database file and stops nobody. Returns SQLite's code, and how
-// long the WAL was.
-int Capture::copy_into_file(std::uint64_t& length) {
-  std::thread opener;
-  {
-    std::lock_guard lock(mutex_);
-    // As soon as the new read transaction is there, a program that checkpoints by itself would do
-    // all of this within its next commit: no commit comes before it has been begun here.
-    GateOpener gate(*this);
-    shut_gate(kWriterWait);
-    hold_anew();
-    length = wal_bytes_;
-    try {
-      if (shut_) opener = std::thread([this] { open_gate_once_begun(); });
-      gate.leave_shut();
-    } catch (const std::system_error&) {
-      // No thread to be had: then a commit may take the checkpoint over.
-    }
-    checkpointing_ = true;
-  }
-  // Into the database file go pages that page() takes from the WAL, no others.
-  const int rc = checkpoint_by(checkpointer_);
-  if (opener.joinable()) opener.join();
-  return rc;
-}
+// The next writer begins the WAL anew, if nothing else reads it.
+bool Capture::may_begin_anew() { return newest().on_file && position_.same(newest().at); }
 
-bool Capture::checkpoint() {
+Capture::Checkpointed Capture::checkpoint() {
   {
     std::lock_guard lock(mutex_);
     follow_locked();
-    if (!wants_checkpoint_) return true;
+    if (!wants_checkpoint_) return Checkpointed::done;
+    checkpointing_ = true;
   }
+  Checkpointed result{};
   try {
-    if (!checkpoint_in_rounds()) return false;
+    result = checkpoint_in_rounds();
   } catch (...) {
     std::lock_guard lock(mutex_);
     checkpointing_ = false;
@@ -541,37 +597,62 @@ bool Capture::checkpoint() {
     throw;
   }
   std::lock_guard lock(mutex_);
-  cut_off();
+  checkpointing_ = false;
+  open_gate();
+  if (result == Checkpointed::done) cut_off();
   tell();
-  return true;
+  return result;
 }
 
-// Returns whether all is in the database file.
-bool Capture::checkpoint_in_rounds() {
-  // What comes meanwhile is less each time, and in the end writers wait for that little only.
-  int rc = SQLITE_OK;
-  std::uint64_t length = 0;
-  for (int round = 0; round < kMostRounds && rc == SQLITE_OK; ++round) {
-    rc = copy_into_file(length);
-    const std::uint64_t now = wal_bytes_;
-    if (too_long() || now <= length + options_.wal_limit / kLittle) break;
+// Each round moves what has come since the one before. Once a round ends between two commits, all
+// is in the file.
+Capture::Checkpointed Capture::checkpoint_in_rounds() {
+  for (int round = 0; round < kMostRounds; ++round) {
+    const auto result = move_into_file(round == 0);
+    if (result != Checkpointed::some) return result;
+    if (too_long()) return finish_checkpoint();
+  }
+  return Checkpointed::some;
+}
+
+Capture::Checkpointed Capture::move_into_file(bool first) {
+  WalPosition end;
+  {
+    std::lock_guard lock(mutex_);
+    catch_up();
+    renew_marks(true);
+    end = newest().at;
+    note_ahead();
+  }
+  int frames = 0, done = -1;
+  const int rc = checkpoint_by(checkpointer_, &frames, &done);
+  if (rc == SQLITE_BUSY) return Checkpointed::stuck;
+  if (rc != SQLITE_OK) throw checkpointer_.error("checkpoint", rc);
+  if (frames < 0)
+    throw Error(Errc::unavailable, "database " + options_.path + " is not in WAL mode any more");
+  if (first) {
+    // SQLite syncs the file once all is in it: that should be little then.
+    auto* file = checkpointer_.database_file();
+    if (const int sync = file->pMethods->xSync(file, SQLITE_SYNC_NORMAL); sync != SQLITE_OK)
+      throw checkpointer_.error("sync", sync);
   }
   std::lock_guard lock(mutex_);
-  checkpointing_ = false;
-  const GateOpener gate(*this);
-  if (rc == SQLITE_BUSY) return false;  // another one is at it
-  if (rc != SQLITE_OK) throw checkpointer_.error("checkpoint", rc);
-  return finish_checkpoint();
+  catch_up();
+  renew_marks(true);
+  if (may_begin_anew()) return Checkpointed::done;
+  const bool same_run = end.salts == position_.salts;
+  return same_run && done < static_cast<int>(end.frame) ? Checkpointed::stuck : Checkpointed::some;
 }
 
 // A writer that is faster than the disk waits for it, as it would if it checkpointed itself.
 bool Capture::too_long() const { return wal_bytes_ > most_bytes(); }
 
-std::uint64_t Capture::most_bytes() const { return options_.wal_limit + options_.wal_limit / 4; }
+std::uint64_t Capture::most_bytes() const { return options_.wal_limit + options_.wal_limit / 2; }
 
 // While a large file is written nothing is followed, no checkpoint begins, and one that is under
-// way can't end.
-void Capture::hold_back_writers() {
+// way can't end. But a checkpoint of the program's that has moved all waits for the mark to move.
+void Capture::look_beside_writing() {
+  move_to_file();
   if (shut_) return;
   if (const auto header = index_.header();
       header && wal_length(header->max_frame, page_size_) > most_bytes())
@@ -580,41 +661,31 @@ void Capture::hold_back_writers() {
 
 bool Capture::shut_gate(Duration wait) {
   if (shut_) return true;
-  const int rc = until_free(wait, [this] { return shm_lock(gate_, kWriterLock, SQLITE_SHM_LOCK); });
+  const int rc = until_free(wait, [this] {
+    return shm_lock(gate_, kWriterLock, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
+  });
   if (rc != SQLITE_OK && rc != SQLITE_BUSY) throw gate_.error("writer lock", rc);
   return shut_ = rc == SQLITE_OK;
 }
 
 void Capture::open_gate() noexcept {
   if (!std::exchange(shut_, false)) return;
-  if (const int rc = shm_lock(gate_, kWriterLock, SQLITE_SHM_UNLOCK); rc != SQLITE_OK)
+  if (const int rc = shm_lock(gate_, kWriterLock, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
+      rc != SQLITE_OK)
     log::error("writer_lock_not_given_back", {{"path", options_.path}, {"code", rc}});
 }
 
-void Capture::open_gate_once_begun() noexcept {
-  const Time limit = BootClock::now() + kTurnWait;
-  for (bool begun = false; !begun;) {
-    std::this_thread::sleep_for(microseconds(10));
+// With writers kept away.
+Capture::Checkpointed Capture::finish_checkpoint() {
+  {
     std::lock_guard lock(mutex_);
-    begun = shm_lock(gate_, kCheckpointLock, SQLITE_SHM_LOCK) == SQLITE_BUSY;
-    if (!begun) shm_lock(gate_, kCheckpointLock, SQLITE_SHM_UNLOCK);
-    begun = begun || BootClock::now() >= limit;
-    if (begun) open_gate();
+    if (!shut_gate(kWriterWait)) return Checkpointed::some;
   }
+  return move_into_file(false);
 }
 
-// With writers kept away, for the rest that has come meanwhile.
-bool Capture::finish_checkpoint() {
-  if (!shut_gate(too_long() ? kLongWriterWait : kWriterWait)) return false;
-  hold_anew();
-  int frames = 0, done = -1;
-  const int rc = checkpoint_by(checkpointer_, &frames, &done);
-  if (rc != SQLITE_OK && rc != SQLITE_BUSY) throw checkpointer_.error("checkpoint", rc);
-  if (frames < 0)
-    throw Error(Errc::unavailable, "database " + options_.path + " is not in WAL mode any more");
-  if (rc != SQLITE_OK || frames != done) return false;
-  hold_anew();
-  return released_ = on_file_ = true;
+void Capture::sync_notes() {
+  if (unsynced_.exchange(false)) options_.hashes->sync();
 }
 
 // A file that has become far longer than it needs to be.

@@ -1,6 +1,11 @@
-// Follows what any process commits to a database in WAL mode, and writes it down as LTX files.
-// Keeps the WAL from being begun again before all of it was seen, and checkpoints it itself. Does
-// not watch for changes (wal_watch.h) and knows nothing of where the files go.
+// Follows what any process commits to a database in WAL mode, and writes it down as LTX files. It
+// does not watch for changes (wal_watch.h) and knows nothing of where the files go.
+//
+// A read mark keeps the WAL from being begun anew before all of it was seen. A mark that stays in
+// its place would stop the program's own checkpoints. So a new mark is taken, on another
+// connection, before the old one is dropped: whenever something was committed, and once all of the
+// WAL is in the database file. The old one is kept until JetStream has what the new one lets into
+// the file. Where the WAL becomes long nevertheless, the capture checkpoints it itself.
 //
 // Following and writing down are two steps: what was committed is noted as a set of pages and their
 // hashes, and their content is read when a file is asked for. So the WAL need not wait for whoever
@@ -26,6 +31,7 @@
 #include "sqlite/ltx.h"
 #include "sqlite/page_hash.h"
 #include "sqlite/page_set.h"
+#include "sqlite/read_mark.h"
 #include "sqlite/wal_file.h"
 #include "sqlite/wal_format.h"
 #include "sqlite/wal_index.h"
@@ -48,7 +54,8 @@ struct DatabaseState {
 
 struct CaptureOptions {
   std::string path{};
-  /// Bytes of WAL at half of which a checkpoint begins; it stays below twice of them.
+  /// Bytes of WAL at half of which checkpoints begin. Above 1.5 times as many, writers are made to
+  /// wait for them.
   std::size_t wal_limit = 16 * 1024 * 1024;
   std::uint64_t node_id = 0;  ///< written into the files
   /// Transactions up to here have been numbered before: if the database is not as it is known,
@@ -86,9 +93,16 @@ class Capture {
   /// no mark yet it tries to make one.
   void leave();
 
-  /// Notes what has been committed since; tells whether anything is to be written. Throws
-  /// Error{corrupt} when a frame's checksum is wrong.
+  /// Notes what has been committed since, and lets checkpoints go further where they may; tells
+  /// whether anything is to be written. To be called when the WAL or the database file was written
+  /// to, and when JetStream has acknowledged something. Throws Error{corrupt} when a frame's
+  /// checksum is wrong.
   bool follow();
+  /// JetStream has all up to there. Any thread; follow() makes use of it.
+  void acknowledged(Txid txid) noexcept { acknowledged_ = txid; }
+  /// A checkpoint of somebody's is under way, or has just ended: follow() is to be called within
+  /// milliseconds. Any thread.
+  bool expects_checkpoint();
   /// What was noted, as one file of whole transactions, in pieces; nothing when there is nothing.
   /// `begun` is called before the first piece, with what is known then.
   std::optional<Captured> write(const ByteSink& sink,
@@ -115,13 +129,20 @@ class Capture {
   /// Whether the database's file at the path is another one than that which is open, or gone.
   bool replaced() const;
 
-  /// Checkpoints, and lets the next writer begin the WAL anew, if it is longer than the limit.
-  /// To be called on another thread than the others; takes as long as the disk does. Writers wait
-  /// for the last part of it, milliseconds; and while the WAL is more than 1.75 times as long as
-  /// the limit, which keeps it below twice the limit. Returns whether the WAL can be begun anew (or
-  /// is short enough): if not, a reader or a busy writer stood in the way, and it is worth another
-  /// try.
-  bool checkpoint();
+  enum class Checkpointed {
+    done,   ///< the next writer begins the WAL anew, or it is short
+    some,   ///< the WAL went on all the time: it is worth another try at once
+    stuck,  ///< a reader keeps an old state, or another process checkpoints
+  };
+  /// Checkpoints if the WAL is longer than half its limit. To be called on another thread than the
+  /// others; takes as long as the disk does. Nobody waits for it as long as the WAL is shorter than
+  /// 1.5 times its limit: it is tried again and again to move the end of the WAL between two
+  /// commits. Above that writers wait, those without a busy timeout get "database is locked".
+  /// Throws Error{system}, Error{unavailable}.
+  Checkpointed checkpoint();
+  /// What was noted in the hash file gets to the disk. On the thread that checkpoints. Throws
+  /// Error{system}.
+  void sync_notes();
 
   /// The last transaction that was noted, and the last that was written. Any thread.
   Txid noted() const noexcept { return noted_.load(); }
@@ -130,7 +151,7 @@ class Capture {
   std::uint64_t pending_bytes() const noexcept { return pending_bytes_.load(); }
   /// Bytes of the WAL that count now. Any thread.
   std::uint64_t wal_bytes() const noexcept { return wal_bytes_.load(); }
-  /// It is longer than the limit, and nothing was done about it yet. Any thread.
+  /// It is longer than half its limit, and goes on. Any thread.
   bool wants_checkpoint() const noexcept { return wants_checkpoint_.load(); }
   /// How often the WAL was found begun anew before all of it was seen: each time all pages were
   /// compared. Any thread.
@@ -147,8 +168,24 @@ class Capture {
  private:
   class GateOpener;
 
+  struct Mark {
+    ReadMark transaction{};
+    WalPosition at{};  // it lets all up to there into the file, at least, and
+    Txid txid = 0;     // no more than up to there
+    bool sure = true;  // that it is at `at`
+    // It reads the database file alone: the WAL may be begun anew, at `at`. Nothing more gets into
+    // the file.
+    bool on_file = false;
+  };
+
   void open_database();
-  void hold_anew();
+  void take_first_mark();
+  void renew_marks(bool to_newest);
+  void drop_older(bool to_newest);
+  bool move_to_file();
+  bool runs_ahead();
+  Mark& newest() noexcept { return marks_[newest_]; }
+  Mark& older() noexcept { return marks_[1 - newest_]; }
   WalIndexHeader stable_header();
   PageNumber pages_of(const WalIndexHeader& header);
   bool follow_locked();
@@ -159,6 +196,7 @@ class Capture {
   void take_transaction();
   void begin_at(const WalPosition& end);
   void note_mark();
+  void note_ahead();
   void forget_mark();
   void not_noted(const Error& error);
   void scan_run(const WalIndexHeader& header);
@@ -168,13 +206,13 @@ class Capture {
   void copy(std::size_t pages);
   void complete_copy();
   bool is_backfilled(const WalSalts& salts, std::uint32_t frame);
-  int copy_into_file(std::uint64_t& length);
-  bool checkpoint_in_rounds();
-  bool finish_checkpoint();
+  Checkpointed checkpoint_in_rounds();
+  Checkpointed move_into_file(bool first);
+  Checkpointed finish_checkpoint();
+  bool may_begin_anew();
   bool shut_gate(Duration wait);
   void open_gate() noexcept;
-  void open_gate_once_begun() noexcept;
-  void hold_back_writers();
+  void look_beside_writing();
   bool too_long() const;
   std::uint64_t most_bytes() const;
   void cut_off();
@@ -182,9 +220,8 @@ class Capture {
 
   const CaptureOptions options_;
   std::mutex mutex_;
-  // By turns one of them holds a read transaction, which keeps the WAL from being begun anew.
-  Handle readers_[2];
-  int holder_ = 0;
+  Mark marks_[2];  // the newest is always held, the other one until JetStream has what is between
+  int newest_ = 0;
   Handle checkpointer_;
   Handle gate_;  // holds the writer lock to keep writers out
   WalIndex index_;
@@ -192,12 +229,11 @@ class Capture {
   std::uint64_t inode_ = 0;
   std::uint32_t page_size_ = 0;
 
-  WalPosition position_;   // followed so far
-  WalPosition held_;       // where the WAL may be begun anew under the held read transaction
-  bool released_ = false;  // there it will be, by the next writer
+  WalPosition position_;  // followed so far
   bool checkpointing_ = false;
   bool shut_ = false;                  // the gate
-  bool on_file_ = false;               // the held read transaction reads the database file alone
+  std::optional<Time> behind_since_;   // JetStream has answered nothing, and something waits
+  Txid last_acknowledged_ = 0;         // then
   PageNumber commit_ = 0;              // pages of the database at position_
   bool hashing_ = false;               // pages_ is kept
   PageHashes pages_;                   // at position_
@@ -213,9 +249,9 @@ class Capture {
   std::optional<ImageCopy> copying_;
   std::optional<Result<Copy>> copy_;  // that is complete, or has failed
 
-  std::atomic<Txid> noted_{0}, written_txid_{0};
+  std::atomic<Txid> noted_{0}, written_txid_{0}, acknowledged_{0};
   std::atomic<std::uint64_t> pending_bytes_{0}, wal_bytes_{0}, gaps_{0};
-  std::atomic<bool> wants_checkpoint_{false};
+  std::atomic<bool> wants_checkpoint_{false}, unsynced_{false};
 };
 
 }  // namespace cluster::sqlite

@@ -178,10 +178,9 @@ void DatabaseCopy::move(const std::string& from, const std::string& to) {
   const bool renamed = move_database(from, to);
   const auto file = FileState::of(to);
   // A new name changes the file's state, and nobody has written to it.
-  if (settled && renamed && file && fs::last_write_time(to) == written)
-    hashes_->note_file(*file);
-  else
-    hashes_->forget();
+  if (!settled || !renamed || !file || fs::last_write_time(to) != written) return hashes_->forget();
+  hashes_->note_file(*file);
+  hashes_->sync();
 }
 
 // Both the primary's place and the replica's held a database: nobody knows what the latter lacks.

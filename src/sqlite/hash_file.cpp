@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 #include <utility>
 
 #include <fcntl.h>
@@ -15,8 +16,8 @@
 namespace cluster::sqlite {
 namespace {
 
-constexpr std::string_view kHashMagic{"CCLHSH\0\1", 8};  // the last byte: version
-constexpr std::size_t kMarkSize = 128;
+constexpr std::string_view kHashMagic{"CCLHSH\0\2", 8};  // the last byte: version
+constexpr std::size_t kMarkSize = 136;
 // Two marks take turns, each in a block of its own: one is whole whatever happens to the other.
 constexpr std::int64_t kMarkPlaces[] = {0, 4096};
 constexpr std::int64_t kHashesAt = 8192;
@@ -35,6 +36,7 @@ std::string bytes_of(std::uint64_t number, const HashMark& m) {
   append_be(out, m.file.inode);
   append_be(out, m.file.size);
   append_be(out, static_cast<std::uint64_t>(m.file.changed_ns));
+  append_be(out, m.file.boot);
   out.resize(kMarkSize - 8);
   Crc64 crc;
   crc.add(out);
@@ -70,6 +72,7 @@ std::optional<NumberedMark> mark_from(std::string_view bytes) {
   std::uint64_t changed = 0;
   take(changed);
   m.file.changed_ns = static_cast<std::int64_t>(changed);
+  take(m.file.boot);
   if (found.number == 0 || !is_page_size(m.at.page_size)) return std::nullopt;
   return found;
 }
@@ -93,6 +96,26 @@ std::optional<FileState> FileState::of(const std::string& path) {
   }
   return FileState{info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
                    std::int64_t{info.st_ctim.tv_sec} * 1'000'000'000 + info.st_ctim.tv_nsec};
+}
+
+bool FileState::unchanged(const std::optional<FileState>& now) const {
+  if (!now || (boot != 0 && boot != this_boot())) return false;
+  FileState then = *this;
+  then.boot = now->boot;
+  return then == *now;
+}
+
+std::uint64_t this_boot() {
+  static const std::uint64_t boot = [] {
+    const std::string path = "/proc/sys/kernel/random/boot_id";
+    std::string id;
+    std::ifstream file(path);
+    if (!std::getline(file, id) || id.empty()) throw file_error("read of", path);
+    Crc64 crc;
+    crc.add(id);
+    return std::max<std::uint64_t>(1, crc.value());
+  }();
+  return boot;
 }
 
 HashFile::HashFile(std::string path) : path_(std::move(path)) {
@@ -142,7 +165,9 @@ void HashFile::note(const HashMark& mark, const PageHashes& all) {
   CLUSTER_CHECK(is_page_size(mark.at.page_size) && mark.pages == all.size());
   try {
     make_room(mark.pages);
-    write_hashes(mark, all);
+    if (!mark_ || mark_->at.page_size != mark.at.page_size)
+      for (PageNumber n = 1; n <= mark.pages; ++n) touched_.add(n);
+    write_hashes(all);
     write_mark(mark);
     touched_.clear();
   } catch (...) {
@@ -151,16 +176,26 @@ void HashFile::note(const HashMark& mark, const PageHashes& all) {
   }
 }
 
-void HashFile::write_hashes(const HashMark& mark, const PageHashes& all) {
-  if (!mark_ || mark_->at.page_size != mark.at.page_size)
-    for (PageNumber n = 1; n <= mark.pages; ++n) touched_.add(n);
+void HashFile::note_ahead(const PageHashes& all) {
+  CLUSTER_CHECK(mark_.has_value());
+  try {
+    make_room(all.size());
+    write_hashes(all);
+    touched_.clear();
+  } catch (...) {
+    mark_.reset();
+    throw;
+  }
+}
+
+void HashFile::write_hashes(const PageHashes& all) {
   touched_.sort();
   const auto& changed = touched_.numbers();
   std::string bytes;
-  for (std::size_t i = 0; i < changed.size() && changed[i] <= mark.pages;) {
+  for (std::size_t i = 0; i < changed.size() && changed[i] <= all.size();) {
     const PageNumber first = changed[i];
     PageNumber last = first;
-    while (++i < changed.size() && changed[i] <= mark.pages && changed[i] - last <= kNear &&
+    while (++i < changed.size() && changed[i] <= all.size() && changed[i] - last <= kNear &&
            changed[i] - first < kHashesAtOnce)
       last = changed[i];
     bytes.clear();
@@ -184,7 +219,6 @@ void HashFile::note_file(const FileState& file) {
 void HashFile::write_mark(const HashMark& mark) {
   const std::uint64_t number = count_ + 1;
   write_all(file_.get(), bytes_of(number, mark), kMarkPlaces[number % 2], path_);
-  sync();
   count_ = number;
   mark_ = mark;
 }
@@ -196,7 +230,7 @@ void HashFile::forget() {
   sync();
 }
 
-void HashFile::sync() {
+void HashFile::sync() const {
   if (::fdatasync(file_.get()) != 0) throw file_error("sync of", path_);
 }
 

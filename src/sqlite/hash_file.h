@@ -27,11 +27,19 @@ struct FileState {
   std::uint64_t device = 0, inode = 0;
   std::uint64_t size = 0;       ///< bytes
   std::int64_t changed_ns = 0;  ///< st_ctim: since 1970, by the kernel's clock
+  /// It says nothing after the machine has been started again, when this is this_boot() of another
+  /// boot; 0: it does.
+  std::uint64_t boot = 0;
   bool operator==(const FileState&) const = default;
+  /// A file that was as this says has not been written to since: it is as `now` says, of of().
+  bool unchanged(const std::optional<FileState>& now) const;
 
   /// Nothing when there is no such file. Throws Error{system}.
   static std::optional<FileState> of(const std::string& path);
 };
+
+/// Of the machine's present boot, never 0. Throws Error{system} where the kernel does not tell.
+std::uint64_t this_boot();
 
 /// What the hashes are of.
 struct HashMark {
@@ -59,10 +67,17 @@ class HashFile {
 
   /// The page is another one than at mark().
   void touch(PageNumber number) { touched_.add(number); }
-  /// Writes the hashes of the pages touched since mark(), the new mark, and syncs them. `all`: the
-  /// hashes at that mark. With no mark before it, or one of another page size, all are written.
-  /// Throws Error{system} (no room, say): then there is no mark.
+  /// Writes the hashes of the pages touched since mark(), and the new mark. `all`: the hashes at
+  /// that mark. With no mark before it, or one of another page size, all are written. Throws
+  /// Error{system} (no room, say): then there is no mark.
   void note(const HashMark& mark, const PageHashes& all);
+  /// Hashes of what the next mark will be of, or something still later: so that it takes less time.
+  /// There must be a mark. Throws as note().
+  void note_ahead(const PageHashes& all);
+  /// What was written gets to the disk. Where a power cut comes first, the marks and the hashes do
+  /// not fit together, or not to the WAL, and count for nothing. May run beside all else. Throws
+  /// Error{system}.
+  void sync() const;
   /// The same mark, when only the database file's state is another one: SQLite has moved into it
   /// what the WAL has since. Throws as note().
   void note_file(const FileState& file);
@@ -72,9 +87,8 @@ class HashFile {
 
  private:
   void make_room(PageNumber pages);
-  void write_hashes(const HashMark& mark, const PageHashes& all);
+  void write_hashes(const PageHashes& all);
   void write_mark(const HashMark& mark);
-  void sync();
 
   const std::string path_;
   UniqueFd file_;

@@ -87,7 +87,7 @@ std::optional<KnownContent> known_content(const Handle& handle, const WalIndexHe
   const auto& mark = hashes.mark();
   if (!mark || (header.max_frame > 0 && mark->at.page_size != header.page_size()))
     return std::nullopt;
-  const bool proven = FileState::of(handle.path()) == mark->file;
+  const bool proven = mark->file.unchanged(FileState::of(handle.path()));
   auto in_file = loaded(hashes, handle.path());
   if (!in_file) return std::nullopt;
   // Where the next mark's hashes were on their way when the node was killed, they add up to neither

@@ -26,11 +26,13 @@ constexpr std::size_t kImageStep = 512 * 1024;  // bytes copied between two look
 // A write to the WAL is seen before the wal-index counts it, by as long as a sync takes.
 constexpr Duration kFirstWalLook = microseconds(40);
 constexpr Duration kLastLook = milliseconds(20);
-constexpr Duration kSafety = milliseconds(200);  // for file systems that tell of nothing
+constexpr Duration kCheckpointLook = milliseconds(2);  // somebody waits for a mark to move
+constexpr Duration kSafety = milliseconds(200);        // for file systems that tell of nothing
 constexpr Duration kFirstCaptureRetry = milliseconds(50);
 constexpr Duration kLastCaptureRetry = milliseconds(2'000);
 constexpr Duration kFirstCheckpointRetry = milliseconds(2);
 constexpr Duration kLastCheckpointRetry = milliseconds(250);
+constexpr Duration kNotesSync = std::chrono::seconds(1);
 
 // Waits of this thread's end on time, not some 50 µs later as the kernel has it by default. It is
 // only a hint: where it is refused, all is a little slower.
@@ -263,6 +265,7 @@ void Primary::run() {
       }
       if (!asked.empty()) on_loop([this, asked, covered_until] { covered(asked, covered_until); });
       feed();
+      if (capture_ && capture_->expects_checkpoint()) wait = std::min(wait, kCheckpointLook);
       if (make_image()) wait = Duration(0);
       if (!removed_ && !failed_) set_degraded({});
       retry = kFirstCaptureRetry;
@@ -334,6 +337,7 @@ bool Primary::open() {
 }
 
 void Primary::follow() {
+  capture_->acknowledged(stored_);
   try {
     capture_->follow();
   } catch (const std::exception&) {
@@ -567,29 +571,39 @@ void Primary::set_degraded(const Failure& failure) {
 void Primary::run_checkpoints() {
   wait_precisely();
   Duration retry = kFirstCheckpointRetry;
+  Time synced = BootClock::now();
   std::string told;
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    auto capture = capture_;
-    if (!capture || !capture->wants_checkpoint()) {
+    const auto capture = capture_;
+    const bool wanted = capture && capture->wants_checkpoint();
+    const bool sync = capture && BootClock::now() >= synced + kNotesSync;
+    if (!wanted && !sync) {
       checkpoint_wanted_.wait_for(lock, kSafety);
       continue;
     }
     lock.unlock();
-    bool done = false;
+    auto result = Capture::Checkpointed::stuck;
     std::string failure;
     try {
-      done = capture->checkpoint();
+      if (sync) capture->sync_notes();
+      if (sync) synced = BootClock::now();
+      result = capture->checkpoint();
     } catch (const Error& error) {
       failure = error.what();
     }
-    capture.reset();
     if (!failure.empty() && failure != told)
       log::error("checkpoint_failed", {{"path", options_.path}, {"why", failure}});
     told = failure;
     lock.lock();
-    retry = done ? kFirstCheckpointRetry : std::min(retry * 2, kLastCheckpointRetry);
-    if (!done) checkpoint_wanted_.wait_for(lock, retry, [this] { return stop_; });
+    if (result == Capture::Checkpointed::done) {
+      retry = kFirstCheckpointRetry;
+      continue;
+    }
+    // Where the WAL went on there may be a moment in it soon.
+    if (result == Capture::Checkpointed::some) retry = kFirstCheckpointRetry;
+    checkpoint_wanted_.wait_for(lock, retry, [this] { return stop_; });
+    retry = std::min(retry * 2, kLastCheckpointRetry);
   }
 }
 

@@ -202,6 +202,7 @@ void Replica::note_mark() {
   // No file is as an empty state says: such a mark vouches for none.
   hashes_.note({log_.history(), *position_, state_.pages.size(), file_.value_or(FileState{})},
                state_.pages);
+  hashes_.sync();
   unmarked_ = false;
 }
 
@@ -209,7 +210,10 @@ bool Replica::prove(const FileState& file) {
   std::lock_guard lock(writing_);
   if (FileState::of(path_) != file) return false;
   file_ = file;
-  if (hashes_.mark()) hashes_.note_file(file);
+  if (hashes_.mark()) {
+    hashes_.note_file(file);
+    hashes_.sync();
+  }
   proven_ = true;
   return true;
 }
@@ -316,7 +320,9 @@ bool Replica::settle() {
 void Replica::note_part() {
   if (!proven_) return;
   file_ = FileState::of(path_);
-  if (file_ && hashes_.mark()) hashes_.note_file(*file_);
+  if (!file_ || !hashes_.mark()) return;
+  hashes_.note_file(*file_);
+  hashes_.sync();
 }
 
 Replica::Checkpointed Replica::checkpoint_by(int mode) {

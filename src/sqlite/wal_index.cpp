@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t kHeaderWords = sizeof(WalIndexHeader) / 4;
 constexpr std::size_t kBackfillWord = 96 / 4;
+constexpr std::size_t kBackfillAttemptedWord = 128 / 4;
 constexpr int kSegmentSize = 32768;
 
 WalIndexHeader copy(const volatile std::uint32_t* from) noexcept {
@@ -61,6 +62,10 @@ std::optional<WalIndexHeader> WalIndex::header() const noexcept {
   if (first.own_checksum() != WalChecksum{first.checksum[0], first.checksum[1]})
     return std::nullopt;
   return first;
+}
+
+std::uint32_t WalIndex::backfill_attempted() const noexcept {
+  return __atomic_load_n(memory_ + kBackfillAttemptedWord, __ATOMIC_RELAXED);
 }
 
 std::uint32_t WalIndex::backfilled() const noexcept {

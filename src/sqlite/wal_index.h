@@ -61,6 +61,8 @@ class WalIndex {
   std::optional<WalIndexHeader> header() const noexcept;
   /// Frames that are in the database file already.
   std::uint32_t backfilled() const noexcept;
+  /// Frames that a checkpoint is to move, or has moved. Older versions of SQLite leave it 0.
+  std::uint32_t backfill_attempted() const noexcept;
 
  private:
   const volatile std::uint32_t* memory_ = nullptr;

@@ -28,7 +28,7 @@ Error failed(const std::string& what) {
 
 }  // namespace
 
-WalWatch::WalWatch(const std::string& database) : wal_path_(database + "-wal") {
+WalWatch::WalWatch(const std::string& database) : paths_{database, database + "-wal"} {
   const auto path = std::filesystem::absolute(database);
   name_ = path.filename();
   events_ = UniqueFd(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
@@ -41,28 +41,32 @@ WalWatch::WalWatch(const std::string& database) : wal_path_(database + "-wal") {
       ::inotify_add_watch(events_.get(), path.parent_path().c_str(),
                           IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR);
   if (folder_watch_ < 0) throw failed("watch of folder " + path.parent_path().string());
-  watch_wal();
+  watch_files();
 }
 
 // The same file is watched once, however often that is asked for. Without a watch it is looked at
 // all the same, only not at once.
-void WalWatch::watch_wal() {
-  const int watch = ::inotify_add_watch(events_.get(), wal_path_.c_str(), IN_MODIFY);
-  if (watch >= 0) wal_watch_ = watch;
-  const bool failed = watch < 0 && errno != ENOENT;
-  if (failed && !unwatched_)
-    log::warn("wal_not_watched",
-              {{"path", wal_path_},
-               {"why", std::generic_category().message(errno)},
-               {"means",
-                "what is committed is seen some times a second only; the limit is "
-                "/proc/sys/fs/inotify/max_user_watches"}});
+void WalWatch::watch_files() {
+  bool failed = false;
+  for (int i = 0; i < 2; ++i) {
+    const int watch = ::inotify_add_watch(events_.get(), paths_[i].c_str(), IN_MODIFY);
+    if (watch >= 0) file_watches_[i] = watch;
+    if (watch >= 0 || errno == ENOENT) continue;
+    failed = true;
+    if (!unwatched_)
+      log::warn("wal_not_watched",
+                {{"path", paths_[i]},
+                 {"why", std::generic_category().message(errno)},
+                 {"means",
+                  "what is committed is seen some times a second only; the limit is "
+                  "/proc/sys/fs/inotify/max_user_watches"}});
+  }
   unwatched_ = failed;
 }
 
-void WalWatch::unwatch_wal() {
-  if (wal_watch_ >= 0) ::inotify_rm_watch(events_.get(), wal_watch_);
-  wal_watch_ = -1;
+void WalWatch::unwatch_files() {
+  for (int& watch : file_watches_)
+    if (const int was = std::exchange(watch, -1); was >= 0) ::inotify_rm_watch(events_.get(), was);
 }
 
 WalWatch::Woken WalWatch::written() {
@@ -70,7 +74,7 @@ WalWatch::Woken WalWatch::written() {
   in_a_row_ = now - last_written_ < kBusyPause ? in_a_row_ + 1 : 0;
   last_written_ = now;
   if (in_a_row_ >= kBusyRow) {
-    unwatch_wal();
+    unwatch_files();
     paced_until_ = now + kPaced;
     in_a_row_ = 0;
   }
@@ -90,13 +94,14 @@ void WalWatch::take_events() {
       at += static_cast<ssize_t>(sizeof event + event.len);
       if ((event.mask & IN_Q_OVERFLOW) != 0) {
         written_ = files_ = true;
-      } else if (event.wd == wal_watch_ && (event.mask & IN_MODIFY) != 0) {
+      } else if ((event.wd == file_watches_[0] || event.wd == file_watches_[1]) &&
+                 (event.mask & IN_MODIFY) != 0) {
         written_ = true;
       } else if (event.wd == folder_watch_ && event.len > 0) {
         const std::string file = name;
         if (file != name_ && file != name_ + "-wal") continue;
         files_ = true;
-        watch_wal();
+        watch_files();
       }
     }
   }
@@ -118,7 +123,7 @@ WalWatch::Woken WalWatch::wait(Duration limit) {
     if (paced && now >= paced_until_) {
       // What was written before it is watched again has to be looked for.
       paced_until_ = {};
-      watch_wal();
+      watch_files();
       return Woken::written;
     }
     if (left <= Duration(0)) return Woken::timeout;
@@ -127,7 +132,7 @@ WalWatch::Woken WalWatch::wait(Duration limit) {
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
     const timespec wait{seconds.count(), static_cast<long>((left - seconds).count())};
     const int ready = ::ppoll(fds, 2, &wait, nullptr);
-    if (ready < 0 && errno != EINTR) throw failed("wait for " + wal_path_);
+    if (ready < 0 && errno != EINTR) throw failed("wait for " + paths_[1]);
     if (ready == 0 && paced) return Woken::written;
   }
 }

@@ -1,6 +1,6 @@
-// Wakes a thread when a database's WAL is written, by whatever process, or when its files come and
-// go. Says that something may have changed, never what: look, and wait again. With a time limit as
-// a safety net, since a file system may not tell (network file systems do not).
+// Wakes a thread when a database or its WAL is written, by whatever process, or when its files come
+// and go. Says that something may have changed, never what: look, and wait again. With a time limit
+// as a safety net, since a file system may not tell (network file systems do not).
 #pragma once
 
 #include <string>
@@ -14,7 +14,7 @@ class WalWatch {
  public:
   enum class Woken {
     timeout,
-    written,  ///< the WAL
+    written,  ///< the WAL, or the database file (by a checkpoint, say)
     files,    ///< the database or its WAL was made, removed, or replaced
     called,   ///< by wake()
   };
@@ -30,22 +30,22 @@ class WalWatch {
   void wake() noexcept;
 
  private:
-  void watch_wal();
-  void unwatch_wal();
+  void watch_files();
+  void unwatch_files();
   Woken written();
   void take_events();
 
-  std::string name_;  // of the database, without its folder
-  std::string wal_path_;
+  std::string name_;      // of the database, without its folder
+  std::string paths_[2];  // of the database and its WAL
   UniqueFd events_;
   UniqueFd calls_;
   int folder_watch_ = -1;
-  int wal_watch_ = -1;
-  bool unwatched_ = false;                // the WAL is there, and can't be watched
+  int file_watches_[2] = {-1, -1};
+  bool unwatched_ = false;                // a file is there, and can't be watched
   bool written_ = false, files_ = false;  // not told yet
   Time last_written_{};
   int in_a_row_ = 0;    // that it was written, with hardly a pause
-  Time paced_until_{};  // the WAL is not watched before that, but looked at
+  Time paced_until_{};  // the files are not watched before that, but looked at
 };
 
 }  // namespace cluster::sqlite

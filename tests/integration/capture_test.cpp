@@ -3,9 +3,11 @@
 #include "sqlite/capture.h"
 
 #include <atomic>
+#include <deque>
 #include <thread>
 
 #include <fcntl.h>
+#include <sqlite3.h>
 
 #include "integration/capture_fixture.h"
 #include "sqlite/file.h"
@@ -76,7 +78,7 @@ TEST_F(CaptureTest, CheckpointsWhatItHasSwitchedToWalMode) {
       db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
       capturing.follow();
     }
-    ASSERT_TRUE(capturing.checkpoint());
+    ASSERT_EQ(capturing.checkpoint(), Capture::Checkpointed::done);
     db.exec("INSERT INTO t(v) VALUES(1)");
     capturing.follow();
     EXPECT_LT(capturing.wal_bytes(), 32U * 1024) << "the WAL was begun anew";
@@ -148,7 +150,7 @@ TEST_F(CaptureTest, WritesWhatItHasNotedAlsoWhenTheWalWasBegunAnewSince) {
   ship(*capturing, mirror);
   for (int i = 0; i < 100; ++i) db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
   ASSERT_TRUE(capturing->follow());
-  ASSERT_TRUE(capturing->checkpoint());
+  ASSERT_EQ(capturing->checkpoint(), Capture::Checkpointed::done);
   const auto end = capturing->wal_bytes();
   for (int i = 0; i < 30; ++i) db.exec("UPDATE t SET v = randomblob(3000) WHERE id = 1");
   mirror.apply(CapturedFile::of(*capturing));
@@ -191,7 +193,8 @@ TEST_F(CaptureTest, KeepsTheWalShortUnderABusyWriter) {
   });
   std::thread checkpointer([&] {
     while (!written)
-      if (!capturing->wants_checkpoint() || !capturing->checkpoint()) std::this_thread::yield();
+      if (!capturing->wants_checkpoint() || capturing->checkpoint() != Capture::Checkpointed::done)
+        std::this_thread::yield();
   });
   std::uint64_t longest = 0;
   while (!written) {
@@ -208,6 +211,160 @@ TEST_F(CaptureTest, KeepsTheWalShortUnderABusyWriter) {
   capturing.reset();
   db.close();
   EXPECT_EQ(mirror.bytes(), settled("a.db"));
+}
+
+struct OwnCheckpoint {
+  bool busy = false;
+  std::int64_t frames = 0, done = 0;
+  bool complete() const { return !busy && frames == done; }
+};
+
+// As a program checkpoints.
+OwnCheckpoint checkpoint(const Handle& db, int mode) {
+  OwnCheckpoint result;
+  int frames = 0, done = 0;
+  const int rc = sqlite3_wal_checkpoint_v2(db.get(), "main", mode, &frames, &done);
+  EXPECT_TRUE(rc == SQLITE_OK || rc == SQLITE_BUSY) << rc;
+  return {rc == SQLITE_BUSY, frames, done};
+}
+
+void insert(Handle& db, int rows) {
+  for (int i = 0; i < rows; ++i) db.exec("INSERT INTO t(v) VALUES(randomblob(2000))");
+}
+
+TEST_F(CaptureTest, CheckpointsMoveOnlyWhatIsAcknowledged) {
+  Handle db = create("a.db");
+  db.exec("PRAGMA wal_autocheckpoint=0");
+  auto capturing = capture("a.db", {}, false, 64 * 1024 * 1024);
+  Mirror mirror;
+  ship(*capturing, mirror);
+  capturing->acknowledged(mirror.txid());
+  insert(db, 10);
+  ship(*capturing, mirror);
+  capturing->acknowledged(mirror.txid() - 1);
+  capturing->follow();
+  insert(db, 10);
+  EXPECT_TRUE(capturing->follow());
+  const auto part = checkpoint(db, SQLITE_CHECKPOINT_PASSIVE);
+  EXPECT_LT(part.done, part.frames);
+  capturing->acknowledged(mirror.txid());
+  capturing->follow();
+  const auto more = checkpoint(db, SQLITE_CHECKPOINT_PASSIVE);
+  EXPECT_GT(more.done, part.done);
+  EXPECT_LT(more.done, more.frames);
+  ship(*capturing, mirror);
+  capturing->acknowledged(mirror.txid());
+  capturing->follow();
+  EXPECT_TRUE(checkpoint(db, SQLITE_CHECKPOINT_PASSIVE).complete());
+  // Once JetStream has not answered for long, they are not kept waiting.
+  insert(db, 10);
+  const Time end = BootClock::now() + std::chrono::minutes(1);
+  while (capturing->follow() && !checkpoint(db, SQLITE_CHECKPOINT_PASSIVE).complete())
+    ASSERT_LT(BootClock::now(), end);
+}
+
+// Without a busy timeout, so what is in their way is in nobody else's.
+TEST_F(CaptureTest, OnceAllIsInTheFileTheProgramMayBeginTheWalAnew) {
+  Handle db = create("a.db");
+  db.exec("PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=0");
+  auto capturing = capture("a.db");
+  Mirror mirror;
+  for (const int mode : {SQLITE_CHECKPOINT_RESTART, SQLITE_CHECKPOINT_TRUNCATE}) {
+    insert(db, 20);
+    ship(*capturing, mirror);
+    capturing->acknowledged(mirror.txid());
+    capturing->follow();
+    EXPECT_TRUE(checkpoint(db, SQLITE_CHECKPOINT_PASSIVE).complete());
+    EXPECT_TRUE(capturing->expects_checkpoint());
+    EXPECT_TRUE(checkpoint(db, mode).busy);
+    EXPECT_FALSE(capturing->follow());
+    EXPECT_FALSE(capturing->expects_checkpoint());
+    EXPECT_FALSE(checkpoint(db, mode).busy);
+  }
+  EXPECT_EQ(std::filesystem::file_size(path("a.db-wal")), 0U);
+  insert(db, 20);
+  ship(*capturing, mirror);
+  EXPECT_EQ(capturing->gaps(), 0U);
+  capturing.reset();
+  db.close();
+  EXPECT_EQ(mirror.bytes(), settled("a.db"));
+}
+
+// While another connection commits, and JetStream answers some time later.
+TEST_F(CaptureTest, CheckpointsOfTheProgramComplete) {
+  Handle db = create("a.db");
+  db.exec("PRAGMA busy_timeout=60000");
+  Handle other(path("a.db"), Handle::Access::read_write);
+  other.exec("PRAGMA busy_timeout=60000");
+  auto capturing = capture("a.db", {}, false, 64 * 1024 * 1024);
+  Mirror mirror;
+  std::atomic<bool> over{false};
+  std::thread follower([&] {
+    std::deque<Txid> shipped;
+    while (!over) {
+      ship(*capturing, mirror);
+      shipped.push_back(mirror.txid());
+      if (shipped.size() > 3) {
+        capturing->acknowledged(shipped.front());
+        shipped.pop_front();
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(500));
+    }
+  });
+  std::thread writer([&] {
+    while (!over) {
+      insert(other, 1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  });
+  for (const int mode :
+       {SQLITE_CHECKPOINT_FULL, SQLITE_CHECKPOINT_RESTART, SQLITE_CHECKPOINT_TRUNCATE,
+        SQLITE_CHECKPOINT_FULL, SQLITE_CHECKPOINT_RESTART, SQLITE_CHECKPOINT_TRUNCATE}) {
+    insert(db, 50);
+    EXPECT_FALSE(checkpoint(db, mode).busy) << mode;
+  }
+  over = true;
+  writer.join();
+  follower.join();
+  ship(*capturing, mirror);
+  EXPECT_EQ(capturing->gaps(), 0U);
+  capturing.reset();
+  db.close();
+  other.close();
+  EXPECT_EQ(mirror.bytes(), settled("a.db"));
+}
+
+// As long as the WAL is not far too long: then they wait until it is begun anew.
+TEST_F(CaptureTest, NoWriterIsLockedOut) {
+  constexpr std::size_t kLimit = 1024 * 1024;
+  Handle db = create("a.db");
+  auto capturing = capture("a.db", {}, false, kLimit);
+  Mirror mirror;
+  std::atomic<bool> over{false};
+  std::thread checkpointer([&] {
+    while (!over) {
+      if (capturing->wants_checkpoint()) capturing->checkpoint();
+      std::this_thread::yield();
+    }
+  });
+  int refused = 0, begun_anew = 0;
+  for (std::uint64_t i = 0, last = 0; i < 5'000; ++i) {
+    if (db.try_exec("INSERT INTO t(v) VALUES(randomblob(2000))") != SQLITE_OK) ++refused;
+    ship(*capturing, mirror);
+    const Time end = BootClock::now() + std::chrono::minutes(1);
+    while (capturing->wal_bytes() > kLimit + kLimit / 4 && capturing->wants_checkpoint()) {
+      ASSERT_LT(BootClock::now(), end);
+      std::this_thread::yield();
+      capturing->follow();
+    }
+    if (capturing->wal_bytes() < last) ++begun_anew;
+    last = capturing->wal_bytes();
+  }
+  over = true;
+  checkpointer.join();
+  EXPECT_EQ(refused, 0);
+  EXPECT_GT(begun_anew, 2);
+  EXPECT_EQ(capturing->gaps(), 0U);
 }
 
 // The WAL is begun anew all the time, also in the instants in which a capture begins. The database
