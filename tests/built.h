@@ -16,6 +16,7 @@ extern const char* const kSqliteExtension;
 extern const char* const kBackendTool;
 extern const char* const kE2eNode;
 extern const char* const kE2eBackend;
-extern const char* const kWallClock;  ///< for LD_PRELOAD
+extern const char* const kWallClock;  ///< for LD_PRELOAD, as the next
+extern const char* const kHeldFiles;
 
 }  // namespace cluster::built

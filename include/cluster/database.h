@@ -1,10 +1,12 @@
 // The replicated SQLite database of an app, as this node has it.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "cluster/sqlite.h"
 
@@ -38,14 +40,17 @@ class DatabaseConnection {
   /// SQLite's handle, for sqlite3_prepare_v2() and all others; stays this object's.
   sqlite3* get() const noexcept { return handle_; }
   /// Runs statements, dropping rows. Throws Error with SQLite's words: system, corrupt, not_found,
-  /// unavailable (locked). A commit under Commit::replicated: not_leader (rolled back), timeout
-  /// (committed here, not acknowledged).
+  /// unavailable (locked), not_leader (a connection for writing, and this node does not lead any
+  /// more: nothing was changed). A commit under Commit::replicated: not_leader (rolled back),
+  /// timeout (committed here, not acknowledged).
   void exec(const std::string& sql);
 
  private:
   friend class Database;
-  explicit DatabaseConnection(sqlite3* handle) : handle_(handle) {}
+  using Leads = std::shared_ptr<const std::atomic<bool>>;
+  DatabaseConnection(sqlite3* handle, Leads leads) : handle_(handle), leads_(std::move(leads)) {}
   sqlite3* handle_ = nullptr;
+  Leads leads_;  // of a connection for writing
 };
 
 /// From App::database(); lives as long as its platform. All methods may be called from any thread;

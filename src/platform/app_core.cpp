@@ -326,7 +326,7 @@ void App::Core::up(Step which, std::uint64_t ticket) {
   };
   if (which == Step::database) {
     database_->promote(epoch.load(), [this, finished](const Failure& failure) {
-      database_leads = !failure;
+      *database_leads = !failure;
       finished(failure ? std::optional<std::string>(failure->what()) : std::nullopt);
     });
     return;
@@ -349,7 +349,7 @@ void App::Core::undo(Step which, std::uint64_t ticket) {
     // Without a session others may lead already: there is no time for courtesy.
     database_->demote(in_force_ ? Duration(options.sqlite.drain_timeout) : Duration(0),
                       [this, ticket] {
-                        database_leads = false;
+                        *database_leads = false;
                         step([&](Transition& t, Time now, Transition::Output& out) {
                           t.finished(ticket, std::nullopt, now, out);
                         });
@@ -745,8 +745,8 @@ void App::Core::on_loop(std::function<void()> task) {
 }
 
 std::string App::Core::database_file() const {
-  return database_leads.load() || options.sqlite.replica.empty() ? options.sqlite.path
-                                                                 : options.sqlite.replica;
+  return database_leads->load() || options.sqlite.replica.empty() ? options.sqlite.path
+                                                                  : options.sqlite.replica;
 }
 
 void App::Core::forbid_from_hooks(const char* what) const {

@@ -137,9 +137,11 @@ struct App::Core {
   std::atomic<std::uint64_t> epoch{0};         // of this node's lead, or its last one
   std::atomic<std::uint64_t> newest_epoch{0};  // of anybody's
   std::atomic<Role> role{Role::standby};
-  std::atomic<bool> held{false};            // the lease
-  std::atomic<bool> leads{false};           // the lease, and it is not being given up
-  std::atomic<bool> database_leads{false};  // this node's copy is the primary
+  std::atomic<bool> held{false};   // the lease
+  std::atomic<bool> leads{false};  // the lease, and it is not being given up
+  // This node's copy is the primary. Connections that outlive this object ask it, too.
+  const std::shared_ptr<std::atomic<bool>> database_leads =
+      std::make_shared<std::atomic<bool>>(false);
 
  private:
   Duration hook_timeout() const;

@@ -3,6 +3,7 @@
 
 #include <future>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include <sqlite3.h>
@@ -19,9 +20,18 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kStatusLimit{1'000};
 constexpr int kBusyMs = 5'000;
+constexpr int kBusyPauseMs = 1;
 
 DatabasePosition position_of(const sqlite::ReplicatedDatabase::Status& status) {
   return {status.epoch, status.txid, status.sequence};
+}
+
+/// A busy handler: waits for kBusyMs at most, and not at all once this node does not lead. Then it
+/// keeps the lock that is waited for itself, to follow.
+int wait_while_leading(void* leads, int looks) {
+  if (!*static_cast<const std::atomic<bool>*>(leads) || looks >= kBusyMs / kBusyPauseMs) return 0;
+  std::this_thread::sleep_for(milliseconds(kBusyPauseMs));
+  return 1;
 }
 
 /// What went wrong with the last commit, in words that SQLite has no place for.
@@ -61,10 +71,11 @@ T Database::Core::wait(milliseconds limit, const std::string& what,
 }
 
 DatabaseConnection::DatabaseConnection(DatabaseConnection&& other) noexcept
-    : handle_(std::exchange(other.handle_, nullptr)) {}
+    : handle_(std::exchange(other.handle_, nullptr)), leads_(std::move(other.leads_)) {}
 
 DatabaseConnection& DatabaseConnection::operator=(DatabaseConnection&& other) noexcept {
   std::swap(handle_, other.handle_);
+  std::swap(leads_, other.leads_);
   return *this;
 }
 
@@ -77,6 +88,8 @@ void DatabaseConnection::exec(const std::string& sql) {
     throw Error(Errc::timeout, sql + ": " + commit_error(handle_));
   if (rc == SQLITE_CONSTRAINT_COMMITHOOK)
     throw Error(Errc::not_leader, sql + ": " + commit_error(handle_));
+  if ((rc & 0xff) == SQLITE_BUSY && leads_ && !*leads_)
+    throw Error(Errc::not_leader, sql + ": this node does not lead the database any more");
   throw sqlite::error_of(handle_, sql, rc);
 }
 
@@ -84,12 +97,14 @@ std::string Database::path() const { return core_.app.database_file(); }
 
 DatabaseConnection Database::open() {
   App::Core& app = core_.app;
-  if (!app.database_leads.load())
+  if (!*app.database_leads)
     throw Error(Errc::not_leader, "app \"" + app.options.name +
                                       "\": this node does not lead it; its database can only be "
                                       "read here (open_reader())");
   sqlite::Handle handle(app.options.sqlite.path, sqlite::Handle::Access::create);
-  sqlite3_busy_timeout(handle.get(), kBusyMs);
+  const std::shared_ptr<const std::atomic<bool>> leads = app.database_leads;
+  sqlite3_busy_handler(handle.get(), wait_while_leading,
+                       const_cast<std::atomic<bool>*>(leads.get()));
   handle.exec("PRAGMA journal_mode=WAL");
   if (app.options.sqlite.commit == Commit::replicated) {
     std::string why;
@@ -98,13 +113,13 @@ DatabaseConnection Database::open() {
     if (rc != SQLITE_OK)
       throw Error(Errc::system, "database " + handle.path() + ": commits can't wait: " + why);
   }
-  return DatabaseConnection(handle.release());
+  return {handle.release(), leads};
 }
 
 DatabaseConnection Database::open_reader() {
   sqlite::Handle handle(path(), sqlite::Handle::Access::read_only);
   sqlite3_busy_timeout(handle.get(), kBusyMs);
-  return DatabaseConnection(handle.release());
+  return {handle.release(), nullptr};
 }
 
 DatabasePosition Database::position() const {

@@ -13,6 +13,7 @@
 #include "core/log.h"
 #include "core/wall_time.h"
 #include "sqlite/file.h"
+#include "sqlite/shm_lock.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -30,6 +31,8 @@ constexpr std::size_t kReadAhead = 128 * 1024;
 constexpr int kMostRounds = 32;
 constexpr std::size_t kPagesPerLook = 64;
 constexpr int kShrinkFactor = 4;  // a WAL file so many times the limit is cut off
+// A mark that all is moved up to, and is not in the file yet, may be another one than it seems.
+constexpr Duration kMarkAge = milliseconds(100);
 // So long without an answer of JetStream's, and checkpoints do not wait for it any more.
 constexpr Duration kAnswerPatience = std::chrono::seconds(1);
 
@@ -48,15 +51,6 @@ int checkpoint_by(const Handle& handle, int* frames = nullptr, int* done = nullp
   return until_free(kTurnWait, [&] {
     return sqlite3_wal_checkpoint_v2(handle.get(), "main", SQLITE_CHECKPOINT_PASSIVE, frames, done);
   });
-}
-
-// SQLite's locks by their numbers, as the documents of the WAL's format have them. BEGIN IMMEDIATE
-// takes longer than a busy writer pauses between two transactions: this does not.
-constexpr int kWriterLock = 0;
-constexpr int kFileReadersLock = 3;  // of those who read the database file alone
-int shm_lock(const Handle& handle, int lock, int what) {
-  auto* file = handle.database_file();
-  return file->pMethods->xShmLock(file, lock, 1, what);
 }
 
 }  // namespace
@@ -125,12 +119,15 @@ void Capture::open_database() {
 void Capture::renew_marks(bool to_newest) {
   drop_older(to_newest);
   if (older().transaction.held() || move_to_file()) return;
-  if (newest().sure && position_.same(newest().at)) return;
+  if (newest().sure && position_.same(newest().at) && BootClock::now() < newest().since + kMarkAge)
+    return;
   Mark& next = older();
   next.transaction.take();
   next.at = position_;
-  next.sure = true;
+  // While others just set the marks that are free, SQLite has a reader share an older one.
+  next.sure = index_.newest_read_mark() >= position_.frame;
   next.on_file = false;
+  next.since = BootClock::now();
   newest_ = 1 - newest_;
   catch_up();
   next.txid = noted_;
@@ -181,6 +178,7 @@ bool Capture::move_to_file() {
   next.at = position_;
   next.txid = noted_;
   next.sure = next.on_file = true;
+  next.since = BootClock::now();
   newest_ = 1 - newest_;
   older().transaction.drop();
   frames_.clear();
@@ -659,6 +657,8 @@ void Capture::look_beside_writing() {
     shut_gate(kGateWait);
 }
 
+// By the lock itself: BEGIN IMMEDIATE takes longer than a busy writer pauses between two
+// transactions.
 bool Capture::shut_gate(Duration wait) {
   if (shut_) return true;
   const int rc = until_free(wait, [this] {

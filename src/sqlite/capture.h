@@ -172,7 +172,8 @@ class Capture {
     ReadMark transaction{};
     WalPosition at{};  // it lets all up to there into the file, at least, and
     Txid txid = 0;     // no more than up to there
-    bool sure = true;  // that it is at `at`
+    bool sure = true;  // that it is at `at`, as far as can be seen
+    Time since{};
     // It reads the database file alone: the WAL may be begun anew, at `at`. Nothing more gets into
     // the file.
     bool on_file = false;

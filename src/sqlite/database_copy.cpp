@@ -129,6 +129,7 @@ void DatabaseCopy::open() {
   others_.reset();
   replica_.reset();
   held_.reset();
+  refused_.reset();
   caught_up_ = false;
   set_phase(Phase::opening);
   work<std::shared_ptr<Replica>>(
@@ -206,6 +207,18 @@ void DatabaseCopy::unreadable(const Error& error) {
 
 void DatabaseCopy::wait_and_open(const Error& error) {
   wait(error, [this] { open(); });
+}
+
+// Until another file is at its place, or none.
+void DatabaseCopy::refuse(const Error& error, const FileState& file) {
+  refused_ = error;
+  wait(error, [this, error, file] {
+    work<bool>([this, file] { return FileState::of(place()) == file; },
+               [this, error, file](const Result<bool>& same) {
+                 if (same && same.value()) return refuse(error, file);
+                 open();
+               });
+  });
 }
 
 void DatabaseCopy::wait(const Error& error, std::function<void()> then) {
@@ -585,11 +598,15 @@ void DatabaseCopy::set_aside_and_open(const WalFollower::Stuck& why, bool damage
   struct Aside {
     std::string path{};  // empty: nothing was worth keeping
     bool at_least = false;
+    std::optional<FileState> never_replicated{};
   };
   work<Aside>(
       [this, diverged = why.diverged, damaged, was] {
         wait_for_scan();
         std::lock_guard lock(files_);
+        if (!log_->ever_replicated())
+          if (const auto file = FileState::of(place()); file && file->size > 0)
+            return Aside{{}, false, file};
         // What JetStream has never acknowledged may be nowhere else, even if all that could tell is
         // gone from the stream.
         if (!diverged && (was.txid == 0 || log_->has_stored(was.txid, was.hash))) return Aside();
@@ -603,6 +620,14 @@ void DatabaseCopy::set_aside_and_open(const WalFollower::Stuck& why, bool damage
       },
       [this, why, was, damaged](Result<Aside> aside) {
         if (!aside) return wait_and_open(aside.error());
+        if (const auto& file = aside.value().never_replicated)
+          return refuse(
+              Error(Errc::unavailable,
+                    place() + " was never replicated, and the history of this app (stream " +
+                        options_.stream +
+                        ") was begun without it. It stays as it is, and this node has no "
+                        "copy: move it away, and the node makes one"),
+              *file);
         const std::string& kept = aside.value().path;
         if (damaged) {
           ++counts_.damages;

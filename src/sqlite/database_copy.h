@@ -114,6 +114,9 @@ class DatabaseCopy {
   std::optional<CopyPosition> position() const;
   /// It has all of the stream up to there.
   std::uint64_t sequence() const noexcept;
+  /// What is at its place this node has never replicated, and the stream was begun without it: it
+  /// stays as it is, and this node has no copy until somebody moves it away. Then: why.
+  const std::optional<Error>& refused() const noexcept { return refused_; }
   /// The newest epoch that it has read in the stream; 0: none yet.
   std::uint64_t newest_epoch() const noexcept { return follower_ ? follower_->epoch() : 0; }
   /// The content's hash at a transaction, as far as it was noted.
@@ -167,6 +170,7 @@ class DatabaseCopy {
   void found_two(const std::string& kept);
   void set_phase(Phase phase);
   void wait_and_open(const Error& error);
+  void refuse(const Error& error, const FileState& file);
   void wait(const Error& error, std::function<void()> then);
   void look_for_proof();
   void prove();
@@ -220,6 +224,7 @@ class DatabaseCopy {
   mutable std::mutex aside_mutex_;
   std::vector<std::string> aside_;  // under aside_mutex_
   std::string trouble_;
+  std::optional<Error> refused_;
   Duration retry_{};
   LoopSource timer_, proof_timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -66,6 +66,7 @@ PositionLog::PositionLog(const std::string& path) : path_(path) {
     return;
   }
   history_ = get_be<std::uint64_t>(all.data() + 8);
+  earlier_ = all[16] != 0;
   std::map<std::uint64_t, PositionRecord> found;
   for (std::size_t at = kSlot; at < all.size(); at += kSlot) {
     const auto slot = all.substr(at, kSlot);
@@ -79,6 +80,7 @@ PositionLog::PositionLog(const std::string& path) : path_(path) {
 void PositionLog::write_header() {
   std::string bytes(kMagic);
   append_be(bytes, history_);
+  bytes.push_back(earlier_ ? '\1' : '\0');
   write_all(file_.get(), with_checksum(std::move(bytes)), 0, path_);
 }
 
@@ -96,6 +98,7 @@ void PositionLog::clear() {
     errno = rc;
     throw file_error("making room for", path_);
   }
+  earlier_ = ever_replicated();
   history_ = 0;
   count_ = 0;
   records_.clear();

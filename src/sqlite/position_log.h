@@ -33,6 +33,8 @@ class PositionLog {
   void append(const PositionRecord& record);
   /// Drops all records, for a database that begins anew.
   void clear();
+  /// It has, or has had, a record of some history: the database was replicated once.
+  bool ever_replicated() const noexcept { return earlier_ || !records_.empty(); }
   /// From the oldest to the newest.
   const std::deque<PositionRecord>& records() const noexcept { return records_; }
   /// From there on the stream has what goes on from transaction `txid`; 0: from its beginning.
@@ -52,6 +54,7 @@ class PositionLog {
   std::string path_;
   UniqueFd file_;
   std::uint64_t history_ = 0;
+  bool earlier_ = false;     // there were records that have been dropped
   std::uint64_t count_ = 0;  // of records ever written
   std::deque<PositionRecord> records_;
 };

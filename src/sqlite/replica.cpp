@@ -19,7 +19,6 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr int kReplicaBusyMs = 10'000;
-constexpr int kOpenTries = 3;
 constexpr const char* kOtherContent =
     "with the file's pages its content is not what the stream says it becomes";
 
@@ -34,25 +33,12 @@ Replica::~Replica() = default;
 
 void Replica::open() {
   open_handles();
-  const WalIndex index(handle_);
-  for (int tries = 0; tries < kOpenTries; ++tries) {
-    // It keeps the WAL.
-    const ReadTransaction reading(handle_);
-    const auto before = index.header();
-    if (!before) continue;
-    position_.reset();
-    find_content(*before);
-    const auto after = index.header();
-    if (!after || before->change != after->change) continue;
-    changes_ = after->change;
-    wal_bytes_ = wal_length(after->max_frame, state_.page_size);
-    if (position_) state_.txid = position_->txid;
-    return;
-  }
-  throw Error(Errc::unavailable,
-              "database " + path_ +
-                  " is to be a replica, and another process writes to it all the "
-                  "time: stop that, or give the replica another path");
+  const auto header = WalIndex(handle_).header();
+  if (!header) throw handle_.error("its wal-index", SQLITE_CORRUPT);
+  find_content(*header);
+  changes_ = header->change;
+  wal_bytes_ = wal_length(header->max_frame, state_.page_size);
+  if (position_) state_.txid = position_->txid;
 }
 
 void Replica::find_content(const WalIndexHeader& header) {
@@ -167,12 +153,14 @@ void Replica::open_handles() {
   ensure_wal_mode(handle_);
   checkpointer_ = open_beside(path_, kReplicaBusyMs);
   for (auto* handle : {&handle_, &checkpointer_}) handle->exec("PRAGMA user_version");
+  guard_ = WriterGuard(path_, kReplicaBusyMs);
   inode_ = inode_of(path_);
 }
 
 bool Replica::replaced() const { return inode_of(path_) != inode_; }
 
 void Replica::put(const std::string& from, DatabaseState state, const StreamPlace& place) {
+  guard_.release();
   handle_.close();
   checkpointer_.close();
   position_.reset();
@@ -249,7 +237,7 @@ std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& p
   if (auto why = does_not_follow(header, expected.before); !why.empty()) return why;
   if (replaced()) return "its file " + path_ + " was removed, or another one put in its place";
   std::lock_guard lock(writing_);
-  WalTransaction transaction(handle_, state_.page_size);
+  WalTransaction transaction(guard_, state_.page_size);
   if (transaction.changes() != changes_) return "another process has written to it";
   std::vector<PageHash> changed;
   PageNumber number = 0;
@@ -290,30 +278,22 @@ void Replica::look_for_others() {
 
 bool Replica::settle() {
   look_for_others();
-  int rc = checkpoint_by(SQLITE_CHECKPOINT_PASSIVE).code;
-  bool short_again = false;
-  if (rc == SQLITE_OK) {
-    // What has come since is little. Readers are not waited for.
-    std::lock_guard lock(writing_);
-    const auto rest = checkpoint_by(SQLITE_CHECKPOINT_PASSIVE);
-    rc = rest.code;
-    if (rest.complete) {
-      // Before the WAL may be begun anew: what it holds is in the mark then.
-      note_mark();
-      wait_for_locks(checkpointer_.get(), 0);
-      rc = checkpoint_by(SQLITE_CHECKPOINT_TRUNCATE).code;
-      wait_for_locks(checkpointer_.get(), kReplicaBusyMs);
-      short_again = rc == SQLITE_OK;
-      if (short_again) wal_bytes_ = 0;
-    } else {
-      note_part();
-    }
-  } else {
-    std::lock_guard lock(writing_);
+  const WriterGuard::CheckpointTurn turn(guard_);
+  Checkpointed moved = checkpoint_by_sqlite();
+  std::lock_guard lock(writing_);
+  // What has come since is little. Readers are not waited for.
+  if (moved.code == SQLITE_OK) moved = checkpoint_by_sqlite();
+  if (!moved.complete) {
     note_part();
+    if (moved.code != SQLITE_OK && (moved.code & 0xff) != SQLITE_BUSY)
+      throw checkpointer_.error("checkpoint", moved.code);
+    return false;
   }
-  if (rc != SQLITE_OK && (rc & 0xff) != SQLITE_BUSY) throw checkpointer_.error("checkpoint", rc);
-  return short_again;
+  // Before the WAL may be begun anew: what it holds is in the mark then.
+  note_mark();
+  if (!begin_wal_anew(guard_)) return false;
+  wal_bytes_ = 0;
+  return true;
 }
 
 // Of what the WAL has the file may have got a part: a reader stands on an older state, say.
@@ -325,9 +305,10 @@ void Replica::note_part() {
   hashes_.sync();
 }
 
-Replica::Checkpointed Replica::checkpoint_by(int mode) {
+Replica::Checkpointed Replica::checkpoint_by_sqlite() {
   int frames = -1, done = -1;
-  const int rc = sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", mode, &frames, &done);
+  const int rc = sqlite3_wal_checkpoint_v2(checkpointer_.get(), "main", SQLITE_CHECKPOINT_PASSIVE,
+                                           &frames, &done);
   return {rc, rc == SQLITE_OK && frames == done};
 }
 

@@ -1,5 +1,6 @@
 // A database that follows: applies LTX files as transactions, keeps whole what its readers see, and
-// knows at each moment which transaction it stands at. Knows nothing of where the files come from.
+// knows at each moment which transaction it stands at. Nobody else can write to it by SQLite's
+// means as long as it is open. Knows nothing of where the files come from.
 #pragma once
 
 #include <atomic>
@@ -15,6 +16,7 @@
 #include "sqlite/ltx.h"
 #include "sqlite/position_log.h"
 #include "sqlite/wal_index.h"
+#include "sqlite/writer_guard.h"
 
 namespace cluster::sqlite {
 
@@ -112,7 +114,7 @@ class Replica {
     int code = 0;  // SQLite's
     bool complete = false;
   };
-  Checkpointed checkpoint_by(int mode);
+  Checkpointed checkpoint_by_sqlite();
   bool untouched() const;
   bool replaced() const;
   std::optional<PositionRecord> position_of(const WalIndexHeader& header,
@@ -128,6 +130,7 @@ class Replica {
   const std::size_t wal_limit_;
   Handle handle_;
   Handle checkpointer_;
+  WriterGuard guard_;
   DatabaseState state_;
   std::optional<PositionRecord> position_;
   std::uint64_t inode_ = 0;

@@ -7,8 +7,8 @@
 #include <sqlite3.h>
 
 #include "core/check.h"
-#include "core/log.h"
 #include "sqlite/bytes.h"
+#include "sqlite/shm_lock.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -45,41 +45,44 @@ void store(volatile T* at, T value) {
   __atomic_store_n(at, value, __ATOMIC_RELAXED);
 }
 
-}  // namespace
-
-WalTransaction::WalTransaction(Handle& handle, std::uint32_t page_size)
-    : handle_(handle), page_size_(page_size) {
-  handle_.exec("BEGIN IMMEDIATE");
-  try {
-    database_ = handle_.database_file();
-    wal_ = handle_.wal_file();
-    auto header = WalIndex(handle_).header();
-    // Nobody changes it while we have the writer lock.
-    if (!header) throw handle_.error("its wal-index", SQLITE_CORRUPT);
-    header_ = *header;
-    frame_ = header_.max_frame;
-    if (frame_ == 0) {
-      begin_wal();
-    } else {
-      CLUSTER_CHECK(header_.page_size() == page_size_);
-      salts_ = header_.salts();
-      checksum_ = header_.last_checksum();
-    }
-  } catch (...) {
-    handle_.try_exec("ROLLBACK");
-    throw;
-  }
-  offset_ = wal_frame_offset(frame_ + 1, page_size_);
+// Nobody changes it while this node keeps the writer lock.
+WalIndexHeader own_header(const Handle& handle) {
+  auto header = WalIndex(handle).header();
+  if (!header) throw handle.error("its wal-index", SQLITE_CORRUPT);
+  return *header;
 }
 
-WalTransaction::~WalTransaction() {
-  // It only gives the lock back, and has the connection read the index anew.
-  if (const int rc = handle_.try_exec("ROLLBACK"); rc != SQLITE_OK)
-    log::error("rollback_failed", {{"path", handle_.path()}, {"code", rc}});
-  // A connection that began when all of the WAL was in the database file reads that file alone. So
-  // it has just taken the first page from there, as it was before: with the index of now, it would
-  // find a database that is shorter than the page says, and call it malformed.
-  sqlite3_db_release_memory(handle_.get());
+// Readers take it when both copies are the same: the second one first.
+void write_header(sqlite3_file* database, volatile std::uint32_t* memory, WalIndexHeader& header) {
+  const WalChecksum sum = header.own_checksum();
+  header.checksum[0] = sum.first;
+  header.checksum[1] = sum.second;
+  constexpr std::size_t kWords = sizeof header / 4;
+  std::uint32_t words[kWords];
+  std::memcpy(words, &header, sizeof header);
+  for (std::size_t i = 0; i < kWords; ++i) store(memory + kWords + i, words[i]);
+  database->pMethods->xShmBarrier(database);
+  for (std::size_t i = 0; i < kWords; ++i) store(memory + i, words[i]);
+  database->pMethods->xShmBarrier(database);
+}
+
+}  // namespace
+
+WalTransaction::WalTransaction(WriterGuard& guard, std::uint32_t page_size)
+    : handle_(guard.handle()),
+      page_size_(page_size),
+      database_(handle_.database_file()),
+      wal_(handle_.wal_file()),
+      header_(own_header(handle_)),
+      frame_(header_.max_frame) {
+  if (frame_ == 0) {
+    begin_wal();
+  } else {
+    CLUSTER_CHECK(header_.page_size() == page_size_);
+    salts_ = header_.salts();
+    checksum_ = header_.last_checksum();
+  }
+  offset_ = wal_frame_offset(frame_ + 1, page_size_);
 }
 
 void WalTransaction::begin_wal() {
@@ -188,19 +191,42 @@ void WalTransaction::publish(PageNumber pages) {
   next.frame_checksum[1] = checksum_.second;
   next.salt_bytes[0] = big_endian(salts_.first);
   next.salt_bytes[1] = big_endian(salts_.second);
-  const WalChecksum sum = next.own_checksum();
-  next.checksum[0] = sum.first;
-  next.checksum[1] = sum.second;
-  constexpr std::size_t kWords = sizeof next / 4;
-  std::uint32_t words[kWords];
-  std::memcpy(words, &next, sizeof next);
-  auto* memory = segment(0);
-  // Readers take it when both copies are the same: the second one first.
-  for (std::size_t i = 0; i < kWords; ++i) store(memory + kWords + i, words[i]);
-  database_->pMethods->xShmBarrier(database_);
-  for (std::size_t i = 0; i < kWords; ++i) store(memory + i, words[i]);
-  database_->pMethods->xShmBarrier(database_);
+  write_header(database_, segment(0), next);
   header_ = next;
+}
+
+// As SQLite does it when a checkpoint has moved all (sqlite.org/walformat.html, "WAL-Index
+// Format").
+bool begin_wal_anew(WriterGuard& guard) {
+  constexpr std::uint32_t kBackfilled = 96 / 4, kReadMarks = 100 / 4, kAttempted = 128 / 4;
+  constexpr std::uint32_t kMarks = 5, kNotUsed = 0xffffffff;
+  Handle& handle = guard.handle();
+  const int rc =
+      shm_lock(handle, kWalReadersLock, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE, kWalReaderLocks);
+  if (rc == SQLITE_BUSY) return false;
+  if (rc != SQLITE_OK) throw handle.error("locks of its WAL's readers", rc);
+  const auto unlock = [&] {
+    return shm_lock(handle, kWalReadersLock, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE,
+                    kWalReaderLocks);
+  };
+  try {
+    WalIndexHeader header = own_header(handle);
+    auto* memory = map_wal_index(handle, 0, true);
+    CLUSTER_CHECK(WalIndex(handle).backfilled() == header.max_frame);
+    header.max_frame = 0;
+    header.salt_bytes[0] = big_endian(big_endian(header.salt_bytes[0]) + 1);
+    sqlite3_randomness(sizeof header.salt_bytes[1], &header.salt_bytes[1]);
+    write_header(handle.database_file(), memory, header);
+    store(memory + kBackfilled, std::uint32_t{0});
+    store(memory + kAttempted, std::uint32_t{0});
+    store(memory + kReadMarks + 1, std::uint32_t{0});
+    for (std::uint32_t i = 2; i < kMarks; ++i) store(memory + kReadMarks + i, kNotUsed);
+  } catch (...) {
+    unlock();
+    throw;
+  }
+  if (const int code = unlock(); code != SQLITE_OK) throw handle.error("locks of readers", code);
+  return true;
 }
 
 }  // namespace cluster::sqlite

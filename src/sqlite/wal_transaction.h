@@ -1,6 +1,6 @@
 // Appends a transaction to a database's WAL from its pages, as if a connection had committed it:
-// under SQLite's own writer lock, into its WAL and its wal-index, so that readers go on undisturbed
-// and see all of it or nothing. Formats: sqlite.org/walformat.html.
+// into its WAL and its wal-index, so that readers go on undisturbed and see all of it or nothing.
+// Formats: sqlite.org/walformat.html.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include "sqlite/handle.h"
 #include "sqlite/wal_format.h"
 #include "sqlite/wal_index.h"
+#include "sqlite/writer_guard.h"
 
 struct sqlite3_file;
 
@@ -19,11 +20,9 @@ namespace cluster::sqlite {
 /// One transaction: begun by the constructor; published by commit() or, without it, never there.
 class WalTransaction {
  public:
-  /// Takes the writer lock. `handle`: of a database in WAL mode, and in no transaction. Throws
-  /// Error{unavailable} when somebody else keeps the lock for longer than the handle's busy
-  /// timeout.
-  WalTransaction(Handle& handle, std::uint32_t page_size);
-  ~WalTransaction();
+  /// `guard`: of a database in WAL mode, which nobody else writes to. Throws Error{corrupt} when
+  /// its wal-index is damaged.
+  WalTransaction(WriterGuard& guard, std::uint32_t page_size);
   WalTransaction(const WalTransaction&) = delete;
   WalTransaction& operator=(const WalTransaction&) = delete;
 
@@ -63,5 +62,10 @@ class WalTransaction {
   PageNumber held_back_ = 0;  // the last page: its frame says that the transaction is whole
   std::string held_back_page_;
 };
+
+/// The next transaction begins the WAL anew, from its first byte. Only when all of it is in the
+/// database file, and that is synced. False while somebody reads the WAL: it stays as it is. Throws
+/// Error{corrupt}, Error{system}.
+bool begin_wal_anew(WriterGuard& guard);
 
 }  // namespace cluster::sqlite

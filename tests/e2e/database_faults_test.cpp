@@ -141,12 +141,15 @@ TEST(DatabaseFaults, AStandbyThatCantApplyShowsAllThatItLacks) {
   constexpr std::uint64_t kMoreThanIsRead = 600;  // records; it reads 512
   constexpr seconds kUntilThen(240);              // a busy machine commits some ten rows a second
   Databases d(kPatient);
+  d.adjust = [&](const std::string& node, json&, Child::Options& how) {
+    how.environment = {std::string("LD_PRELOAD=") + built::kHeldFiles, "CLUSTER_HELD_FILES=-wal",
+                       "CLUSTER_HELD_FILES_WHILE=" + d.c.path("hold-" + node),
+                       "ASAN_OPTIONS=verify_asan_link_order=0"};
+  };
   const std::string leader = d.start_watched(2);
   const std::string standby = d.c.other_nodes(leader).front();
   ASSERT_TRUE(d.wait_for_rows(kSome));
-  sqlite::Handle other(d.file(standby), sqlite::Handle::Access::read_write);
-  sqlite::wait_for_locks(other.get(), 60'000 * slowness());
-  other.exec("BEGIN IMMEDIATE");
+  write_file(d.c.path("hold-" + standby), "");
   json now;
   ASSERT_TRUE(d.c.wait_for(
       "it to lack much",
@@ -166,8 +169,7 @@ TEST(DatabaseFaults, AStandbyThatCantApplyShowsAllThatItLacks) {
                txid &&
            lag.value("ms", 0) > 0;
   })) << now;
-  other.exec("ROLLBACK");
-  other.close();
+  std::filesystem::remove(d.c.path("hold-" + standby));
   d.resume();
   d.check();
 }

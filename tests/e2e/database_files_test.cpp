@@ -266,6 +266,43 @@ TEST(DatabaseFiles, APositionLogThatLacksItsLastRecordsIsMadeUpForByTheStream) {
   p.d.check();
 }
 
+// Whoever put it there may have it nowhere else.
+TEST(DatabaseFiles, WhatWasNeverReplicatedStaysAsItIs) {
+  Pair p;
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
+  p.d.stop(p.standby);
+  const std::string file = p.d.file(p.standby);
+  for (const bool database : {true, false}) {
+    for (const char* suffix : {"", "-wal", "-shm", "-cluster", "-cluster-hashes"})
+      fs::remove(file + suffix);
+    if (database)
+      Handle(file, Handle::Access::create).exec("CREATE TABLE mine(v); INSERT INTO mine VALUES(1)");
+    else
+      std::ofstream(file) << std::string(10'000, 'x');
+    p.d.restart(p.standby);
+    EXPECT_TRUE(p.d.c.wait_for("the node to report it", [&] {
+      return p.d.status(p.standby).value("trouble", "").find("was never replicated") !=
+             std::string::npos;
+    }));
+    EXPECT_FALSE(p.d.ready(p.standby));
+    EXPECT_TRUE(p.kept().empty());
+    if (database) {
+      EXPECT_EQ(Handle(file, Handle::Access::read_write).number("SELECT v FROM mine"), 1);
+    } else {
+      EXPECT_EQ(fs::file_size(file), 10'000U);
+    }
+    // Once it is moved away the node makes a copy.
+    if (!database) break;
+    for (const char* suffix : {"", "-wal", "-shm"})
+      if (fs::exists(file + suffix)) fs::rename(file + suffix, file + ".mine" + suffix);
+    ASSERT_TRUE(p.d.wait_ready(p.standby));
+    p.d.stop(p.standby);
+  }
+  fs::remove(file);
+  ASSERT_TRUE(p.d.wait_ready(p.standby));
+  p.d.check();
+}
+
 // As after a power cut, which takes what was not synced. The lost transaction changes the same
 // bytes in the same way in many pages: a linear checksum of the whole database does not see that.
 TEST(DatabaseFiles, AReplicaWhoseWalHasLostItsEndTakesItFromTheStream) {

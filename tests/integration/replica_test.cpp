@@ -8,6 +8,7 @@
 #include <thread>
 
 #include <poll.h>
+#include <sqlite3.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -191,16 +192,63 @@ TEST_F(ReplicaTest, GoesOnAfterTheFirstTransactionInItsWalHasMadeItShorter) {
   EXPECT_TRUE(settled("r.db") == settled("p.db"));
 }
 
-TEST_F(ReplicaTest, NoticesThatSomebodyElseHasWrittenToIt) {
+TEST_F(ReplicaTest, NobodyElseCanWriteToItButAllCanRead) {
   Handle db = create("p.db");
   auto capturing = capture("p.db");
   PositionLog log(path("r.db-cluster"));
   auto replica = replica_from(next_file(*capturing), log);
-  Handle(path("r.db"), Handle::Access::read_write).exec("INSERT INTO t(v) VALUES('mine')");
-  db.exec("INSERT INTO t(v) VALUES(1)");
-  EXPECT_EQ(apply(*replica, next_file(*capturing), 2), "another process has written to it");
+  Handle other(path("r.db"), Handle::Access::read_write);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(other.try_exec("INSERT INTO t(v) VALUES('mine')"), SQLITE_BUSY);
+    EXPECT_EQ(other.number("PRAGMA wal_checkpoint(TRUNCATE)"), 1) << "busy";
+    db.exec("INSERT INTO t(v) VALUES(1)");
+    EXPECT_EQ(apply(*replica, next_file(*capturing), i + 2), std::nullopt);
+    EXPECT_EQ(other.number("SELECT count(*) FROM t"), i + 1);
+    EXPECT_TRUE(replica->settle()) << "nobody reads now";
+  }
+  replica.reset();
+  other.exec("INSERT INTO t(v) VALUES('mine')");
   replica = std::make_unique<Replica>(path("r.db"), log, hashes_, kWalLimit);
   EXPECT_FALSE(replica->position()) << "what it holds is at no known transaction";
+}
+
+// Until then it goes on at the end of the WAL.
+TEST_F(ReplicaTest, BeginsTheWalAnewOnceNobodyReadsIt) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  std::uint64_t sequence = 1;
+  const auto commit = [&] {
+    db.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
+    EXPECT_EQ(apply(*replica, next_file(*capturing), ++sequence), std::nullopt);
+  };
+  commit();
+  Handle reader(path("r.db"), Handle::Access::read_write);
+  begin_reading(reader);
+  commit();
+  EXPECT_FALSE(replica->settle());
+  const auto length = replica->wal_bytes();
+  EXPECT_GT(length, 0U);
+  commit();
+  const auto before = replica->wal_bytes();
+  EXPECT_GT(before, length);
+  EXPECT_EQ(reader.number("SELECT count(*) FROM t"), 1);
+  reader.exec("ROLLBACK");
+  EXPECT_TRUE(replica->settle());
+  EXPECT_EQ(replica->wal_bytes(), 0U);
+  for (int i = 0; i < 3; ++i) commit();
+  EXPECT_LT(replica->wal_bytes(), before);
+  EXPECT_EQ(reader.number("SELECT count(*) FROM t"), 6);
+  EXPECT_EQ(reader.text("PRAGMA integrity_check"), "ok");
+  // With no connection left the wal-index is made anew, of what the file has.
+  reader.close();
+  replica.reset();
+  replica = std::make_unique<Replica>(path("r.db"), log, hashes_, kWalLimit);
+  ASSERT_TRUE(replica->position());
+  EXPECT_FALSE(replica->read_in_full());
+  commit();
+  EXPECT_EQ(Handle(path("r.db"), Handle::Access::read_write).number("SELECT count(*) FROM t"), 7);
 }
 
 TEST_F(ReplicaTest, NoticesAFlippedBit) {
