@@ -75,6 +75,7 @@ void App::Core::make_backend() {
                            options.sqlite.path,
                            options.sqlite.commit,
                            options.sqlite.commit_timeout,
+                           [this] { return database_ ? database_->commit_folder() : ""; },
                            audit_};
     backend_ = std::make_unique<ProcessBackend>(host.loop(), host.strands(), context, *process);
     backend_->on_process_group([this](pid_t group) { set_group(group); });

@@ -70,7 +70,8 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
              restore_from(snapshots_, stream_), events_.audit},
             {[this] { copy_changed(); }}),
       verifier_(strands.strand()),
-      closer_(strands.strand()) {}
+      closer_(strands.strand()),
+      files_(strands.strand()) {}
 
 ReplicatedDatabase::~ReplicatedDatabase() {
   *alive_ = false;
@@ -296,7 +297,9 @@ void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) 
 
 Primary::Events ReplicatedDatabase::primary_events() {
   Primary::Events events;
-  events.opened = [this](const Failure& failure) { finish_promotion(failure); };
+  events.opened = [this](const Failure& failure) {
+    failure ? finish_promotion(failure) : serve_commits();
+  };
   events.degraded = [this](const Failure& failure) {
     if (!failure) return journal_.info("database_recovered", {{"epoch", epoch_}});
     ++counts_.degraded;
@@ -343,7 +346,6 @@ void ReplicatedDatabase::finish_promotion(Failure failure) {
     copy_.hold_judgement(false);
     journal_.info("database_primary", {{"epoch", epoch_}, {"txid", primary_->status().committed}});
     keep_snapshots();
-    serve_commits();
   } else {
     ++counts_.failed_promotions;
     journal_.warn("database_not_primary", {{"epoch", epoch_}, {"why", failure->what()}});
@@ -369,13 +371,14 @@ void ReplicatedDatabase::keep_snapshots() {
 // There before anybody may write, and until the last commit is stored or given up.
 void ReplicatedDatabase::serve_commits() {
   commits_ = std::make_unique<CommitService>(
-      loop_, CommitService::Options{options_.path, epoch_},
+      loop_, files_, CommitService::Options{options_.path, epoch_},
       [this](Duration limit, Callback<CommitService::Stored> done) {
         sync(limit, [this, done = std::move(done)](const Result<Txid>& txid) {
           if (!txid) return done(txid.error());
           done(CommitService::Stored{epoch_, txid.value(), stored_sequence_});
         });
-      });
+      },
+      [this] { finish_promotion({}); });
 }
 
 void ReplicatedDatabase::refuse_commits(const std::string& why) {
@@ -396,6 +399,7 @@ void ReplicatedDatabase::demote(Duration drain, std::function<void()> done) {
   refuse_commits("this node stops leading database " + options_.path);
   demoted_ = std::move(done);
   if (handing_over_) return;
+  if (!promoted_) return;
   // Nothing more can be stored.
   if (lost_) drain = Duration(0);
   if (primary_) return primary_->stop(drain, [this] { stand_by(); });

@@ -117,6 +117,8 @@ class ReplicatedDatabase {
   void verify(std::shared_ptr<VerifyProgress> progress, Txid at, Callback<Verified> done);
   Status status() const;
   /// The database has all up to that position here. `sequence` 0: not known, `txid` tells.
+  /// Where the socket for commits that wait is while this node leads; empty: nowhere now.
+  std::string commit_folder() const { return commits_ ? commits_->folder() : ""; }
   bool has(std::uint64_t epoch, Txid txid, std::uint64_t sequence) const;
 
  private:
@@ -170,6 +172,7 @@ class ReplicatedDatabase {
   std::unique_ptr<Strand> closer_;  // of what takes long to close
   std::stop_source verifier_stop_;
   bool verifying_ = false;
+  std::shared_ptr<Strand> files_;   // for the socket's file, and folders
   std::optional<Verified> verified_;
   std::int64_t verified_ms_ = 0;
   LoopSource timer_;
