@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/wall_time.h"
 #include "sqlite/left_over.h"
+#include "sqlite/make_folder.h"
 #include "sqlite/set_aside.h"
 #include "sqlite/snapshot_restore.h"
 
@@ -19,6 +20,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr Duration kStreamRetry = milliseconds(500);
+constexpr Duration kFolderRetry = std::chrono::seconds(1);
 constexpr auto kDuplicateWindow = std::chrono::seconds(30);
 constexpr std::size_t kHeaders = 4096;  // bytes that a message's headers take at most
 constexpr std::size_t kMostPart = 1'000'000;
@@ -78,7 +80,33 @@ ReplicatedDatabase::~ReplicatedDatabase() {
   verifier_stop_.request_stop();
 }
 
-void ReplicatedDatabase::start() { ensure_stream(); }
+void ReplicatedDatabase::start() { make_folders(); }
+
+void ReplicatedDatabase::make_folders() {
+  auto again = [this](const std::string& why) {
+    if (trouble_ != why) journal_.error("database_unavailable", {{"why", why}});
+    trouble_ = why;
+    timer_ = loop_.after(kFolderRetry, [this] { make_folders(); });
+  };
+  auto made = [this, alive = alive_, again](const std::string& why) {
+    if (!*alive || stopped_) return;
+    if (!why.empty()) return again(why);
+    trouble_.clear();
+    ensure_stream();
+  };
+  auto task = [&loop = loop_, made, path = options_.path, replica = options_.replica,
+               user = options_.user] {
+    std::string why;
+    try {
+      for (const auto& file : {path, replica})
+        if (!file.empty()) make_folder(std::filesystem::path(file).parent_path(), user);
+    } catch (const std::exception& error) {
+      why = error.what();
+    }
+    loop.post([made, why] { made(why); });
+  };
+  if (!files_->post(std::move(task))) again("there is no thread to look at its folder with");
+}
 
 void ReplicatedDatabase::ensure_stream() {
   nats::StreamConfig config;
@@ -370,6 +398,7 @@ void ReplicatedDatabase::keep_snapshots() {
 
 // There before anybody may write, and until the last commit is stored or given up.
 void ReplicatedDatabase::serve_commits() {
+  if (!promoted_) return;
   commits_ = std::make_unique<CommitService>(
       loop_, files_, CommitService::Options{options_.path, epoch_},
       [this](Duration limit, Callback<CommitService::Stored> done) {
@@ -399,7 +428,6 @@ void ReplicatedDatabase::demote(Duration drain, std::function<void()> done) {
   refuse_commits("this node stops leading database " + options_.path);
   demoted_ = std::move(done);
   if (handing_over_) return;
-  if (!promoted_) return;
   // Nothing more can be stored.
   if (lost_) drain = Duration(0);
   if (primary_) return primary_->stop(drain, [this] { stand_by(); });
