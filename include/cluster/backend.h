@@ -40,10 +40,10 @@ enum class Restart {
 /// A program that runs as a child of the node, in a process group of its own. It sees the
 /// environment of the node, `environment`, and CPP_CLUSTER_PLATFORM, CPP_CLUSTER_APP,
 /// CPP_CLUSTER_NODE, CPP_CLUSTER_ROLE, CPP_CLUSTER_EPOCH and, with a database, CPP_CLUSTER_DATABASE
-/// (its file), CPP_CLUSTER_COMMIT (async or replicated) and CPP_CLUSTER_COMMIT_TIMEOUT
-/// (milliseconds). It must stay in the foreground. It
-/// dies with the node, and so does what it has started, as long as that stays in its process group
-/// or keeps its environment (CPP_CLUSTER_INSTANCE marks it).
+/// (its file), CPP_CLUSTER_COMMIT (async or replicated), CPP_CLUSTER_COMMIT_TIMEOUT (milliseconds)
+/// and CPP_CLUSTER_COMMIT_FOLDER (where the socket for commits that wait is). It must stay in the
+/// foreground. It dies with the node, and so does what it has started, as long as that stays in its
+/// process group or keeps its environment (CPP_CLUSTER_INSTANCE marks it).
 struct Process {
   std::vector<std::string> command{};                ///< program (looked up in PATH) and arguments
   std::string folder{};                              ///< working folder; empty: the node's

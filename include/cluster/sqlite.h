@@ -20,8 +20,8 @@ enum class Commit {
 /// A database that is replicated from the node that leads to all others that run the app. In WAL
 /// mode; whatever program writes to it, on the leader only.
 struct Sqlite {
-  /// The database's file while this node leads; empty: the app has no database. Its folder must
-  /// exist and be this node's own
+  /// The database's file while this node leads; empty: the app has no database. Its folder is this
+  /// node's own; one that is missing is made, as the folder of Process::user when this is root
   std::string path{};
   /// The file while this node follows; empty: `path`. On the same file system
   std::string replica{};

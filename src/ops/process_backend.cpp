@@ -221,6 +221,8 @@ void ProcessBackend::begin_attempt() {
                     (context_.commit == Commit::replicated ? "replicated" : "async"));
     extra.push_back("CPP_CLUSTER_COMMIT_TIMEOUT=" +
                     std::to_string(context_.commit_timeout.count()));
+    const std::string folder = context_.commit_folder ? context_.commit_folder() : "";
+    if (!folder.empty()) extra.push_back("CPP_CLUSTER_COMMIT_FOLDER=" + folder);
   }
   on_strand([this, attempt, process = process_, environment = node_environment_,
              extra = std::move(extra)] {

@@ -33,8 +33,9 @@ struct BackendContext {
   std::string marker;  ///< the node folder's id: CPP_CLUSTER_INSTANCE of all that the node starts
   std::string database{};  ///< the app's replicated database: CPP_CLUSTER_DATABASE; empty: none
   Commit commit{};         ///< of the database: CPP_CLUSTER_COMMIT
-  std::chrono::milliseconds commit_timeout{};  ///< CPP_CLUSTER_COMMIT_TIMEOUT
-  AuditSink audit{};                           ///< what happens to it, in category "backend"
+  std::chrono::milliseconds commit_timeout{};    ///< CPP_CLUSTER_COMMIT_TIMEOUT
+  std::function<std::string()> commit_folder{};  ///< CPP_CLUSTER_COMMIT_FOLDER; empty: not set
+  AuditSink audit{};                             ///< what happens to it, in category "backend"
 };
 
 /// What is wrong with the options, each line with its path below `path`; empty when nothing is.

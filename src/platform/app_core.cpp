@@ -75,6 +75,7 @@ void App::Core::make_backend() {
                            options.sqlite.path,
                            options.sqlite.commit,
                            options.sqlite.commit_timeout,
+                           [this] { return database_ ? database_->commit_folder() : ""; },
                            audit_};
     backend_ = std::make_unique<ProcessBackend>(host.loop(), host.strands(), context, *process);
     backend_->on_process_group([this](pid_t group) { set_group(group); });
@@ -104,6 +105,7 @@ void App::Core::make_database() {
   o.node = host.node_name();
   o.path = sqlite::real_path(options.sqlite.path);
   if (!options.sqlite.replica.empty()) o.replica = sqlite::real_path(options.sqlite.replica);
+  if (const auto* process = std::get_if<Process>(&options.backend)) o.user = process->user;
   o.stream_replicas = host.stream_replicas();
   o.wal_limit = options.sqlite.wal_limit;
   o.snapshots.interval = options.sqlite.snapshot_interval;

@@ -214,7 +214,8 @@ void check_process(const Process& process, Faults& faults) {
   for (const auto& [name, value] : process.environment) {
     if (name.empty() || name.find('=') != std::string::npos || has_control(name))
       faults.add(at + "environment", quoted(name) + " can't be a variable's name");
-    for (const std::string_view ours : {"PLATFORM", "APP", "NODE", "ROLE", "EPOCH", "DATABASE"})
+    for (const std::string_view ours : {"PLATFORM", "APP", "NODE", "ROLE", "EPOCH", "DATABASE",
+                                        "COMMIT", "COMMIT_TIMEOUT", "COMMIT_FOLDER"})
       if (name == "CPP_CLUSTER_" + std::string(ours))
         faults.add(at + "environment", name + " is set by the node itself");
     if (value.find('\0') != std::string::npos)

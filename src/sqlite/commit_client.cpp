@@ -7,8 +7,10 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "sqlite/commit_place.h"
 #include "sqlite/commit_protocol.h"
 
 namespace cluster::sqlite {
@@ -19,6 +21,23 @@ using std::chrono::milliseconds;
 // The node's own limit, with its reason, comes first; this one is for a node that was stopped.
 constexpr milliseconds kGrace{250};
 constexpr milliseconds kConnectAgain{2};
+
+/// 0 with `result`, or errno.
+int try_connect(const std::string& socket, CommitClient::Clock::time_point until,
+                UniqueFd& result) {
+  commit_protocol::SocketAddress at;
+  if (!commit_protocol::make_address(socket, at)) return errno;
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return errno;
+  // EAGAIN: more connect than the node has accepted yet.
+  while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&at.address), at.size) != 0) {
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN || CommitClient::Clock::now() >= until) return errno;
+    ::poll(nullptr, 0, static_cast<int>(kConnectAgain.count()));
+  }
+  result = std::move(fd);
+  return 0;
+}
 
 }  // namespace
 
@@ -37,26 +56,7 @@ bool CommitClient::ready(Clock::time_point until, std::string& why) {
 
 bool CommitClient::connect(Clock::time_point until, std::string& why) {
   in_.clear();
-  commit_protocol::SocketAddress at;
-  if (!commit_protocol::make_address(socket_, at)) {
-    why = "socket " + socket_ + ": " + std::strerror(errno);
-    return false;
-  }
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  // EAGAIN: more connect than the node has accepted yet.
-  while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&at.address), at.size) != 0) {
-    const int code = errno;
-    if (code == EINTR) continue;
-    if (code == EAGAIN && Clock::now() < until) {
-      ::poll(nullptr, 0, static_cast<int>(kConnectAgain.count()));
-      continue;
-    }
-    why = code == ENOENT || code == ECONNREFUSED
-              ? "this node does not lead the database: nobody serves " + socket_
-              : "socket " + socket_ + ": " + std::strerror(code);
-    return false;
-  }
-  fd_ = std::move(fd);
+  if (!find(until, why)) return false;
   process_ = ::getpid();
   std::string greeting;
   if (!read_line(until, greeting, why)) {
@@ -68,6 +68,38 @@ bool CommitClient::connect(Clock::time_point until, std::string& why) {
   why = greeting.rfind("refuse ", 0) == 0
             ? greeting.substr(7)
             : "socket " + socket_ + " speaks another version: \"" + greeting + "\"";
+  return false;
+}
+
+// Where somebody serves it. What is in the way of a better place is said, when it is nowhere.
+bool CommitClient::find(Clock::time_point until, std::string& why) {
+  const std::string name = commit_socket_name(database_);
+  if (name.empty()) {
+    why = "folder of database " + database_ + ": " + std::strerror(errno);
+    return false;
+  }
+  why.clear();
+  std::string first;
+  for (const auto& folder : commit_folders_of_program(database_)) {
+    socket_ = folder.path + "/" + name;
+    if (first.empty()) first = socket_;
+    struct stat found{};
+    if (folder.checked && ::lstat(folder.path.c_str(), &found) != 0) continue;
+    if (folder.checked && !is_safe(folder, found)) {
+      if (::lstat(socket_.c_str(), &found) == 0 && why.empty())
+        why = "socket " + socket_ +
+              " is not believed: its folder must belong to root, to this "
+              "program's user or to the database's owner, and nobody else may write there";
+      continue;
+    }
+    const int code = try_connect(socket_, until, fd_);
+    if (code == 0) return true;
+    if (code != ENOENT && code != ECONNREFUSED && why.empty())
+      why = "socket " + socket_ + ": " + std::strerror(code);
+  }
+  if (why.empty())
+    why = "this node does not lead the database: nobody serves " + first + ", nor where else it " +
+          "could be";
   return false;
 }
 

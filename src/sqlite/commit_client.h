@@ -1,5 +1,6 @@
-// A program's side of the socket beside a database (commit_protocol.h). Blocks; for one thread at a
-// time. Part of the loadable extension: no code of the library's elsewhere.
+// A program's side of a database's socket (commit_protocol.h), which it finds by the database's
+// path (commit_place.h). Blocks; for one thread at a time. Part of the loadable extension: no code
+// of the library's elsewhere.
 #pragma once
 
 #include <chrono>
@@ -19,7 +20,7 @@ class CommitClient {
     std::uint64_t epoch = 0, txid = 0, sequence = 0;
   };
 
-  explicit CommitClient(std::string socket) : socket_(std::move(socket)) {}
+  explicit CommitClient(std::string database) : database_(std::move(database)) {}
 
   /// The node takes commits: connects when that is needed. False with `why`.
   bool ready(Clock::time_point until, std::string& why);
@@ -30,13 +31,15 @@ class CommitClient {
 
  private:
   bool connect(Clock::time_point until, std::string& why);
+  bool find(Clock::time_point until, std::string& why);
   bool read_line(Clock::time_point until, std::string& line, std::string& why);
   bool write_line(const std::string& line, std::string& why);
   bool wait(short events, Clock::time_point until) const;
   bool take_line(std::string& line);
   void disconnect();
 
-  const std::string socket_;
+  const std::string database_;
+  std::string socket_;  // that it is connected with
   UniqueFd fd_;
   pid_t process_ = 0;  // that connected
   std::string in_;

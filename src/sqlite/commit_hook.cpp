@@ -14,7 +14,7 @@ SQLITE_EXTENSION_INIT3
 #endif
 
 #include "sqlite/commit_client.h"
-#include "sqlite/commit_protocol.h"
+#include "sqlite/commit_place.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -28,8 +28,8 @@ constexpr const char* kMain = "main";
 
 /// What belongs to one connection; the functions of it own this together.
 struct Committer {
-  Committer(sqlite3* h, std::string socket, milliseconds t)
-      : handle(h), client(std::move(socket)), timeout(t) {}
+  Committer(sqlite3* h, std::string database, milliseconds t)
+      : handle(h), client(std::move(database)), timeout(t) {}
   sqlite3* handle;
   CommitClient client;
   milliseconds timeout;
@@ -80,7 +80,7 @@ int before_commit(void* self) noexcept {
   if (sqlite3_txn_state(committer.handle, kMain) != SQLITE_TXN_WRITE) return 0;
   std::string why;
   if (committer.announced && !in_wal_mode(committer.handle)) {
-    why = "the database is not in WAL mode: it can't be replicated";
+    why = "the database is not in WAL mode: it can't be replicated (run PRAGMA journal_mode=WAL)";
   } else if (was_replaced(committer.handle)) {
     why = kReplaced;
   } else if (const auto limit = std::min(committer.timeout, kGreetingLimit);
@@ -182,9 +182,9 @@ int install_commit_hook(sqlite3* handle, milliseconds timeout, std::string& why)
     why = "the connection's main database is no file: nothing replicates it";
     return SQLITE_ERROR;
   }
+  if (!check_commit_folder_variable(why)) return SQLITE_ERROR;
   const auto committer =
-      std::make_shared<Committer>(handle, std::string(file) + commit_protocol::kSocketSuffix,
-                                  std::clamp(timeout, milliseconds(1), kMostTimeout));
+      std::make_shared<Committer>(handle, file, std::clamp(timeout, milliseconds(1), kMostTimeout));
   if (const int rc = add_functions(handle, committer); rc != SQLITE_OK) {
     why = "its SQL functions can't be added: " + std::string(sqlite3_errstr(rc));
     return rc;

@@ -1,5 +1,5 @@
 // Commits of an SQLite connection that return once JetStream has acknowledged them: hooks of
-// SQLite's that ask the node that leads, over the socket beside the database (commit_protocol.h).
+// SQLite's that ask the node that leads, over the socket of the database (commit_protocol.h).
 // For the library's own connections and, compiled on its own, as the loadable extension.
 //
 // SQLite has two moments. Before a commit, its commit hook may refuse, and the transaction is

@@ -1,12 +1,13 @@
-// What programs that commit and the node that leads say to each other over the socket beside the
-// database (docs/formats.md, "The socket of a database"). Part of the loadable extension: nothing
-// of the library's but headers without code elsewhere.
+// What programs that commit and the node that leads say to each other over the socket of the
+// database (docs/formats.md, "The socket of a database"; commit_place.h says where it is). Part of
+// the loadable extension: nothing of the library's but headers without code elsewhere.
 //
 // Lines of text. The node greets: "cpp-cluster-commit 1 <epoch>". A program asks, once it has
 // committed: "sync <id> <milliseconds>". The answer: "ok <id> <epoch> <txid> <sequence>" or
 // "error <id> <why>". "refuse <why>": this node takes no commits any more; the end follows.
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -20,10 +21,8 @@
 namespace cluster::sqlite::commit_protocol {
 
 inline constexpr const char* kGreeting = "cpp-cluster-commit 1 ";
-inline constexpr const char* kSocketSuffix = "-cluster.sock";
 inline constexpr std::size_t kMostLine = 1024;  // bytes
 
-/// Where the socket is found: beside the database.
 struct SocketAddress {
   sockaddr_un address{};
   socklen_t size = 0;

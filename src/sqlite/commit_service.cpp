@@ -3,15 +3,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <filesystem>
 #include <utility>
 
 #include <sys/epoll.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 
 #include "core/log.h"
 #include "sqlite/commit_protocol.h"
-#include "sqlite/file.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -22,13 +20,9 @@ constexpr std::size_t kMostClients = 1024;
 constexpr int kMostWaiting = 4;  // requests of one client
 constexpr std::size_t kMostOut = 16 * 1024;
 constexpr milliseconds kLongestWait = std::chrono::hours(24);
-constexpr Duration kOpenAgain = std::chrono::seconds(1);
+constexpr Duration kLookAgain = std::chrono::seconds(1);  // where it can't be made
+constexpr Duration kSlowLook = std::chrono::seconds(2);   // a disk that hangs holds up no promotion
 constexpr Duration kAcceptAgain = milliseconds(100);
-constexpr int kBacklog = 512;
-
-Error system_error(const std::string& what, int code) {
-  return Error(Errc::system, what + ": " + std::strerror(code));
-}
 
 /// Numbers between blanks; false when there is anything else.
 template <typename... Numbers>
@@ -50,43 +44,22 @@ std::string one_line(std::string text) {
   return text.substr(0, commit_protocol::kMostLine / 2);
 }
 
-/// Whoever may write to the database may connect; before there is one, whoever owns its folder.
-void set_access(const std::string& socket, const std::string& database) {
-  struct stat like{};
-  mode_t mode = 0600;
-  if (::stat(database.c_str(), &like) == 0)
-    mode = like.st_mode & 0666;
-  else if (::stat(std::filesystem::path(database).parent_path().c_str(), &like) != 0)
-    throw system_error("folder of " + database, errno);
-  struct stat is{};
-  if (::stat(socket.c_str(), &is) != 0) throw system_error("socket " + socket, errno);
-  if ((is.st_uid != like.st_uid || is.st_gid != like.st_gid) &&
-      ::chown(socket.c_str(), like.st_uid, like.st_gid) != 0)
-    log::warn("commit_socket_owner",
-              {{"socket", socket},
-               {"why", std::strerror(errno)},
-               {"means", "programs of the user who owns the database may not reach it"}});
-  if (::chmod(socket.c_str(), mode) != 0) throw system_error("mode of socket " + socket, errno);
-}
-
-bool somebody_listens(const commit_protocol::SocketAddress& at) {
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&at.address), at.size) == 0 ||
-         errno == EAGAIN;
-}
-
 }  // namespace
 
-std::string commit_socket_of(const std::string& database) {
-  return real_path(database) + commit_protocol::kSocketSuffix;
-}
+struct CommitService::Looked {
+  std::shared_ptr<CommitSocket> socket{};
+  bool made = false;
+  std::string failure{};
+};
 
-CommitService::CommitService(Loop& loop, Options options, Sync sync)
+CommitService::CommitService(Loop& loop, std::shared_ptr<Strand> files, Options options, Sync sync,
+                             std::function<void()> opened)
     : loop_(loop),
+      files_(std::move(files)),
       options_(std::move(options)),
       sync_(std::move(sync)),
-      socket_(commit_socket_of(options_.path)) {
-  open();
+      opened_(std::move(opened)) {
+  look();
 }
 
 CommitService::~CommitService() {
@@ -96,58 +69,81 @@ CommitService::~CommitService() {
 
 // ---- the socket
 
-void CommitService::open() {
-  try {
-    listen();
-    trouble_.clear();
-  } catch (const Error& error) {
-    const std::string why =
-        std::string("commits that wait for JetStream are refused: ") + error.what();
-    if (trouble_ != why)
-      log::error("commit_socket",
-                 {{"path", options_.path}, {"epoch", options_.epoch}, {"why", error.what()}});
-    trouble_ = why;
-    listener_.reset();
-    retry_ = loop_.after(kOpenAgain, [this] { open(); });
-  }
+// Makes the socket, or finds that the one that was made is still there.
+void CommitService::look() {
+  if (!slow_look_) slow_look_ = loop_.after(kSlowLook, [this] { look_is_slow(); });
+  auto task = [this, alive = alive_, &loop = loop_, files = files_, path = options_.path,
+               socket = std::move(socket_)]() mutable {
+    Looked found;
+    try {
+      // What holds a lock must have gone before it is made again.
+      if (socket && !socket->in_place()) socket.reset();
+      found.made = !socket;
+      if (!socket) socket = std::make_shared<CommitSocket>(path);
+      found.socket = std::move(socket);
+    } catch (const std::exception& error) {
+      socket.reset();
+      found.failure = error.what();
+    }
+    loop.post([this, alive, files, found]() mutable {
+      if (*alive) return looked(std::move(found));
+      auto* strand = files.get();
+      strand->post([socket = std::move(found.socket), files = std::move(files)] {});
+    });
+  };
+  if (files_->post(std::move(task))) return;
+  report("there is no thread to make its socket with");
+  next_look_ = loop_.after(kLookAgain, [this] { look(); });
 }
 
-// Made under another name and moved into its place: there is no moment at which it is somebody
-// else's, or can be reached by those who may not.
+void CommitService::look_is_slow() {
+  report("the folder of its socket does not answer");
+  if (auto opened = std::exchange(opened_, nullptr)) opened();
+}
+
+void CommitService::looked(Looked found) {
+  slow_look_.reset();
+  if (refusing_) return drop(std::move(found.socket));
+  socket_ = std::move(found.socket);
+  report(found.failure);
+  if (!socket_) {
+    listening_.reset();
+    listener_.reset();
+  } else if (found.made) {
+    listener_ = socket_->take_listener();
+    listen();
+  }
+  folder_ = socket_ ? socket_->folder() : "";
+  path_ = socket_ ? socket_->path() : "";
+  next_look_ = loop_.after(socket_ ? options_.look_interval : kLookAgain, [this] { look(); });
+  // It may destroy this object.
+  if (auto opened = std::exchange(opened_, nullptr)) opened();
+}
+
+void CommitService::report(const std::string& why) {
+  if (!why.empty() && trouble_.find(why) == std::string::npos)
+    log::error("commit_socket", {{"path", options_.path}, {"epoch", options_.epoch}, {"why", why}});
+  trouble_ = why.empty() ? "" : "commits that wait for JetStream are refused: " + why;
+}
+
 void CommitService::listen() {
-  commit_protocol::SocketAddress place, made;
-  const std::string temporary = socket_ + ".new";
-  if (!commit_protocol::make_address(socket_, place) ||
-      !commit_protocol::make_address(temporary, made))
-    throw system_error("socket " + socket_, errno);
-  if (somebody_listens(place))
-    throw Error(Errc::unavailable,
-                "socket " + socket_ + ": another process serves this database: is it a node too?");
-  listener_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!listener_) throw system_error("socket", errno);
-  if (::unlink(temporary.c_str()) != 0 && errno != ENOENT)
-    throw system_error("socket " + temporary, errno);
-  ::fchmod(listener_.get(), 0600);
-  if (::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&made.address), made.size) != 0)
-    throw system_error("socket " + temporary, errno);
-  if (::listen(listener_.get(), kBacklog) != 0) throw system_error("socket " + temporary, errno);
-  set_access(temporary, options_.path);
-  struct stat file{};
-  if (::stat(temporary.c_str(), &file) != 0 || ::rename(temporary.c_str(), socket_.c_str()) != 0)
-    throw system_error("socket " + socket_, errno);
-  device_ = file.st_dev;
-  inode_ = file.st_ino;
   listening_ = loop_.on_fd(listener_.get(), EPOLLIN, [this](unsigned) { accept(); });
 }
 
+// Removing a file may block.
+void CommitService::drop(std::shared_ptr<CommitSocket> socket) {
+  if (socket) files_->post([socket = std::move(socket)] {});
+}
+
 void CommitService::close_door() {
-  retry_.reset();
+  next_look_.reset();
+  slow_look_.reset();
+  accept_again_.reset();
   listening_.reset();
   listener_.reset();
-  struct stat file{};
-  if (inode_ == 0 || ::lstat(socket_.c_str(), &file) != 0) return;
-  if (file.st_dev == device_ && file.st_ino == inode_) ::unlink(socket_.c_str());
-  inode_ = 0;
+  folder_.clear();
+  path_.clear();
+  drop(std::move(socket_));
 }
 
 void CommitService::accept() {
@@ -157,8 +153,8 @@ void CommitService::accept() {
     // No descriptor is left, say: it would be called again at once.
     log::error("commit_accept", {{"path", options_.path}, {"why", std::strerror(errno)}});
     listening_.reset();
-    retry_ = loop_.after(kAcceptAgain, [this] {
-      listening_ = loop_.on_fd(listener_.get(), EPOLLIN, [this](unsigned) { accept(); });
+    accept_again_ = loop_.after(kAcceptAgain, [this] {
+      if (listener_) listen();
     });
     return;
   }

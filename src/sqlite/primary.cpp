@@ -51,6 +51,7 @@ Primary::Primary(Loop& loop, WalLeader& leader, PositionLog& log, HashFile& hash
       events_(std::move(events)),
       known_(std::move(known)),
       trusted_(trusted),
+      first_pause_(options_.path),
       watch_(std::make_unique<WalWatch>(options_.path)) {
   committed_ = stored_ = known_.txid;
   last_stored_ = leader_.writer().last_stored();
@@ -259,7 +260,8 @@ void Primary::run() {
       // Who asks may have committed to another file that has just taken the place of this one.
       if (check || !asked.empty()) check_file();
       Txid covered_until = 0;
-      if (open()) {
+      // Who asks wants what is committed replicated now.
+      if (open(!asked.empty())) {
         follow();
         covered_until = committed_;
       }
@@ -267,6 +269,7 @@ void Primary::run() {
       feed();
       if (capture_ && capture_->expects_checkpoint()) wait = std::min(wait, kCheckpointLook);
       if (make_image()) wait = Duration(0);
+      if (program_at_it_) wait = std::min(wait, FirstPause::kLook);
       if (!removed_ && !failed_) set_degraded({});
       retry = kFirstCaptureRetry;
     } catch (const std::exception& error) {
@@ -303,9 +306,25 @@ bool Primary::stopping(std::vector<SyncId>& asked) {
   return stop_;
 }
 
+// Before a program may write, the database is opened at once. One that it makes later, not before
+// the program lets it go for a moment.
+bool Primary::may_open(bool at_once) {
+  program_at_it_ = false;
+  if (!opened_) return true;
+  switch (first_pause_.look(at_once)) {
+    case FirstPause::State::ready: return true;
+    case FirstPause::State::busy: program_at_it_ = true; return false;
+    case FirstPause::State::absent: break;
+  }
+  if (known_.txid != 0)
+    throw Error(Errc::not_found, "database " + options_.path + " is not there, or is empty");
+  return false;
+}
+
 // True once there is a database.
-bool Primary::open() {
+bool Primary::open(bool at_once) {
   if (capture_) return true;
+  if (!may_open(at_once)) return false;
   std::shared_ptr<Capture> capture;
   try {
     capture = std::make_shared<Capture>(
@@ -321,6 +340,7 @@ bool Primary::open() {
     if (error.errc() != Errc::not_found || known_.txid != 0 || !absent) throw;
   }
   if (capture) {
+    first_pause_.end();
     removed_ = false;
     // As it was taken over, and nothing of this lead's.
     if (capture->written() > 0 && capture->noted() == capture->written())

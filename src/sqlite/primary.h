@@ -21,6 +21,7 @@
 #include "core/result.h"
 #include "sqlite/capture.h"
 #include "sqlite/database_image.h"
+#include "sqlite/first_pause.h"
 #include "sqlite/outgoing.h"
 #include "sqlite/position_log.h"
 #include "sqlite/wal_leader.h"
@@ -135,7 +136,8 @@ class Primary {
   // On the thread that follows
   void run();
   bool stopping(std::vector<SyncId>& asked);
-  bool open();
+  bool open(bool at_once);
+  bool may_open(bool at_once);
   void follow();
   void feed();
   bool worth_writing() const;
@@ -181,6 +183,8 @@ class Primary {
   std::unique_ptr<File> file_;          // that is being sent
   bool failed_ = false;                 // nothing is sent any more
   std::deque<PositionRecord> written_;  // of files that are not stored yet
+  FirstPause first_pause_;              // of a database that is not open yet
+  bool program_at_it_ = false;          // it waits for that
   bool removed_ = false;                // the database's file
   bool copying_ = false;                // an image is being made
   std::weak_ptr<Capture> copied_from_;

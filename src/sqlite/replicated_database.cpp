@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/wall_time.h"
 #include "sqlite/left_over.h"
+#include "sqlite/make_folder.h"
 #include "sqlite/set_aside.h"
 #include "sqlite/snapshot_restore.h"
 
@@ -19,6 +20,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr Duration kStreamRetry = milliseconds(500);
+constexpr Duration kFolderRetry = std::chrono::seconds(1);
 constexpr auto kDuplicateWindow = std::chrono::seconds(30);
 constexpr std::size_t kHeaders = 4096;  // bytes that a message's headers take at most
 constexpr std::size_t kMostPart = 1'000'000;
@@ -70,14 +72,41 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
              restore_from(snapshots_, stream_), events_.audit},
             {[this] { copy_changed(); }}),
       verifier_(strands.strand()),
-      closer_(strands.strand()) {}
+      closer_(strands.strand()),
+      files_(strands.strand()) {}
 
 ReplicatedDatabase::~ReplicatedDatabase() {
   *alive_ = false;
   verifier_stop_.request_stop();
 }
 
-void ReplicatedDatabase::start() { ensure_stream(); }
+void ReplicatedDatabase::start() { make_folders(); }
+
+void ReplicatedDatabase::make_folders() {
+  auto again = [this](const std::string& why) {
+    if (trouble_ != why) journal_.error("database_unavailable", {{"why", why}});
+    trouble_ = why;
+    timer_ = loop_.after(kFolderRetry, [this] { make_folders(); });
+  };
+  auto made = [this, alive = alive_, again](const std::string& why) {
+    if (!*alive || stopped_) return;
+    if (!why.empty()) return again(why);
+    trouble_.clear();
+    ensure_stream();
+  };
+  auto task = [&loop = loop_, made, path = options_.path, replica = options_.replica,
+               user = options_.user] {
+    std::string why;
+    try {
+      for (const auto& file : {path, replica})
+        if (!file.empty()) make_folder(std::filesystem::path(file).parent_path(), user);
+    } catch (const std::exception& error) {
+      why = error.what();
+    }
+    loop.post([made, why] { made(why); });
+  };
+  if (!files_->post(std::move(task))) again("there is no thread to look at its folder with");
+}
 
 void ReplicatedDatabase::ensure_stream() {
   nats::StreamConfig config;
@@ -297,7 +326,9 @@ void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) 
 
 Primary::Events ReplicatedDatabase::primary_events() {
   Primary::Events events;
-  events.opened = [this](const Failure& failure) { finish_promotion(failure); };
+  events.opened = [this](const Failure& failure) {
+    failure ? finish_promotion(failure) : serve_commits();
+  };
   events.degraded = [this](const Failure& failure) {
     if (!failure) return journal_.info("database_recovered", {{"epoch", epoch_}});
     ++counts_.degraded;
@@ -344,7 +375,6 @@ void ReplicatedDatabase::finish_promotion(Failure failure) {
     copy_.hold_judgement(false);
     journal_.info("database_primary", {{"epoch", epoch_}, {"txid", primary_->status().committed}});
     keep_snapshots();
-    serve_commits();
   } else {
     ++counts_.failed_promotions;
     journal_.warn("database_not_primary", {{"epoch", epoch_}, {"why", failure->what()}});
@@ -369,14 +399,16 @@ void ReplicatedDatabase::keep_snapshots() {
 
 // There before anybody may write, and until the last commit is stored or given up.
 void ReplicatedDatabase::serve_commits() {
+  if (!promoted_) return;
   commits_ = std::make_unique<CommitService>(
-      loop_, CommitService::Options{options_.path, epoch_},
+      loop_, files_, CommitService::Options{options_.path, epoch_},
       [this](Duration limit, Callback<CommitService::Stored> done) {
         sync(limit, [this, done = std::move(done)](const Result<Txid>& txid) {
           if (!txid) return done(txid.error());
           done(CommitService::Stored{epoch_, txid.value(), stored_sequence_});
         });
-      });
+      },
+      [this] { finish_promotion({}); });
 }
 
 void ReplicatedDatabase::refuse_commits(const std::string& why) {

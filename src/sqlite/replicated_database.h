@@ -31,6 +31,7 @@ class ReplicatedDatabase {
     std::string platform{}, app{}, node{};
     std::string path{};
     std::string replica{};
+    std::string user{};  ///< whose a folder is made for them; empty: this process' own
     int stream_replicas = 1;
     std::size_t wal_limit = std::size_t{16} * 1024 * 1024;
     SnapshotOptions snapshots{};
@@ -116,10 +117,13 @@ class ReplicatedDatabase {
   /// told besides; 0: of none.
   void verify(std::shared_ptr<VerifyProgress> progress, Txid at, Callback<Verified> done);
   Status status() const;
+  /// Where the socket for commits that wait is while this node leads; empty: nowhere now.
+  std::string commit_folder() const { return commits_ ? commits_->folder() : ""; }
   /// The database has all up to that position here. `sequence` 0: not known, `txid` tells.
   bool has(std::uint64_t epoch, Txid txid, std::uint64_t sequence) const;
 
  private:
+  void make_folders();
   void ensure_stream();
   void copy_changed();
   void try_to_take_over();
@@ -168,6 +172,7 @@ class ReplicatedDatabase {
   Counts counts_;
   std::unique_ptr<Strand> verifier_;
   std::unique_ptr<Strand> closer_;  // of what takes long to close
+  std::shared_ptr<Strand> files_;   // for the socket's file, and folders
   std::stop_source verifier_stop_;
   bool verifying_ = false;
   std::optional<Verified> verified_;

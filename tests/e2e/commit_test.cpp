@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "e2e/databases.h"
+#include "sqlite/commit_place.h"
 
 namespace cluster::e2e {
 namespace {
@@ -69,7 +70,11 @@ TEST(Commit, AHandOverRefusesCommitsAndLosesNone) {
   const auto epoch = d.c.epoch();
   EXPECT_EQ(d.c.ask(leader, "stepdown", {{"app", "db"}}).value("error", ""), "");
   EXPECT_NE(d.c.wait_leader("db", leader, epoch), leader);
-  EXPECT_FALSE(std::filesystem::exists(d.file(leader) + "-cluster.sock"));
+  for (const auto& folder : sqlite::commit_folders_of_node())
+    EXPECT_TRUE(d.c.wait_for("the old leader's socket to go", [&] {
+      return !std::filesystem::exists(folder.path + "/" +
+                                      sqlite::commit_socket_name(d.file(leader)));
+    }));
   ASSERT_TRUE(d.wait_for_rows(50));
   d.check(Loss::none);
 }

@@ -1,8 +1,9 @@
-// The socket beside a database, by the first byte: what a program may send to a node, and what
+// The socket of a database, by the first byte: what a program may send to a node, and what
 // whoever has taken the node's place may send to a program. Over real sockets, as both sides read.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -11,8 +12,10 @@
 #include <unistd.h>
 
 #include "core/loop.h"
+#include "core/strand.h"
 #include "fuzz/expect.h"
 #include "sqlite/commit_client.h"
+#include "sqlite/commit_place.h"
 #include "sqlite/commit_protocol.h"
 #include "sqlite/commit_service.h"
 
@@ -41,15 +44,17 @@ UniqueFd connect_to(const std::string& socket) {
 void ask_node(std::string_view bytes) {
   static Loop loop;
   static int asked = 0;
+  static StrandPool pool;
   static const std::string database = path_of("commit_fuzz-a");
-  static CommitService service(loop, CommitService::Options{database, 3},
+  static CommitService service(loop, pool.strand(), CommitService::Options{database, 3},
                                [](Duration limit, const Callback<CommitService::Stored>& done) {
                                  expect(limit >= Duration(0) && limit <= std::chrono::hours(24));
                                  ++asked;
                                  done(CommitService::Stored{3, 5, 7});
                                });
   asked = 0;
-  const UniqueFd program = connect_to(commit_socket_of(database));
+  expect(loop.run_until([] { return !service.socket().empty(); }, kSoon));
+  const UniqueFd program = connect_to(service.socket());
   expect(static_cast<bool>(program));
   expect(loop.run_until([] { return service.clients() == 1; }, kSoon));
   // What it refuses it does not read to its end.
@@ -69,7 +74,8 @@ void ask_node(std::string_view bytes) {
 
 // It takes nothing for an acknowledgement but that of what it has asked.
 void answer_program(const std::string& bytes) {
-  static const std::string socket = path_of("commit_fuzz-b");
+  static const std::string database = path_of("commit_fuzz-b");
+  static const std::string socket = path_of("commit_fuzz") + "/" + commit_socket_name(database);
   static const UniqueFd listener = [] {
     commit_protocol::SocketAddress at;
     expect(commit_protocol::make_address(socket, at));
@@ -87,7 +93,7 @@ void answer_program(const std::string& bytes) {
     while (::recv(program.get(), &byte, 1, 0) > 0) continue;
   });
   {
-    CommitClient client(socket);
+    CommitClient client(database);
     CommitClient::Stored stored;
     std::string why;
     if (client.sync(std::chrono::seconds(10), stored, why))
@@ -103,6 +109,11 @@ void answer_program(const std::string& bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const bool named = [] {
+    std::filesystem::create_directory(path_of("commit_fuzz"));
+    return ::setenv(kCommitFolderVariable, path_of("commit_fuzz").c_str(), 1) == 0;
+  }();
+  expect(named);
   if (size == 0) return 0;
   const std::string bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
   if (data[0] % 2 == 0)

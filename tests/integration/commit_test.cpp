@@ -1,18 +1,26 @@
-// Commits that return once JetStream has acknowledged them: the socket beside a leader's database,
-// the hooks of connections, the extension in programs of others.
+// Commits that return once JetStream has acknowledged them: the socket of a leader's database, the
+// hooks of connections, the extension in programs of others.
 #include "sqlite/commit_hook.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <set>
 
 #include <sqlite3.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "built.h"
 #include "integration/snapshot_fixture.h"
 #include "shell.h"
 #include "sqlite/commit_client.h"
+#include "sqlite/commit_place.h"
 #include "sqlite/commit_protocol.h"
 #include "sqlite/commit_service.h"
 
@@ -26,20 +34,29 @@ class CommitTest : public SnapshotFixture {
  protected:
   void SetUp() override {
     SnapshotFixture::SetUp();
+    ::setenv(kCommitFolderVariable, path("run").c_str(), 1);
     db = create("p.db");
     lead = std::make_unique<Lead>(*this, "p.db", 1);
   }
-  void TearDown() override { testing::thaw(servers[0].pid()); }
+  void TearDown() override {
+    ::unsetenv(kCommitFolderVariable);
+    testing::thaw(servers[0].pid());
+  }
 
+  /// The socket is there, or is in trouble, when this returns.
   std::unique_ptr<CommitService> serve(const std::string& name = "p.db") {
-    return std::make_unique<CommitService>(
-        loop, CommitService::Options{path(name), 1},
+    bool opened = false;
+    auto service = std::make_unique<CommitService>(
+        loop, files, CommitService::Options{path(name), 1, milliseconds(20)},
         [this](Duration limit, Callback<CommitService::Stored> done) {
           lead->primary->sync(limit, [done = std::move(done)](const Result<Txid>& txid) {
             if (!txid) return done(txid.error());
             done(CommitService::Stored{1, txid.value(), 0});
           });
-        });
+        },
+        [&opened] { opened = true; });
+    EXPECT_TRUE(loop.run_until([&] { return opened; }, kSoon));
+    return service;
   }
   void wait(Handle& handle, milliseconds limit = kSoon) {
     std::string why;
@@ -67,8 +84,20 @@ class CommitTest : public SnapshotFixture {
   }
   static constexpr int kTries = 20;
   std::int64_t count() { return db.number("SELECT count(*) FROM t"); }
-  std::string socket() const { return path("p.db") + "-cluster.sock"; }
+  std::string socket_name() const { return commit_socket_name(path("p.db")); }
+  std::string socket() const { return path("run/") + socket_name(); }
+  /// What is in the folder of sockets.
+  std::set<std::string> sockets() const {
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(path("run")))
+      names.insert(entry.path().filename());
+    return names;
+  }
+  bool eventually(const std::function<bool()>& condition) {
+    return loop.run_until(condition, kSoon);
+  }
 
+  std::shared_ptr<Strand> files = pool.strand();
   Handle db;
   std::unique_ptr<Lead> lead;
 };
@@ -149,7 +178,7 @@ TEST_F(CommitTest, IsRolledBackWhereNobodyServes) {
   }
   EXPECT_EQ(insert(db), SQLITE_CONSTRAINT_COMMITHOOK);
   EXPECT_EQ(count(), 1);
-  EXPECT_FALSE(there("p.db-cluster.sock"));
+  EXPECT_TRUE(eventually([&] { return sockets().empty(); }));
 }
 
 TEST_F(CommitTest, IsRolledBackOnceTheNodeRefuses) {
@@ -157,8 +186,8 @@ TEST_F(CommitTest, IsRolledBackOnceTheNodeRefuses) {
   wait(db);
   ASSERT_EQ(insert(db), SQLITE_OK);
   service->refuse("this node stops leading");
-  EXPECT_FALSE(there("p.db-cluster.sock"));
   EXPECT_EQ(insert(db), SQLITE_CONSTRAINT_COMMITHOOK);
+  EXPECT_TRUE(eventually([&] { return sockets().empty(); }));
   EXPECT_EQ(count(), 1);
   EXPECT_EQ(service->clients(), 0U);
 }
@@ -208,6 +237,8 @@ TEST_F(CommitTest, IsRefusedWhenTheFileIsAnotherOne) {
   wait(db);
   ASSERT_EQ(insert(db), SQLITE_OK);
   create("new.db").close();
+  // Within one process SQLite would cut off a wal-index that other connections have mapped.
+  std::filesystem::remove(path("p.db-shm"));
   std::filesystem::rename(path("new.db"), path("p.db"));
   EXPECT_EQ(insert(db), SQLITE_CONSTRAINT_COMMITHOOK);
   EXPECT_NE(commit_error(db).find("replaced"), std::string::npos) << commit_error(db);
@@ -222,15 +253,32 @@ TEST_F(CommitTest, NeedsADatabaseInAFile) {
 
 // ---- the socket
 
+// Programs that copy the folder fail at a socket.
+TEST_F(CommitTest, NothingButFilesIsBesideTheDatabase) {
+  std::filesystem::create_directory(path("data"));
+  Handle other = create("data/o.db");
+  const auto service = serve("data/o.db");
+  EXPECT_EQ(service->trouble(), "");
+  for (const auto& entry : std::filesystem::directory_iterator(path("data")))
+    EXPECT_TRUE(entry.is_regular_file()) << entry.path();
+  EXPECT_NO_THROW(std::filesystem::copy(path("data"), path("copy")));
+}
+
 TEST_F(CommitTest, TheSocketTakesThePlaceOfADeadProcesssAndLetsInWhoMayWrite) {
+  std::filesystem::create_directory(path("run"));
   std::ofstream(socket()) << "left behind";
   ::chmod(path("p.db").c_str(), 0660);
   const auto service = serve();
   EXPECT_EQ(service->trouble(), "");
-  struct stat file{};
-  ASSERT_EQ(::stat(socket().c_str(), &file), 0);
-  EXPECT_TRUE(S_ISSOCK(file.st_mode));
-  EXPECT_EQ(file.st_mode & 0777U, 0660U);
+  const auto mode = [&] {
+    struct stat file{};
+    EXPECT_EQ(::lstat(socket().c_str(), &file), 0);
+    EXPECT_TRUE(S_ISSOCK(file.st_mode));
+    return file.st_mode & 0777U;
+  };
+  EXPECT_EQ(mode(), 0660U);
+  ::chmod(path("p.db").c_str(), 0600);
+  EXPECT_TRUE(eventually([&] { return mode() == 0600; }));
 }
 
 TEST_F(CommitTest, TheSocketIsNotTakenFromALivingProcess) {
@@ -238,25 +286,212 @@ TEST_F(CommitTest, TheSocketIsNotTakenFromALivingProcess) {
   const auto second = serve();
   EXPECT_NE(second->trouble().find("another process"), std::string::npos) << second->trouble();
   first.reset();
-  EXPECT_TRUE(loop.run_until([&] { return second->trouble().empty(); }, kSoon));
+  EXPECT_TRUE(eventually([&] { return second->trouble().empty(); }));
   wait(db);
   EXPECT_EQ(insert(db), SQLITE_OK) << commit_error(db);
+}
+
+TEST_F(CommitTest, WhatDeadNodesLeftGoesAndWhatLivingOnesHaveStays) {
+  auto living = serve();
+  std::ofstream(path("run/1-2-3.lock"));
+  std::ofstream(path("run/1-2-3.sock"));
+  std::ofstream(path("run/of somebody else"));
+  create("o.db").close();
+  const auto service = serve("o.db");
+  EXPECT_EQ(service->trouble(), "");
+  const auto names = sockets();
+  EXPECT_EQ(names.count("1-2-3.lock") + names.count("1-2-3.sock"), 0U);
+  EXPECT_EQ(names.count("of somebody else"), 1U);
+  EXPECT_EQ(names.count(socket_name()), 1U);
+  EXPECT_EQ(names.size(), 5U) << "two sockets with their locks, and what is not ours";
+}
+
+TEST_F(CommitTest, ASocketThatIsRemovedIsMadeAgain) {
+  const auto service = serve();
+  std::filesystem::remove_all(path("run"));
+  wait(db);
+  EXPECT_TRUE(eventually([&] { return there("run/" + socket_name()); }));
+  EXPECT_TRUE(eventually([&] { return !service->socket().empty(); }));
+  EXPECT_EQ(insert(db), SQLITE_OK) << commit_error(db);
+}
+
+// Also before there is a database, and when another file takes its place.
+TEST_F(CommitTest, TheSocketIsFoundByEveryPathOfTheDatabase) {
+  std::filesystem::create_directories(path("data"));
+  std::filesystem::create_directory_symlink(path("data"), path("link"));
+  std::filesystem::create_symlink(path("data/new.db"), path("data/other name.db"));
+  const auto service = serve("data/new.db");
+  EXPECT_EQ(service->trouble(), "");
+  const auto connects = [&](const std::string& database) {
+    return blocking([&] {
+      std::string why;
+      return CommitClient(database).ready(CommitClient::Clock::now() + kSoon, why) ? "" : why;
+    });
+  };
+  EXPECT_EQ(connects(path("data/new.db")), "");
+  create("data/new.db").close();
+  const auto here = std::filesystem::current_path();
+  std::filesystem::current_path(path("link"));
+  EXPECT_EQ(connects("new.db"), "");
+  std::filesystem::current_path(here);
+  EXPECT_EQ(connects(path("link/new.db")), "");
+  EXPECT_EQ(connects(path("data/other name.db")), "");
+  create("another.db").close();
+  std::filesystem::rename(path("another.db"), path("data/new.db"));
+  EXPECT_EQ(connects(path("data/new.db")), "");
+  EXPECT_NE(connects(path("data/no.db")), "");
 }
 
 TEST_F(CommitTest, TheSocketMayHaveALongPath) {
   const std::string folder = std::string(100, 'f') + "/" + std::string(100, 'g');
   std::filesystem::create_directories(path(folder));
-  Handle far = create(folder + "/p.db");
-  const auto service = serve(folder + "/p.db");
+  ::setenv(kCommitFolderVariable, path(folder).c_str(), 1);
+  const std::string name = folder + "/" + std::string(200, 'n');
+  Handle far = create(name);
+  const auto service = serve(name);
   EXPECT_EQ(service->trouble(), "");
   wait(far);
   EXPECT_EQ(insert(far), SQLITE_OK) << commit_error(far);
 }
 
-TEST_F(CommitTest, ASocketWithoutAFittingNameIsATrouble) {
-  const auto service = serve(std::string(120, 'n'));
-  EXPECT_NE(service->trouble().find("File name too long"), std::string::npos) << service->trouble();
+TEST_F(CommitTest, AFolderThatCantBeUsedIsATroubleUntilItCan) {
+  std::ofstream(path("file"));
+  ::setenv(kCommitFolderVariable, path("file/run").c_str(), 1);
+  const auto service = serve();
+  EXPECT_NE(service->trouble().find(path("file/run") + ": Not a directory"), std::string::npos)
+      << service->trouble();
+  EXPECT_NE(service->trouble().find(kCommitFolderVariable), std::string::npos);
+  ::setenv(kCommitFolderVariable, path("run").c_str(), 1);
+  EXPECT_TRUE(eventually([&] { return service->trouble().empty(); }));
 }
+
+TEST_F(CommitTest, AFolderIsNamedByAnAbsolutePath) {
+  ::setenv(kCommitFolderVariable, "run", 1);
+  EXPECT_NE(serve()->trouble().find("is no absolute path"), std::string::npos);
+  std::string why;
+  EXPECT_EQ(install_commit_hook(db.get(), kSoon, why), SQLITE_ERROR);
+  EXPECT_NE(why.find("is no absolute path"), std::string::npos);
+}
+
+TEST_F(CommitTest, NoFolderIsUsedThatEverybodyMayWriteTo) {
+  std::filesystem::create_directory(path("run"));
+  ::chmod(path("run").c_str(), 0777);
+  EXPECT_NE(serve()->trouble().find("everybody may write there"), std::string::npos);
+}
+
+// ---- where nobody names a folder
+
+/// Runs `work` as a user that nobody else is, with no environment; says what it returns or throws.
+std::string as_another_user(uid_t user, const std::function<std::string()>& work) {
+  int ends[2] = {};
+  EXPECT_EQ(::pipe(ends), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::clearenv();
+    std::string text;
+    try {
+      text = ::setgid(user) == 0 && ::setuid(user) == 0 ? work() : "no other user";
+    } catch (const std::exception& error) {
+      text = error.what();
+    }
+    [[maybe_unused]] const auto n = ::write(ends[1], text.data(), text.size());
+    ::_exit(0);
+  }
+  ::close(ends[1]);
+  std::array<char, 4096> bytes{};
+  const auto got = ::read(ends[0], bytes.data(), bytes.size());
+  ::close(ends[0]);
+  EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+  return {bytes.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0))};
+}
+
+/// A database of a user of its own, whose folder below /tmp is gone at the end.
+class CommitPlaceTest : public SqliteTest {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+    create("u.db").close();
+    for (const std::string& name : {std::string(), std::string("u.db")})
+      ASSERT_EQ(::chown(path(name).c_str(), user, user), 0);
+    ::chmod(path("").c_str(), 0755);
+  }
+  void TearDown() override { std::filesystem::remove_all(in_tmp); }
+
+  std::string database() const { return path("u.db"); }
+  std::string folder_of_node() const {
+    return as_another_user(user, [this] { return CommitSocket(database()).folder(); });
+  }
+  std::string connect_as(uid_t who) const {
+    return as_another_user(who, [this] {
+      std::string why;
+      return CommitClient(database()).ready(CommitClient::Clock::now() + milliseconds(1), why)
+                 ? "connected"
+                 : why;
+    });
+  }
+
+  const uid_t user = 2'000'000'000U + static_cast<uid_t>(::getpid());
+  const std::string in_tmp = "/tmp/cpp-cluster-" + std::to_string(user);
+};
+
+TEST_F(CommitPlaceTest, ANodeThatIsNotRootHasAFolderOfItsOwn) {
+  EXPECT_EQ(folder_of_node(), in_tmp);
+  EXPECT_EQ(folder_of_node(), in_tmp) << "that is there by now";
+  struct stat found{};
+  ASSERT_EQ(::lstat(in_tmp.c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode & 0777U, 0755U);
+  EXPECT_TRUE(std::filesystem::is_empty(in_tmp));
+  const std::string runtime = path("runtime");
+  std::filesystem::create_directory(runtime);
+  const auto with_runtime = [&] {
+    return as_another_user(user, [&] {
+      ::setenv("XDG_RUNTIME_DIR", runtime.c_str(), 1);
+      return CommitSocket(database()).folder();
+    });
+  };
+  EXPECT_EQ(with_runtime(), in_tmp) << "that of another user";
+  ASSERT_EQ(::chown(runtime.c_str(), user, user), 0);
+  EXPECT_EQ(with_runtime(), runtime + "/cpp-cluster");
+}
+
+TEST_F(CommitPlaceTest, AFolderThatAnotherUserHasPutThereIsNotUsed) {
+  ::mkdir(in_tmp.c_str(), 0755);
+  EXPECT_NE(folder_of_node().find("must belong to the user of this node"), std::string::npos)
+      << folder_of_node();
+  ASSERT_EQ(::chown(in_tmp.c_str(), user, user), 0);
+  ::chmod(in_tmp.c_str(), 0775);
+  EXPECT_NE(folder_of_node().find("nobody else may write there"), std::string::npos);
+  std::filesystem::remove(in_tmp);
+  std::filesystem::create_directory(path("target"));
+  ASSERT_EQ(::chown(path("target").c_str(), user, user), 0);
+  std::filesystem::create_directory_symlink(path("target"), in_tmp);
+  EXPECT_NE(folder_of_node().find("no folder for the socket"), std::string::npos)
+      << folder_of_node();
+  EXPECT_TRUE(std::filesystem::is_empty(path("target")));
+}
+
+TEST_F(CommitPlaceTest, ProgramsBelieveRootTheDatabasesOwnerAndThemselvesAlone) {
+  ::mkdir(in_tmp.c_str(), 0755);
+  commit_protocol::SocketAddress at;
+  ASSERT_TRUE(commit_protocol::make_address(in_tmp + "/" + commit_socket_name(database()), at));
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&at.address), at.size), 0);
+  ASSERT_EQ(::listen(listener.get(), 8), 0);
+  ::chmod(at.address.sun_path, 0666);
+  // It does not greet.
+  const std::string connected = "the node does not answer";
+  ASSERT_EQ(::chown(in_tmp.c_str(), user, user), 0);
+  EXPECT_EQ(connect_as(user), connected);
+  EXPECT_EQ(connect_as(0), connected) << "as the database's owner";
+  EXPECT_EQ(connect_as(user + 1'000'000), connected) << "the same";
+  ASSERT_EQ(::chown(in_tmp.c_str(), user + 1, user + 1), 0);
+  EXPECT_NE(connect_as(user).find("is not believed"), std::string::npos) << connect_as(user);
+  ASSERT_EQ(::chown(in_tmp.c_str(), user, user), 0);
+  ::chmod(in_tmp.c_str(), 0777);
+  EXPECT_NE(connect_as(user).find("is not believed"), std::string::npos) << connect_as(user);
+}
+
+// ---- the socket's clients
 
 TEST_F(CommitTest, WhoSendsNonsenseIsDropped) {
   const auto service = serve();

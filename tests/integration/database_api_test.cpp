@@ -8,11 +8,15 @@
 #include <set>
 #include <string>
 
+#include <pwd.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "cluster/cluster.h"
 #include "integration/platform_fixture.h"
 #include "slowness.h"
+#include "sqlite/commit_place.h"
 #include "sqlite/handle.h"
 
 namespace cluster {
@@ -381,6 +385,81 @@ TEST_F(DatabaseApi, ARelativePathIsThatOfTheFolderInWhichTheAppWasAdded) {
   EXPECT_TRUE(eventually([&] { return told() == wanted; })) << told();
   node.stop();
   fs::current_path(before);
+}
+
+/// A node whose database's folder is not there yet.
+class DatabaseFolder : public DatabaseApi {
+ protected:
+  /// `told`: what its program was told.
+  App& add(testing::Node& node, const Sqlite& sqlite, const std::string& user = "") {
+    return node.platform->add_app(
+        {.name = "db",
+         .sqlite = sqlite,
+         .backend = Process{.command = {"/bin/sh", "-c",
+                                        "cd /; printf %s \"$CPP_CLUSTER_COMMIT_FOLDER\" > "
+                                        "\"$CPP_CLUSTER_DATABASE.told\"; exec sleep 1000"},
+                            .user = user}});
+  }
+  static std::string first_line(const std::string& file) {
+    std::string text;
+    std::getline(std::ifstream(file), text);
+    return text;
+  }
+};
+
+TEST_F(DatabaseFolder, IsMadeAndItsProgramIsToldWhereTheSocketIs) {
+  testing::Node node(servers, folder.path());
+  App& app = add(node, {.path = folder / "a/b/app.db", .replica = folder / "c/replica.db"});
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  struct stat found{};
+  for (const std::string name : {"a", "a/b", "c"}) {
+    ASSERT_EQ(::stat((folder / name).c_str(), &found), 0) << name;
+    EXPECT_EQ(found.st_mode & 07777U, 0750U) << name;
+    EXPECT_EQ(found.st_uid, ::geteuid());
+  }
+  app.database().open().exec("CREATE TABLE t(v)");
+  std::string told;
+  ASSERT_TRUE(eventually([&] { return !(told = first_line(folder / "a/b/app.db.told")).empty(); }));
+  EXPECT_TRUE(
+      std::filesystem::is_socket(told + "/" + sqlite::commit_socket_name(folder / "a/b/app.db")))
+      << told;
+  for (const auto& entry : std::filesystem::directory_iterator(folder / "a/b"))
+    EXPECT_TRUE(entry.is_regular_file()) << entry.path();
+}
+
+TEST_F(DatabaseFolder, BelongsToTheUserAsWhomTheProgramRuns) {
+  const passwd* nobody = ::getpwnam("nobody");
+  if (::geteuid() != 0 || nobody == nullptr) GTEST_SKIP() << "needs root and a user called nobody";
+  ASSERT_EQ(::chmod(folder.path().c_str(), 0755), 0);
+  testing::Node node(servers, folder.path());
+  App& app = add(node, {.path = folder / "a/b/app.db"}, "nobody");
+  node.run();
+  ASSERT_TRUE(app.election().wait_for_leadership(kSoon));
+  struct stat found{};
+  for (const std::string name : {"a", "a/b"}) {
+    ASSERT_EQ(::stat((folder / name).c_str(), &found), 0) << name;
+    EXPECT_EQ(found.st_uid, nobody->pw_uid) << name;
+    EXPECT_EQ(found.st_gid, nobody->pw_gid) << name;
+    EXPECT_EQ(found.st_mode & 07777U, 0750U) << name;
+  }
+  EXPECT_TRUE(eventually([&] { return !first_line(folder / "a/b/app.db.told").empty(); }))
+      << "its program can write there";
+}
+
+TEST_F(DatabaseFolder, ThatCantBeMadeIsSaidAndIsMadeOnceItCanBe) {
+  std::ofstream(folder / "a") << "a file";
+  testing::Node node(servers, folder.path());
+  App& app = add(node, {.path = folder / "a/b/app.db"});
+  node.run();
+  const std::string why = "the database's folder " + (folder / "a/b") +
+                          " is not there and can't be made: Not a directory";
+  EXPECT_TRUE(eventually([&] {
+    return testing::status_of(*node.platform).find(why) != std::string::npos;
+  })) << testing::status_of(*node.platform);
+  EXPECT_FALSE(app.election().is_leader());
+  std::filesystem::remove(folder / "a");
+  EXPECT_TRUE(app.election().wait_for_leadership(kSoon));
 }
 
 TEST_F(DatabaseWithoutNats, CallsThatWaitForNatsEndWithTheirTimeOrWithThePlatform) {
