@@ -420,6 +420,7 @@ void DatabaseCopy::follow(std::uint64_t after) {
     if (events_.changed) events_.changed();
   };
   events.caught_up = [this] {
+    if (replica_->has_rest()) return take_rest();
     caught_up_ = true;
     retry_ = kFirstRetry;
     starts_ = 0;
@@ -439,6 +440,21 @@ void DatabaseCopy::follow(std::uint64_t after) {
   checkpoint();
   look_for_proof();
   if (events_.changed) events_.changed();
+}
+
+// The stream goes on no further than the place from which on the copy has more.
+void DatabaseCopy::take_rest() {
+  next_turn();
+  follower_.reset();
+  work<bool>([replica = replica_] { return replica->take_rest(); },
+             [this](const Result<bool>& taken) {
+               if (!taken) return wait_and_open(taken.error());
+               if (taken.value()) return follow_again();
+               start_over(
+                   {"its WAL has more than was noted, and it can't be shown that this node "
+                    "committed that",
+                    true});
+             });
 }
 
 void DatabaseCopy::look_for_proof() {
@@ -529,7 +545,8 @@ void DatabaseCopy::checkpoint() {
 
 std::optional<CopyPosition> DatabaseCopy::position() const {
   if (held_) return position_;
-  if (phase_ != Phase::following || !follower_ || !follower_->at_rest()) return std::nullopt;
+  if (phase_ != Phase::following || !follower_ || !follower_->at_rest() || replica_->has_rest())
+    return std::nullopt;
   return follower_->position();
 }
 

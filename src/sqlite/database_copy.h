@@ -107,8 +107,8 @@ class DatabaseCopy {
   /// It has what the stream had when it began to follow, and is known to be right; or may begin a
   /// stream.
   bool ready() const noexcept {
-    return phase_ == Phase::seed ||
-           (phase_ == Phase::following && caught_up_ && replica_ && replica_->proven());
+    return phase_ == Phase::seed || (phase_ == Phase::following && caught_up_ && replica_ &&
+                                     replica_->proven() && !replica_->has_rest());
   }
   /// Where it stands, when nothing is under way; nothing also when that is not known.
   std::optional<CopyPosition> position() const;
@@ -161,6 +161,7 @@ class DatabaseCopy {
   void have_anew(const nats::StreamState& stream);
   void restored(std::optional<Restored> copy, std::uint64_t first);
   void follow(std::uint64_t after);
+  void take_rest();
   void failed(const Error& error, std::uint64_t sequence);
   void stuck(const WalFollower::Stuck& why);
   void rewound(std::uint64_t last);

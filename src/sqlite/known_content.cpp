@@ -18,11 +18,10 @@ class NotedPlaces {
       if (record.end.salts == header.salts() && record.page_size == header.page_size())
         places_[record.end.frame] = &record;  // the newest of each
   }
-  /// Nothing when none was noted.
-  std::optional<std::uint64_t> hash_at(const WalPosition& place) const {
+  /// nullptr when none was noted.
+  const PositionRecord* at(const WalPosition& place) const {
     const auto found = places_.find(place.frame);
-    if (found == places_.end() || found->second->end != place) return std::nullopt;
-    return found->second->hash;
+    return found == places_.end() || found->second->end != place ? nullptr : found->second;
   }
 
  private:
@@ -95,6 +94,7 @@ std::optional<KnownContent> known_content(const Handle& handle, const WalIndexHe
   // again where that mark would have been, and the newest place that was noted tells.
   bool confirmed = proven && in_file->database() == mark->at.hash;
   bool same_wal = true;
+  std::optional<PositionRecord> newest;
   Overlay overlay(handle, hashes, std::move(*in_file), mark->at.page_size);
   const NotedPlaces noted(log, header);
   WalPosition end{header.salts(), 0, {}};
@@ -107,10 +107,13 @@ std::optional<KnownContent> known_content(const Handle& handle, const WalIndexHe
     overlay.add(frame, end.frame > filed);
     if (end.frame == filed) same_wal = end == mark->at.end;
     if (frame.commit == 0 || end.frame <= filed) return;
-    if (const auto hash = noted.hash_at(end)) confirmed = *hash == overlay.pages().database();
+    if (const auto* record = noted.at(end)) {
+      confirmed = record->hash == overlay.pages().database();
+      newest = *record;
+    }
   });
   if (!confirmed || !same_wal) return std::nullopt;
-  return KnownContent{std::move(overlay.pages()), end, proven};
+  return KnownContent{std::move(overlay.pages()), end, newest, proven};
 }
 
 }  // namespace cluster::sqlite

@@ -17,6 +17,8 @@ namespace cluster::sqlite {
 struct KnownContent {
   PageHashes pages{};
   WalPosition end{};  ///< where the WAL ends
+  /// The newest record of those whose place is in the WAL, and whose content was found there.
+  std::optional<PositionRecord> noted{};
   /// Nobody has written to the database file since the node noted what it holds. False: somebody
   /// has. Probably SQLite has moved into it what is in the WAL; only reading all of it can show
   /// that.

@@ -44,12 +44,17 @@ void Replica::open() {
 void Replica::find_content(const WalIndexHeader& header) {
   file_ = FileState::of(path_);
   proven_ = true;
+  has_rest_ = false;
   state_.page_size = static_cast<std::uint32_t>(handle_.number("PRAGMA page_size"));
   if (auto content = known_content(handle_, header, hashes_, log_)) {
     state_.pages = std::move(content->pages);
     position_ = position_of(header, hashes_.mark()->at.hash);
     proven_ = content->proven;
     if (!proven_) file_.reset();
+    if (!position_ && content->noted && content->noted->leading) {
+      position_ = content->noted;
+      has_rest_ = true;
+    }
   }
   if (position_) return;
   proven_ = true;
@@ -100,6 +105,26 @@ std::optional<PositionRecord> Replica::left_over_position(const WalIndexHeader& 
   record.end = end_of(header);
   log_.append(record);
   return record;
+}
+
+bool Replica::take_rest() {
+  CLUSTER_CHECK(has_rest_ && position_);
+  std::lock_guard lock(writing_);
+  const auto header = WalIndex(handle_).header();
+  if (!header || header->change != changes_) return false;
+  const auto found = left_over(handle_, *header, *position_);
+  if (!found) return false;
+  PositionRecord record = *position_;
+  record.txid += found->transactions;
+  record.at_least = record.at_least || found->at_least;
+  record.sequence = 0;
+  record.hash = state_.pages.database();
+  record.end = end_of(*header);
+  log_.append(record);
+  position_ = record;
+  state_.txid = record.txid;
+  has_rest_ = false;
+  return true;
 }
 
 std::optional<DatabaseState> Replica::state_at(Txid since) const {
@@ -178,6 +203,7 @@ void Replica::put(const std::string& from, DatabaseState state, const StreamPlac
   state_ = std::move(state);
   position_ = record;
   proven_ = true;
+  has_rest_ = false;
   note_mark();
 }
 
@@ -215,7 +241,7 @@ std::string Replica::does_not_follow(const LtxHeader& h, std::uint64_t before) c
   if (h.page_size != state_.page_size)
     return "its page size is " + std::to_string(state_.page_size) + ", the file's " +
            std::to_string(h.page_size);
-  if (before != state_.pages.database())
+  if (before != (has_rest_ ? position_->hash : state_.pages.database()))
     return "its content is not that which the file was made for";
   return {};
 }
@@ -262,6 +288,7 @@ std::optional<std::string> Replica::apply(LtxDecoder& file, const StreamPlace& p
   for (const auto& [page_number, hash] : changed) hashes_.touch(page_number);
   state_.pages.change(header.commit, changed);
   position_ = record;
+  has_rest_ = false;
   look_for_mark();
   return std::nullopt;
 }

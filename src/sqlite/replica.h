@@ -51,6 +51,14 @@ class Replica {
   /// then somebody else has written to it, or it has lost something.
   const std::optional<PositionRecord>& position() const noexcept { return position_; }
   const DatabaseState& state() const noexcept { return state_; }
+  /// It stands at its position, and its WAL has more, which this node committed as the leader and
+  /// has noted nothing of: the end of the WAL was lost with the machine's power. What is there is a
+  /// part of the stream's next record, which is applied over it; or, where the stream has none,
+  /// left over: take_rest(). Any thread.
+  bool has_rest() const noexcept { return has_rest_; }
+  /// The rest counts as committed by this node's last lead. False when that can't be shown. Throws
+  /// Error{system}.
+  bool take_rest();
 
   /// Puts a database in place that write_database() has written to the file `from`, at `place`;
   /// what is here goes.
@@ -74,6 +82,7 @@ class Replica {
   /// Where its WAL ends; nothing when somebody else has written to it.
   std::optional<WalPosition> end() const;
   bool wants_checkpoint() const noexcept {
+    if (has_rest_) return false;
     // Until it is proven its file stays as it is.
     if (!proven_) return wal_bytes_.load() > kUnprovenLimits * wal_limit_;
     return wal_bytes_.load() > wal_limit_ || unmarked_;
@@ -135,7 +144,7 @@ class Replica {
   std::optional<PositionRecord> position_;
   std::uint64_t inode_ = 0;
   bool read_in_full_ = false;
-  std::atomic<bool> proven_{true};
+  std::atomic<bool> proven_{true}, has_rest_{false};
   std::uint32_t changes_ = 0;          // the wal-index's count after our last transaction
   std::optional<FileState> file_;      // after our last checkpoint
   std::atomic<bool> unmarked_{false};  // the stream has what it holds, and there is no mark of it

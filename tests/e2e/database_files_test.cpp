@@ -15,6 +15,7 @@
 #include "sqlite/handle.h"
 #include "sqlite/position_log.h"
 #include "sqlite/set_aside.h"
+#include "sqlite/wal_index.h"
 
 namespace cluster::e2e {
 namespace {
@@ -339,6 +340,53 @@ TEST(DatabaseFiles, AReplicaWhoseWalHasLostItsEndTakesItFromTheStream) {
     EXPECT_EQ(follows.number(kFlags), leads.number(kFlags));
   }
   EXPECT_TRUE(p.kept().empty());
+  p.d.resume();
+  p.d.check();
+}
+
+// Its WAL has a transaction where those that follow have a record of many. So it may be cut within
+// one.
+TEST(DatabaseFiles, ALeaderWhoseWalHasLostItsEndTakesItFromTheStream) {
+  Pair p;
+  ASSERT_TRUE(p.d.hush());
+  constexpr int kRows = 400;
+  const std::string file = p.d.file(p.leader);
+  std::vector<std::uint64_t> ends;  // of the WAL after each row; the file may be longer
+  {
+    // Without a pause: the node gathers what comes while a message is under way.
+    Handle db(file, Handle::Access::read_write);
+    sqlite::wait_for_locks(db.get(), 60'000);
+    db.exec("PRAGMA wal_autocheckpoint=0; CREATE TABLE more(v)");
+    const auto page_size = static_cast<std::uint32_t>(db.number("PRAGMA page_size"));
+    const sqlite::WalIndex index(db);
+    for (int i = 0; i < kRows; ++i) {
+      db.exec("INSERT INTO more VALUES(" + std::to_string(i) + ")");
+      ends.push_back(sqlite::wal_length(index.header().value().max_frame, page_size));
+    }
+  }
+  ASSERT_TRUE(p.d.settle());
+  const auto epoch = p.d.c.epoch();
+  p.d.kill_all_of(p.leader);
+  p.d.c.wait_leader("db", p.leader, epoch);
+  const std::string saved = p.d.c.path("saved");
+  fs::remove(file + "-shm");
+  fs::copy(p.d.folder(p.leader), saved);
+  for (const std::size_t kept : {1, 57, 200, kRows - 2}) {
+    fs::copy(saved, p.d.folder(p.leader), fs::copy_options::overwrite_existing);
+    fs::resize_file(file + "-wal", ends[kept]);
+    p.d.restart(p.leader);
+    ASSERT_TRUE(p.d.wait_ready(p.leader));
+    ASSERT_TRUE(p.d.settle());
+    EXPECT_TRUE(sqlite::those_set_aside(file).empty()) << kept;
+    Handle here = open_to_read(file), there = open_to_read(p.d.file(p.standby));
+    constexpr const char* kSum = "SELECT sum(v) + 1000000 * count(*) FROM more";
+    EXPECT_EQ(here.number(kSum), there.number(kSum));
+    here.close();
+    p.d.kill_all_of(p.leader);
+    fs::remove(file + "-shm");
+  }
+  p.d.restart(p.leader);
+  ASSERT_TRUE(p.d.wait_ready(p.leader));
   p.d.resume();
   p.d.check();
 }
