@@ -1,9 +1,11 @@
 // Litestream restores from our bucket. Needs its program: in CLUSTER_LITESTREAM, or on the PATH.
+#include <algorithm>
 #include <cstdlib>
 #include <iomanip>
 #include <sstream>
 
 #include "integration/snapshot_fixture.h"
+#include "nats/stored_message.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -56,6 +58,22 @@ TEST_F(LitestreamTest, RestoresOurSnapshotsAndMergedFiles) {
   txid << "-txid " << std::hex << std::setw(16) << std::setfill('0') << txids[1];
   ASSERT_EQ(restore_with(program, "l2.db", txid.str()), 0) << bytes_of(path("log"));
   EXPECT_EQ(rows("l2.db"), 2);
+  // To the time that each file has, and not a moment before it.
+  int n = 0;
+  for (const auto& file : list().files) {
+    if (file.level != 1) continue;
+    const auto number = static_cast<std::int64_t>(
+        std::count_if(txids.begin(), txids.end(), [&](Txid one) { return one <= file.max; }));
+    const std::string at = "at" + std::to_string(++n) + ".db";
+    ASSERT_EQ(restore_with(program, at, "-timestamp " + nats::rfc3339_from(file.time_ns)), 0)
+        << bytes_of(path("log"));
+    EXPECT_EQ(rows(at), number);
+    ASSERT_EQ(restore_with(program, "b" + at, "-timestamp " + nats::rfc3339_from(file.time_ns - 1)),
+              0)
+        << bytes_of(path("log"));
+    EXPECT_EQ(rows("b" + at), number - 1);
+  }
+  EXPECT_EQ(n, 5);
 }
 
 }  // namespace
