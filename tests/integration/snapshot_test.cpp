@@ -188,6 +188,46 @@ TEST_F(SnapshotTimes, EveryFileIsOfTheTimeOfTheRecordThatItEndsWith) {
   }
 }
 
+TEST_F(SnapshotTimes, WhatFollowsARecordOfAServerThatWasAheadIsOfNoEarlierTime) {
+  insert();
+  auto keeper = keep(*lead, keeper_options());
+  auto first = create_snapshot(*keeper);
+  keeper.reset();
+  first.time_ns += std::chrono::nanoseconds(std::chrono::hours(1)).count();
+  blocking([&] {
+    std::string bytes(first.size, '\0');
+    const auto source = store->open(first.name());
+    for (std::size_t at = 0; at < bytes.size();)
+      at += source->read(bytes.data() + at, bytes.size() - at);
+    const auto sink = store->create(first);
+    sink->write(bytes);
+    sink->finish();
+    return true;
+  });
+  insert();
+  const auto in_stream = restore("stream.db");
+  EXPECT_EQ(in_stream.state.txid, first.max + 1);
+  EXPECT_EQ(in_stream.time_ns, first.time_ns);
+  auto options = keeper_options();
+  options.plan.merge_interval = milliseconds(50);
+  keeper = keep(*lead, options);
+  ASSERT_TRUE(loop.run_until([&] { return keeper->status().reach == first.max + 1; }, kSoon));
+  insert();
+  create_snapshot(*keeper);
+  keeper.reset();
+  const auto files = list().files;
+  ASSERT_GE(files.size(), 3U);
+  for (const auto& file : files) {
+    EXPECT_EQ(file.time_ns, first.time_ns) << file.name();
+    if (file == first) continue;
+    EXPECT_EQ(time_in_file(file), file.time_ns / 1'000'000) << file.name();
+  }
+  EXPECT_EQ(restore("all.db", {.time_ns = first.time_ns}).state.txid, first.max + 2);
+  trim(first.end.sequence + 1);
+  EXPECT_THROW(restore("none.db", {.time_ns = first.time_ns - 1}), Error)
+      << "what was stored by then is before the record that is later";
+}
+
 TEST_F(SnapshotTimes, OneOfATransactionWhoseRecordIsGoneIsOfTheTimeThatTheFilesKnow) {
   insert();
   auto keeper = keep(*lead, keeper_options());
