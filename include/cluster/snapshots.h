@@ -16,9 +16,11 @@ struct DatabaseSnapshot {
   std::uint64_t txid = 0;      ///< its last transaction
   std::uint64_t epoch = 0;     ///< of the lead under which that was committed
   std::uint64_t sequence = 0;  ///< of the record that ends with it, in the WAL stream
-  std::chrono::system_clock::time_point time{};  ///< of that transaction, by the leader's clock
-  std::uint64_t bytes = 0;                       ///< of the object
-  std::string object{};                          ///< its name in the bucket
+  /// When JetStream stored that transaction, by its servers' clocks; never earlier than what is
+  /// before it. No node's clock has a part in it.
+  std::chrono::system_clock::time_point time{};
+  std::uint64_t bytes = 0;  ///< of the object
+  std::string object{};     ///< its name in the bucket
 };
 
 /// How far Snapshots::restore() is. The phases come in this order; when a damaged object is passed
@@ -38,9 +40,11 @@ struct RestoreProgress {
 struct RestoreOptions {
   /// A file on this node. Never one that a program or a node uses.
   std::string to{};
-  std::optional<std::uint64_t> txid{};                          ///< nothing behind it
-  std::optional<std::chrono::system_clock::time_point> time{};  ///< nor committed after it
-  bool force = false;                                           ///< replace a file that is there
+  std::optional<std::uint64_t> txid{};  ///< nothing behind it
+  /// The last transaction before the first one that JetStream stored later than this. It is
+  /// JetStream's time that counts: a moment taken from this machine's clock is as right as that is.
+  std::optional<std::chrono::system_clock::time_point> time{};
+  bool force = false;  ///< replace a file that is there
   std::chrono::milliseconds timeout{std::chrono::hours(1)};
   /// Called often, on the thread that restores. Must not throw.
   std::function<void(const RestoreProgress&)> progress{};
@@ -51,12 +55,17 @@ struct RestoredDatabase {
   std::uint64_t txid = 0;   ///< its last transaction; an earlier one than was asked for, when that
                             ///< is not kept as such
   std::uint64_t epoch = 0;  ///< of the lead under which that was committed
-  std::chrono::system_clock::time_point time{};  ///< of that transaction
+  std::chrono::system_clock::time_point time{};  ///< of that transaction, as DatabaseSnapshot's
   std::uint64_t bytes = 0;                       ///< of the file
   std::vector<std::string> passed_over{};        ///< objects that are damaged, and how
   /// What PRAGMA integrity_check says of it; empty: all is well. The file holds what the database
   /// held then, all the same: a program may commit what SQLite without its extensions complains of.
   std::string complaint{};
+  /// Nothing later was stored: the moment that was asked for is at the end, or beyond it.
+  bool newest = false;
+  /// It is of a stream that somebody has deleted; the one that is there now was begun after the
+  /// time that was asked for, or has no snapshot.
+  bool stream_gone = false;
 };
 
 /// From App::snapshots(), on any node that runs the app; lives as long as its platform. All methods

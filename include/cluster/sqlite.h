@@ -34,7 +34,8 @@ struct Sqlite {
   std::chrono::milliseconds drain_timeout{5'000};
   /// Between snapshots, while something changes; from a second on (docs/replication.md)
   std::chrono::milliseconds snapshot_interval{std::chrono::hours(1)};
-  /// Snapshots that are older are removed, but for the newest `snapshots_kept`, 1 to 1,000
+  /// Snapshots that are older are removed, but for the newest `snapshots_kept`, 1 to 1,000. What
+  /// counts is the time during which nodes have led: no wall clock makes anything old
   std::chrono::milliseconds snapshot_retention{std::chrono::hours(24)};
   int snapshots_kept = 2;
   /// How much of the stream becomes one file beside the snapshots: how finely an earlier moment can

@@ -16,6 +16,7 @@
 #include "core/duration.h"
 #include "core/log.h"
 #include "core/number_text.h"
+#include "nats/stored_message.h"
 #include "sqlite/snapshot_plan.h"
 #include "sqlite/stream_message.h"
 
@@ -100,7 +101,7 @@ OrderedJson status_of(const std::string& app, const std::string& leader, const K
   if (newest != nullptr)
     json["snapshots"]["newest"] = {{"txid", newest->max},
                                    {"epoch", newest->end.epoch},
-                                   {"time", time_text(newest->time_ms)},
+                                   {"time", nats::rfc3339_from(newest->time_ns)},
                                    {"bytes", newest->size}};
   json["nodes"] = OrderedJson::array();
   for (const auto& one : nodes)

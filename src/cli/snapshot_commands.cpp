@@ -39,10 +39,14 @@ struct SnapshotArguments {
 };
 
 Json json_of(const StoredFile& file) {
-  return {{"object", file.name()},           {"level", file.level},
-          {"first_txid", file.min},          {"txid", file.max},
-          {"epoch", file.end.epoch},         {"sequence", file.end.sequence},
-          {"time", time_text(file.time_ms)}, {"bytes", file.size}};
+  return {{"object", file.name()},
+          {"level", file.level},
+          {"first_txid", file.min},
+          {"txid", file.max},
+          {"epoch", file.end.epoch},
+          {"sequence", file.end.sequence},
+          {"time", nats::rfc3339_from(file.time_ns)},
+          {"bytes", file.size}};
 }
 
 // ---- list
@@ -79,7 +83,7 @@ std::string list_text(const KeptOfDatabase& kept, bool all, bool colour) {
                                   ? std::to_string(file.max)
                                   : std::to_string(file.min) + "-" + std::to_string(file.max);
     table.add({{range, other ? Colour::dim : Colour::none},
-               time_text(file.time_ms),
+               nats::rfc3339_from(file.time_ns),
                size_text(file.size),
                std::to_string(file.end.epoch),
                {file.name() + (other ? " (of a stream that is gone)" : ""), Colour::dim}});
@@ -167,7 +171,7 @@ Exit restore(const SnapshotArguments& options) {
     if (!time)
       throw CommandError(Exit::usage, "--time: \"" + options.time +
                                           "\" is no time in UTC like 2025-06-01T09:30:00Z");
-    request.target.time_ms = *time / 1'000'000;
+    request.target.time_ns = time;
   }
   Client client(options.common);
   check_app(client, options.app);
@@ -195,8 +199,10 @@ Exit restore(const SnapshotArguments& options) {
              {"path", options.path},
              {"txid", txid},
              {"epoch", restored.epoch},
-             {"time", time_text(restored.time_ms)},
+             {"time", nats::rfc3339_from(restored.time_ns)},
              {"exact", exact},
+             {"newest", restored.newest},
+             {"stream_gone", restored.stream_gone},
              {"bytes", restored.bytes()},
              {"passed_over", restored.damaged},
              {"complaint", restored.complaint}};
@@ -207,12 +213,19 @@ Exit restore(const SnapshotArguments& options) {
   if (!exact)
     complain("transaction " + std::to_string(options.txid) +
              " is not kept as such: this is the newest before it that is");
+  if (restored.newest && !options.time.empty())
+    complain("nothing was stored between this and " + options.time +
+             ": it is the newest that there is");
+  if (restored.stream_gone)
+    complain(
+        "it is from a stream that somebody has deleted: the one that is there now has nothing "
+        "of that time");
   if (!restored.complaint.empty())
     complain("SQLite's integrity_check says: " + restored.complaint +
              "; the file holds what the database held then, all the same: look at it with the "
              "program that made it");
   print(options.path + ": database of " + options.app + " at transaction " + std::to_string(txid) +
-        ", " + time_text(restored.time_ms) + "\n");
+        ", " + nats::rfc3339_from(restored.time_ns) + "\n");
   return Exit::ok;
 }
 

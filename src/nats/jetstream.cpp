@@ -95,6 +95,12 @@ StreamState stream_state_from(const Json& json) {
   state.bytes = field<std::uint64_t>(s, "bytes");
   state.first_seq = field<std::uint64_t>(s, "first_seq");
   state.last_seq = field<std::uint64_t>(s, "last_seq");
+  // A stream without messages has the year 1.
+  const auto time = [](const Json& in, const char* name) {
+    return std::max<std::int64_t>(0, time_ns_from(field<std::string>(in, name)).value_or(0));
+  };
+  state.last_time_ns = time(s, "last_ts");
+  state.server_time_ns = time(json, "ts");
   state.created = field<std::string>(json, "created");
   const Json& cluster = part("cluster");
   state.leader = field<std::string>(cluster, "leader");

@@ -39,8 +39,10 @@ struct StreamState {
   std::uint64_t bytes = 0;
   std::uint64_t first_seq = 0;
   std::uint64_t last_seq = 0;
-  std::string created{};             ///< wall time; a cluster that restarts may change it
-  std::string leader{};              ///< server that leads it, empty outside a cluster
+  std::int64_t last_time_ns = 0;    ///< when the last message was stored, since 1970; 0: never
+  std::int64_t server_time_ns = 0;  ///< what the clock of the server that leads it says; 0: unknown
+  std::string created{};            ///< wall time; a cluster that restarts may change it
+  std::string leader{};             ///< server that leads it, empty outside a cluster
   std::vector<std::string> peers{};  ///< the other servers with a replica
 };
 

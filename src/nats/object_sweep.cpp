@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <set>
-#include "core/wall_time.h"
 
 #include <nlohmann/json.hpp>
+
+#include "core/json_fields.h"
+#include "nats/stored_message.h"
 
 namespace cluster::nats {
 namespace {
@@ -17,13 +19,14 @@ constexpr std::size_t kMostAtOnce = 100;
 struct Sweep : std::enable_shared_from_this<Sweep> {
   JetStream& jetstream;
   const std::string stream;
-  const std::int64_t before_ns;  // nothing was added since
+  const std::int64_t age_ns;
   const Callback<std::uint64_t> done;
   std::vector<std::string> subjects{};
+  std::int64_t before_ns = 0;  // nothing was added since
   std::uint64_t freed = 0;
 
-  Sweep(JetStream& js, std::string s, std::int64_t before, Callback<std::uint64_t> d)
-      : jetstream(js), stream(std::move(s)), before_ns(before), done(std::move(d)) {}
+  Sweep(JetStream& js, std::string s, std::int64_t age, Callback<std::uint64_t> d)
+      : jetstream(js), stream(std::move(s)), age_ns(age), done(std::move(d)) {}
 
   void next() {
     if (subjects.empty()) return done(freed);
@@ -50,12 +53,16 @@ void sweep_chunks(JetStream& jetstream, const std::string& bucket,
   std::set<std::string> known;
   for (const auto& object : objects) known.insert(object_chunk_subject(bucket, object.nuid));
   const auto age_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(age).count();
-  auto sweep = std::make_shared<Sweep>(jetstream, object_stream(bucket), wall_ns() - age_ns, done);
+  auto sweep = std::make_shared<Sweep>(jetstream, object_stream(bucket), age_ns, done);
   const Json filter{{"subjects_filter", object_chunk_subject(bucket)}};
   jetstream.api("STREAM.INFO." + object_stream(bucket), filter.dump(),
                 [sweep, known = std::move(known)](const Result<std::string>& text) {
                   if (!text) return sweep->done(text.error());
                   const auto json = Json::parse(text.value(), nullptr, false);
+                  // The same servers stamp the chunks. Without their time there is no age.
+                  const auto now = time_ns_from(text_in(json, "ts"));
+                  if (!now) return sweep->done(0);
+                  sweep->before_ns = *now - sweep->age_ns;
                   const Json::json_pointer place("/state/subjects");
                   if (json.is_object() && json.contains(place) && json.at(place).is_object())
                     for (const auto& [subject, count] : json.at(place).items())

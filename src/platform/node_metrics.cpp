@@ -1,6 +1,7 @@
 #include "platform/node_metrics.h"
 
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <initializer_list>
 #include <optional>
@@ -177,11 +178,20 @@ constexpr auto kDatabaseMetrics = std::to_array<DatabaseMetric>({
          return real(s.newest->max);
        });
      }},
-    {"cluster_database_snapshot_timestamp_seconds", "gauge", "When the newest snapshot was taken",
+    {"cluster_database_snapshot_timestamp_seconds", "gauge",
+     "When JetStream stored what the newest snapshot ends with, by its clock",
      [](const Database& d) {
        return of_snapshots(d, [](const auto& s) -> std::optional<double> {
          if (!s.newest) return std::nullopt;
-         return static_cast<double>(s.newest->time_ms) / 1000;
+         return static_cast<double>(s.newest->time_ns) / 1e9;
+       });
+     }},
+    {"cluster_database_snapshot_age_seconds", "gauge",
+     "How old the newest snapshot is, by JetStream's clock; 0 when nothing was stored since",
+     [](const Database& d) {
+       return of_snapshots(d, [](const auto& s) -> std::optional<double> {
+         if (!s.newest) return std::nullopt;
+         return std::chrono::duration<double>(s.age).count();
        });
      }},
     {"cluster_database_snapshot_seconds", "gauge", "What the newest one took that was taken here",

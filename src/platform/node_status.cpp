@@ -1,5 +1,7 @@
 #include "platform/node_status.h"
 
+#include <chrono>
+
 #include <nlohmann/json.hpp>
 
 #include "cluster/version.h"
@@ -30,11 +32,13 @@ Json json_of(const sqlite::SnapshotKeeper::Status& s) {
             {"taken", s.taken},    {"failures", s.failures},         {"under_way", nullptr},
             {"trouble", s.trouble}};
   if (s.newest)
-    json["newest"] = {{"object", s.newest->name()},
-                      {"txid", s.newest->max},
-                      {"time", nats::rfc3339_from(s.newest->time_ms * 1'000'000)},
-                      {"bytes", s.newest->size},
-                      {"ms", s.took.count()}};
+    json["newest"] = {
+        {"object", s.newest->name()},
+        {"txid", s.newest->max},
+        {"time", nats::rfc3339_from(s.newest->time_ns)},
+        {"age_ms", std::chrono::duration_cast<std::chrono::milliseconds>(s.age).count()},
+        {"bytes", s.newest->size},
+        {"ms", s.took.count()}};
   if (s.busy) json["under_way"] = {{"pages", s.done}, {"of", s.all}};
   return json;
 }

@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::json;
 using std::chrono::milliseconds;
-using std::chrono::system_clock;
+using std::chrono::nanoseconds;
 
 // Between questions: a small database is done at once, a large one need not be asked about often.
 constexpr milliseconds kAskAgainFirst{10};
@@ -21,12 +21,8 @@ constexpr milliseconds kAskAgain{200};
 
 }  // namespace
 
-std::int64_t ms_from(system_clock::time_point time) { return wall_ms_from(time); }
-
-system_clock::time_point time_from_ms(std::int64_t ms) { return wall_time_from(milliseconds(ms)); }
-
 DatabaseSnapshot snapshot_from(const sqlite::StoredFile& file) {
-  return {file.max,  file.end.epoch, file.end.sequence, time_from_ms(file.time_ms),
+  return {file.max,  file.end.epoch, file.end.sequence, wall_time_from(nanoseconds(file.time_ns)),
           file.size, file.name()};
 }
 
@@ -35,7 +31,7 @@ Json json_of(const DatabaseSnapshot& snapshot) {
           {"txid", snapshot.txid},
           {"epoch", snapshot.epoch},
           {"sequence", snapshot.sequence},
-          {"time", nats::rfc3339_from(ms_from(snapshot.time) * 1'000'000)},
+          {"time", nats::rfc3339_from(wall_ns_from(snapshot.time))},
           {"bytes", snapshot.bytes}};
 }
 
@@ -62,7 +58,7 @@ Result<SnapshotAnswer> answer_from(const std::string& text) {
   const auto time = nats::time_ns_from(text_in(file, "time"));
   answer.snapshot =
       DatabaseSnapshot{number_in(file, "txid"),     number_in(file, "epoch"),
-                       number_in(file, "sequence"), time_from_ms(time.value_or(0) / 1'000'000),
+                       number_in(file, "sequence"), wall_time_from(nanoseconds(time.value_or(0))),
                        number_in(file, "bytes"),    text_in(file, "object")};
   return answer;
 }

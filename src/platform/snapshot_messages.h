@@ -22,8 +22,6 @@ struct SnapshotAnswer {
   std::uint64_t pages = 0, of = 0;
 };
 
-std::int64_t ms_from(std::chrono::system_clock::time_point time);
-std::chrono::system_clock::time_point time_from_ms(std::int64_t ms);
 DatabaseSnapshot snapshot_from(const sqlite::StoredFile& file);
 nlohmann::json json_of(const DatabaseSnapshot& snapshot);
 

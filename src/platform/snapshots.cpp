@@ -7,6 +7,7 @@
 #include "core/ask_loop.h"
 #include "core/deadline.h"
 #include "core/pause.h"
+#include "core/wall_time.h"
 #include "platform/snapshot_messages.h"
 #include "platform/snapshots_core.h"
 #include "sqlite/snapshot_removal.h"
@@ -161,7 +162,7 @@ RestoredDatabase Snapshots::restore(const RestoreOptions& options) {
   sqlite::RestoreRequest request;
   request.stream = core_.stream();
   request.target.txid = options.txid;
-  if (options.time) request.target.time_ms = ms_from(*options.time);
+  if (options.time) request.target.time_ns = wall_ns_from(*options.time);
   request.path = options.to;
   request.force = options.force;
   request.progress = options.progress;
@@ -170,10 +171,12 @@ RestoredDatabase Snapshots::restore(const RestoreOptions& options) {
         auto restored = sqlite::restore_database(store, request, stop);
         return RestoredDatabase{restored.state.txid,
                                 restored.epoch,
-                                time_from_ms(restored.time_ms),
+                                wall_time_from(std::chrono::nanoseconds(restored.time_ns)),
                                 restored.bytes(),
                                 std::move(restored.damaged),
-                                std::move(restored.complaint)};
+                                std::move(restored.complaint),
+                                restored.newest,
+                                restored.stream_gone};
       });
 }
 

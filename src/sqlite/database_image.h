@@ -12,11 +12,11 @@
 namespace cluster::sqlite {
 
 struct DatabaseImage {
-  UniqueFd file;                  ///< nameless: gone with the last of its descriptors
-  DatabaseState state{};          ///< of a transaction that JetStream has
-  std::uint64_t epoch = 0;        ///< under which that was committed
-  std::uint64_t sequence = 0;     ///< in the WAL stream, of the record that ends with it
-  std::int64_t timestamp_ms = 0;  ///< of the transaction, or later; since 1970
+  UniqueFd file;            ///< nameless: gone with the last of its descriptors
+  DatabaseState state{};    ///< of a transaction that JetStream has
+  std::uint64_t epoch = 0;  ///< under which that was committed
+  std::uint64_t sequence =
+      0;  ///< in the WAL stream: the record that ends with it is there or later
 };
 
 /// Asks for an image of the database that this node leads; answers on the loop. Errors: system (the

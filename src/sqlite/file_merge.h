@@ -26,6 +26,8 @@ class FileMerge {
   /// Of the merged file.
   const LtxHeader& header() const noexcept { return header_; }
 
+  /// The merged file's time, in its header; without it, that of the last file.
+  void set_time(std::int64_t timestamp_ms) noexcept { header_.timestamp_ms = timestamp_ms; }
   /// The merged file.
   void write(const ByteSink& sink, int acceleration = 1);
 

@@ -7,7 +7,6 @@
 #include <sys/prctl.h>
 
 #include "core/log.h"
-#include "core/wall_time.h"
 #include "sqlite/file.h"
 
 namespace cluster::sqlite {
@@ -513,7 +512,6 @@ bool Primary::make_image() {
     image->file = std::move(copy->file);
     image->state = std::move(copy->state);
     image->epoch = options_.epoch;
-    image->timestamp_ms = wall_ms();
     answer = std::move(image);
   } catch (const Error& error) {
     answer = error;

@@ -6,7 +6,6 @@
 
 #include "core/ask_loop.h"
 #include "core/log.h"
-#include "core/wall_time.h"
 #include "sqlite/snapshot_work.h"
 
 namespace cluster::sqlite {
@@ -33,6 +32,8 @@ struct SnapshotKeeper::Work {
   const std::stop_token stop;
 
   // Of the strand:
+  LedTime led{BootClock::now()};
+  std::int64_t led_noted = 0;  // what the bucket has of it
   bool bucket_made = false;
   bool swept = false;
   std::uint64_t given_up = 0;  // what ends there in the stream or before is not merged any more
@@ -44,9 +45,12 @@ struct SnapshotKeeper::Work {
 
   mutable std::mutex mutex{};
   Status status{};
+  JetStreamTime jetstream{};
 
   Outcome turn(Txid stored_now, bool wanted);
   void read();
+  PlanTime now() const;
+  std::int64_t led_ms() const { return led.at(BootClock::now()); }
   Files own() const { return files_of(files, stream); }
   std::optional<StoredFile> snapshot_if_due(bool wanted);
   StoredFile snapshot(const std::string& why);
@@ -55,6 +59,7 @@ struct SnapshotKeeper::Work {
   void remove_old();
   void trim();
   void sweep();
+  void note_led();
   void added(const StoredFile& file);
   void tell();
 };
@@ -73,6 +78,7 @@ SnapshotKeeper::Outcome SnapshotKeeper::Work::turn(Txid stored_now, bool wanted)
     merge_files();
     remove_old();
     trim();
+    note_led();
     sweep();
   } catch (const Error& error) {
     outcome.failure = error;
@@ -93,16 +99,31 @@ void SnapshotKeeper::Work::read() {
   auto range = store.stream(options.stream, stop);
   if (!range) throw Error(Errc::not_found, "there is no stream " + options.stream);
   stream = *range;
-  files = store.list(stop).files;
+  auto listing = store.list(stop);
+  files = std::move(listing.files);
+  led_noted = listing.led_ms;
+  const Time now = BootClock::now();
+  led.learn(listing.led_ms, now);
+  {
+    const std::lock_guard lock(mutex);
+    jetstream.learn(stream.last_ns, now);
+    for (const auto& file : own()) jetstream.learn(file.time_ns, now);
+  }
   tell();
 }
 
+PlanTime SnapshotKeeper::Work::now() const {
+  const Time now = BootClock::now();
+  const std::lock_guard lock(mutex);
+  return {jetstream.at(now), led.at(now)};
+}
+
 std::optional<StoredFile> SnapshotKeeper::Work::snapshot_if_due(bool wanted) {
-  const Files now = own();
-  std::string why = snapshot_due(now, stream, stored, wall_ms(), options.plan);
-  if (why.empty() && given_up > 0 && !merge_start(now, stream, given_up))
+  const Files files_now = own();
+  std::string why = snapshot_due(files_now, stream, stored, now(), options.plan);
+  if (why.empty() && given_up > 0 && !merge_start(files_now, stream, given_up))
     why = "the stream before it can't be merged";
-  const Files chain = plan_restore(now);
+  const Files chain = plan_restore(files_now);
   if (why.empty() && wanted) {
     if (stored <= chain.front().max) return chain.front();
     why = "it was asked for";
@@ -126,8 +147,9 @@ StoredFile SnapshotKeeper::Work::snapshot(const std::string& why) {
     }
   } over{*this};
   const auto of = image();
+  const FileOrigin origin{stream.history, place_of(store, stream, own(), *of, stop), led_ms()};
   const StoredFile file = store_snapshot(
-      store, *of, stream.history,
+      store, *of, origin,
       [this](PageNumber done, PageNumber all) {
         const std::lock_guard lock(mutex);
         status.done = done;
@@ -153,7 +175,7 @@ void SnapshotKeeper::Work::merge_stream() {
     if (!start || start->end.sequence >= stream.last) return;
     std::optional<StoredFile> file;
     try {
-      file = store_range(store, stream, *start, options.plan, options.folder, stop);
+      file = store_range(store, stream, *start, led_ms(), options.plan, options.folder, stop);
     } catch (const Error& error) {
       if (error.errc() != Errc::corrupt) throw;
       // What is there will not become better: a snapshot of what is behind it makes up for it.
@@ -184,7 +206,7 @@ void SnapshotKeeper::Work::merge_files() {
 }
 
 void SnapshotKeeper::Work::remove_old() {
-  const auto gone = plan_deletions(files, stream.history, wall_ms(), options.plan);
+  const auto gone = plan_deletions(files, stream.history, led_ms(), options.plan);
   for (const auto& file : gone) {
     store.remove(file.name(), stop);
     std::erase(files, file);
@@ -198,7 +220,7 @@ void SnapshotKeeper::Work::remove_old() {
 }
 
 void SnapshotKeeper::Work::trim() {
-  const auto before = plan_trim(own(), stream, wall_ms(), options.plan, given_up);
+  const auto before = plan_trim(own(), stream, led_ms(), options.plan, given_up);
   if (before <= stream.first) return;
   store.trim(options.stream, before, stop);
   stream.first = before;
@@ -216,7 +238,16 @@ void SnapshotKeeper::Work::sweep() {
               {{"app", options.app}, {"node", options.node}, {"uploads", uploads}});
 }
 
+// A database at rest has no new file that says it.
+void SnapshotKeeper::Work::note_led() {
+  const std::int64_t ms_led = led_ms();
+  if (std::chrono::milliseconds(ms_led - led_noted) < options.plan.led_step) return;
+  store.note_led(ms_led, stop);
+  led_noted = ms_led;
+}
+
 void SnapshotKeeper::Work::added(const StoredFile& file) {
+  led_noted = std::max(led_noted, file.led_ms);
   std::erase_if(files, [&](const auto& other) { return other.name() == file.name(); });
   files.push_back(file);
   tell();
@@ -355,8 +386,13 @@ void SnapshotKeeper::create(Callback<StoredFile> done) {
 }
 
 SnapshotKeeper::Status SnapshotKeeper::status() const {
+  const Txid stored = stored_();
   const std::lock_guard lock(work_->mutex);
-  return work_->status;
+  Status status = work_->status;
+  if (status.newest && stored > status.newest->max)
+    status.age = std::chrono::nanoseconds(
+        std::max<std::int64_t>(0, work_->jetstream.at(BootClock::now()) - status.newest->time_ns));
+  return status;
 }
 
 }  // namespace cluster::sqlite

@@ -20,6 +20,7 @@
 #include "core/result.h"
 #include "core/strand.h"
 #include "sqlite/database_image.h"
+#include "sqlite/plan_clocks.h"
 #include "sqlite/snapshot_plan.h"
 #include "sqlite/snapshot_store.h"
 
@@ -42,10 +43,12 @@ class SnapshotKeeper {
     std::uint64_t bytes = 0;                  ///< of them
     Txid reach = 0;                           ///< what can be restored without the stream
     std::uint64_t stream_first = 0;           ///< where that begins, a sequence
-    std::uint64_t taken = 0, failures = 0;    ///< since this object was made
-    bool busy = false;                        ///< a snapshot is being taken:
-    PageNumber done = 0, all = 0;             ///< pages of it
-    std::string trouble{};                    ///< what failed last, until it is mended
+    /// By JetStream's time, how old the newest one is; 0: nothing was stored since.
+    std::chrono::nanoseconds age{0};
+    std::uint64_t taken = 0, failures = 0;  ///< since this object was made
+    bool busy = false;                      ///< a snapshot is being taken:
+    PageNumber done = 0, all = 0;           ///< pages of it
+    std::string trouble{};                  ///< what failed last, until it is mended
   };
 
   /// `store` must outlive it. `take` and `stored` (the last transaction that JetStream has) are

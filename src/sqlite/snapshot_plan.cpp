@@ -1,6 +1,7 @@
 #include "sqlite/snapshot_plan.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace cluster::sqlite {
 namespace {
@@ -11,7 +12,7 @@ std::int64_t ms(Duration duration) {
 
 bool within(const StoredFile& file, const RestoreTarget& target) {
   return (!target.txid || file.max <= *target.txid) &&
-         (!target.time_ms || file.time_ms <= *target.time_ms);
+         (!target.time_ns || file.time_ns <= *target.time_ns);
 }
 
 // From `snapshot` on, always the merged file that leads farthest.
@@ -67,17 +68,32 @@ Files files_of(const Files& files, const StreamRange& stream) {
   return own;
 }
 
+std::vector<Files> histories_of(const Files& files, const std::optional<StreamRange>& stream) {
+  std::vector<Files> histories;
+  std::vector<std::uint64_t> done;
+  if (stream) {
+    histories.push_back(files_of(files, *stream));
+    if (!histories.back().empty()) done.push_back(stream->history);
+  }
+  while (true) {
+    const StoredFile* last = nullptr;
+    for (const auto& file : files)
+      if (std::find(done.begin(), done.end(), file.end.history) == done.end() &&
+          (last == nullptr ||
+           std::tie(file.led_ms, file.time_ns) > std::tie(last->led_ms, last->time_ns)))
+        last = &file;
+    if (last == nullptr) return histories;
+    done.push_back(last->end.history);
+    Files& own = histories.emplace_back();
+    for (const auto& file : files)
+      if (file.end.history == last->end.history) own.push_back(file);
+  }
+}
+
 Files files_meant(const Files& files, const std::optional<StreamRange>& stream) {
-  if (stream)
-    if (auto own = files_of(files, *stream); !own.empty()) return own;
-  const auto newest =
-      std::max_element(files.begin(), files.end(),
-                       [](const auto& a, const auto& b) { return a.time_ms < b.time_ms; });
-  Files meant;
-  if (newest == files.end()) return meant;
-  for (const auto& file : files)
-    if (file.end.history == newest->end.history) meant.push_back(file);
-  return meant;
+  for (auto& history : histories_of(files, stream))
+    if (!history.empty()) return history;
+  return {};
 }
 
 Files plan_restore(const Files& files, const RestoreTarget& target) {
@@ -137,21 +153,24 @@ std::vector<PlannedMerge> plan_merges(const Files& files, const SnapshotOptions&
 }
 
 std::string snapshot_due(const Files& files, const StreamRange& stream, Txid stored,
-                         std::int64_t now_ms, const SnapshotOptions& options) {
+                         const PlanTime& now, const SnapshotOptions& options) {
   const Files chain = plan_restore(files);
   if (chain.empty()) return "there is none";
   if (chain.back().end.sequence + 1 < stream.first) return "the stream goes on from none";
   const StoredFile& snapshot = chain.front();
   if (stored <= snapshot.max) return {};
-  if (now_ms - snapshot.time_ms >= ms(options.interval)) return "the newest one is old";
+  // Each may stand still for long: JetStream's after a server was ahead, the time led at rest.
+  if (now.led_ms - snapshot.led_ms >= ms(options.interval) ||
+      now.jetstream_ns - snapshot.time_ns >= options.interval.count())
+    return "the newest one is old";
   if (replay_bytes(chain, stream) > std::max(options.replay_bytes, 2 * snapshot.size))
     return "much has changed since the newest one";
   return {};
 }
 
-Files plan_deletions(const Files& files, std::uint64_t history, std::int64_t now_ms,
+Files plan_deletions(const Files& files, std::uint64_t history, std::int64_t led_ms,
                      const SnapshotOptions& options) {
-  const std::int64_t limit = now_ms - ms(options.retention);
+  const std::int64_t limit = led_ms - ms(options.retention);
   Files own, gone;
   for (const auto& file : files)
     if (file.end.history == history) own.push_back(file);
@@ -159,11 +178,11 @@ Files plan_deletions(const Files& files, std::uint64_t history, std::int64_t now
   const auto least = static_cast<std::size_t>(std::max(options.kept, 1));
   if (snapshots.size() >= least)
     for (const auto& file : files)
-      if (file.end.history != history && file.time_ms < limit) gone.push_back(file);
+      if (file.end.history != history && file.led_ms < limit) gone.push_back(file);
   if (snapshots.empty()) return gone;
   Txid oldest = snapshots.front().max;  // of those that stay
   for (std::size_t i = 0; i < snapshots.size(); ++i) {
-    if (i < least || snapshots[i].time_ms >= limit)
+    if (i < least || snapshots[i].led_ms >= limit)
       oldest = snapshots[i].max;
     else
       gone.push_back(snapshots[i]);
@@ -171,7 +190,7 @@ Files plan_deletions(const Files& files, std::uint64_t history, std::int64_t now
   for (const auto& file : own) {
     if (file.snapshot()) continue;
     const bool merged =
-        file.time_ms < now_ms - ms(options.fine) &&
+        file.led_ms < led_ms - ms(options.fine) &&
         std::any_of(own.begin(), own.end(), [&](const auto& o) { return contains(o, file); });
     if (file.max <= oldest || merged) gone.push_back(file);
   }
@@ -195,16 +214,16 @@ Result<StoredFile> plan_removal(const Files& files, const std::optional<StreamRa
   return *wanted;
 }
 
-std::uint64_t plan_trim(const Files& files, const StreamRange& stream, std::int64_t now_ms,
+std::uint64_t plan_trim(const Files& files, const StreamRange& stream, std::int64_t led_ms,
                         const SnapshotOptions& options, std::uint64_t beyond) {
   const auto start = merge_start(files, stream, beyond);
   if (!start) return stream.first;
   const auto snapshots = snapshots_of(files);
   const bool much = stream.bytes > std::max(options.replay_bytes, 2 * snapshots.front().size);
-  const std::int64_t limit = now_ms - ms(much ? options.least_window : options.stream_window);
+  const std::int64_t limit = led_ms - ms(much ? options.least_window : options.stream_window);
   std::uint64_t before = stream.first;
   for (const auto& file : files)
-    if (file.end.sequence <= start->end.sequence && file.time_ms < limit)
+    if (file.end.sequence <= start->end.sequence && file.led_ms < limit)
       before = std::max(before, file.end.sequence + 1);
   return std::min(before, std::max(stream.first, stream.last));
 }

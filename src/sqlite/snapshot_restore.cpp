@@ -105,12 +105,12 @@ std::string folder_of(const std::string& path) {
 
 std::string moment(const RestoreTarget& target) {
   if (target.txid) return "transaction " + std::to_string(*target.txid);
-  if (target.time_ms) return nats::rfc3339_from(*target.time_ms * 1'000'000);
+  if (target.time_ns) return nats::rfc3339_from(*target.time_ns);
   return "now";
 }
 
 [[noreturn]] void nothing_kept(const SnapshotStore& store, const RestoreRequest& request,
-                               const Files& files, const Restored& restored) {
+                               const StoreListing& listing, const Restored& restored) {
   std::string text = "restore of " + request.path + " to " + moment(request.target) + ": ";
   if (!restored.damaged.empty()) {
     text += "what is kept is damaged: " + restored.damaged.front();
@@ -118,13 +118,18 @@ std::string moment(const RestoreTarget& target) {
       text += " (and " + std::to_string(restored.damaged.size() - 1) + " more)";
     throw Error(Errc::corrupt, text);
   }
-  const auto oldest =
-      std::find_if(files.begin(), files.end(), [](const auto& file) { return file.snapshot(); });
-  if (oldest == files.end())
+  const StoredFile* oldest = nullptr;
+  for (const auto& file : listing.files)
+    if (file.snapshot() && (oldest == nullptr || file.time_ns < oldest->time_ns)) oldest = &file;
+  if (oldest == nullptr)
     text += "bucket " + store.bucket() + " has no snapshot";
   else
     text += "the oldest snapshot is of transaction " + std::to_string(oldest->max) + ", " +
-            nats::rfc3339_from(oldest->time_ms * 1'000'000);
+            nats::rfc3339_from(oldest->time_ns) + ", and nothing before it is kept";
+  if (!listing.foreign.empty())
+    text += " (and " + std::to_string(listing.foreign.size()) +
+            " objects that can't be used, such as " + listing.foreign.front().name + ": " +
+            listing.foreign.front().why + ")";
   throw Error(Errc::not_found, text);
 }
 
@@ -164,28 +169,102 @@ void tell(const RestoreRequest& request, Phase phase, std::uint64_t done, std::u
   if (request.progress) request.progress({phase, done, of});
 }
 
-// Goes on in the stream up to the target.
-void follow_stream(SnapshotStore& store, const StreamRange& stream, const RestoreRequest& request,
-                   DatabaseBuilder& builder, StreamEnd& end, Restored& restored,
-                   std::stop_token stop) {
-  const CopyPosition from{end.epoch, builder.state().txid, end.hash};
-  StreamFiles files(store, stream.name, from, end.sequence, stream.last, folder_of(request.path),
-                    stop);
+struct Reached {
+  StreamEnd end{};
+  std::int64_t time_ns = 0;
+};
+
+// Goes on in the stream up to the target; whether there was nothing behind it.
+bool follow_stream(SnapshotStore& store, const StreamRange& stream, const RestoreRequest& request,
+                   DatabaseBuilder& builder, Reached& at, std::stop_token stop) {
+  const CopyPosition from{at.end.epoch, builder.state().txid, at.end.hash};
+  const std::uint64_t begin = at.end.sequence;
+  StreamFiles files(store, stream.name, from, {begin, at.time_ns}, stream.last,
+                    folder_of(request.path), stop);
   const RestoreTarget& target = request.target;
-  const std::uint64_t begin = end.sequence;
   while (auto file = files.next()) {
-    if (target.txid && file->record.last > *target.txid) return;
-    if (target.time_ms && file->time_ms > *target.time_ms) return;
+    if (target.txid && file->record.last > *target.txid) return false;
+    if (target.time_ns && file->time_ns > *target.time_ns) return false;
     LtxDecoder decoder(file->bytes->source());
     builder.apply(decoder);
     if (builder.state().pages.database() != file->record.hash)
       throw Error(Errc::corrupt,
                   "record " + std::to_string(file->record.sequence) +
                       ": with it the database has not the hash that the record says");
-    end = {stream.history, file->record.epoch, file->record.sequence, file->record.hash};
-    restored.time_ms = file->time_ms;
-    tell(request, Phase::stream, end.sequence - begin, stream.last - begin);
+    at.end = {stream.history, file->record.epoch, file->record.sequence, file->record.hash};
+    at.time_ns = file->time_ns;
+    tell(request, Phase::stream, at.end.sequence - begin, stream.last - begin);
   }
+  return true;
+}
+
+// Checks it, and puts it where it is wanted.
+void put_in_place(const std::string& fresh, const RestoreRequest& request, Restored& restored,
+                  const std::stop_token& stop) {
+  try {
+    tell(request, Phase::check, 0, 0);
+    restored.complaint = integrity_of(fresh, stop).value_or("");
+    check_place(request.path, request.force);
+    take_access(fresh, request.path);
+    replace_database(fresh, request.path);
+  } catch (const Error&) {
+    ::unlink(fresh.c_str());
+    throw;
+  }
+}
+
+// Restores from the files of one history and its stream, if it is there still. False: it has
+// nothing of that time; then there is no file.
+bool restore_from(SnapshotStore& store, Files files, std::optional<StreamRange> stream,
+                  const RestoreRequest& request, Restored& restored, const std::stop_token& stop) {
+  const std::string fresh = request.path + ".restore-" + random_id();
+  const RestoreBytes read = [&request](std::uint64_t done, std::uint64_t all) {
+    tell(request, Phase::files, done, all);
+  };
+  ChainReader reader(store, read, stop);
+  for (int i = 0; i < kMostDamaged; ++i) {
+    const Files chain = plan_restore(files, request.target);
+    const std::uint64_t behind = chain.empty() ? 0 : chain.back().end.sequence;
+    const bool connects = stream && behind + 1 >= stream->first && behind <= stream->last;
+    if (chain.empty() && !connects) return false;
+    StoredFile at;  // of the chain: what is at fault when something is
+    bool in_chain = !chain.empty();
+    try {
+      DatabaseBuilder builder(fresh);
+      Reached reached;
+      if (!chain.empty()) {
+        reader.apply(chain, builder, at);
+        reached = {chain.back().end, chain.back().time_ns};
+      }
+      bool newest = !stream && restored.damaged.empty();
+      if (connects) {
+        in_chain = false;
+        newest = follow_stream(store, *stream, request, builder, reached, stop);
+        in_chain = reached.end.sequence == behind && !chain.empty();
+      }
+      if (builder.state().txid == 0) return false;
+      restored.state = builder.finish(reached.end.hash);
+      restored.epoch = reached.end.epoch;
+      restored.sequence = reached.end.sequence;
+      restored.time_ns = reached.time_ns;
+      restored.newest = newest && std::none_of(files.begin(), files.end(), [&](const auto& file) {
+                          return file.max > restored.state.txid;
+                        });
+    } catch (const Error& error) {
+      if (!is_damage(error)) throw;
+      if (in_chain) {
+        pass_over(files, at, error.what(), restored);
+      } else {
+        restored.damaged.push_back("stream " + request.stream + ": " + error.what());
+        stream.reset();
+      }
+      continue;
+    }
+    put_in_place(fresh, request, restored, stop);
+    restored.from = chain;
+    return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -217,7 +296,7 @@ std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRang
     }
     restored.epoch = last.end.epoch;
     restored.sequence = last.end.sequence;
-    restored.time_ms = last.time_ms;
+    restored.time_ns = last.time_ns;
     restored.from = chain;
     return restored;
   }
@@ -227,63 +306,22 @@ std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRang
 Restored restore_database(SnapshotStore& store, const RestoreRequest& request,
                           std::stop_token stop) {
   check_place(request.path, request.force);
-  auto stream = store.stream(request.stream, stop);
-  Files files = files_meant(store.list(stop).files, stream);
-  const std::string fresh = request.path + ".restore-" + random_id();
+  const auto stream = store.stream(request.stream, stop);
+  const auto listing = store.list(stop);
   Restored restored;
-  const RestoreBytes read = [&request](std::uint64_t done, std::uint64_t all) {
-    tell(request, Phase::files, done, all);
-  };
-  ChainReader reader(store, read, stop);
-  for (int i = 0; i < kMostDamaged; ++i) {
-    const Files chain = plan_restore(files, request.target);
-    const std::uint64_t behind = chain.empty() ? 0 : chain.back().end.sequence;
-    const bool same = chain.empty() || (stream && chain.back().end.history == stream->history);
-    const bool connects = stream && same && behind + 1 >= stream->first && behind <= stream->last;
-    if (chain.empty() && !connects) nothing_kept(store, request, files, restored);
-    StoredFile at;  // of the chain: what is at fault when something is
-    bool in_chain = !chain.empty();
-    try {
-      DatabaseBuilder builder(fresh);
-      StreamEnd end;
-      if (!chain.empty()) {
-        reader.apply(chain, builder, at);
-        end = chain.back().end;
-        restored.time_ms = chain.back().time_ms;
-      }
-      if (connects) {
-        in_chain = false;
-        follow_stream(store, *stream, request, builder, end, restored, stop);
-        in_chain = end.sequence == behind && !chain.empty();
-      }
-      if (builder.state().txid == 0) break;
-      restored.state = builder.finish(end.hash);
-      restored.epoch = end.epoch;
-      restored.sequence = end.sequence;
-    } catch (const Error& error) {
-      if (!is_damage(error)) throw;
-      if (in_chain) {
-        pass_over(files, at, error.what(), restored);
-      } else {
-        restored.damaged.push_back("stream " + request.stream + ": " + error.what());
-        stream.reset();
-      }
-      continue;
+  bool own = stream.has_value();
+  for (const auto& files : histories_of(listing.files, stream)) {
+    if (restore_from(store, files, own ? stream : std::nullopt, request, restored, stop)) {
+      restored.stream_gone =
+          stream && !files.empty() && files.front().end.history != stream->history;
+      restored.newest = restored.newest && !restored.stream_gone;
+      return restored;
     }
-    try {
-      tell(request, Phase::check, 0, 0);
-      restored.complaint = integrity_of(fresh, stop).value_or("");
-      check_place(request.path, request.force);
-      take_access(fresh, request.path);
-      replace_database(fresh, request.path);
-    } catch (const Error&) {
-      ::unlink(fresh.c_str());
-      throw;
-    }
-    restored.from = chain;
-    return restored;
+    // A transaction's number means another one in another history; a time does not.
+    if (!files.empty() && (!request.target.time_ns || !restored.damaged.empty())) break;
+    own = false;
   }
-  nothing_kept(store, request, files, restored);
+  nothing_kept(store, request, listing, restored);
 }
 
 }  // namespace cluster::sqlite

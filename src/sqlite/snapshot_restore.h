@@ -23,7 +23,11 @@ struct Restored {
   DatabaseState state{};       ///< what the file holds
   std::uint64_t epoch = 0;     ///< under which its last transaction was committed
   std::uint64_t sequence = 0;  ///< in the stream, of the record that ends with it: go on behind it
-  std::int64_t time_ms = 0;
+  std::int64_t time_ns = 0;    ///< effective time of that record (record_time.h), since 1970
+  /// Nothing behind it is stored: a target behind it makes no difference.
+  bool newest = false;
+  /// The stream that had it is gone: somebody has deleted it, and another one was begun since.
+  bool stream_gone = false;
   std::vector<StoredFile> from{};      ///< a snapshot, and what follows it
   std::vector<std::string> damaged{};  ///< objects that could not be used, and why
   /// What PRAGMA integrity_check says of the result, of restore_database(). It is what the database
@@ -52,8 +56,9 @@ struct RestoreRequest {
 };
 
 /// Restores a database to `path`: from the store, and from the stream what lies between that and
-/// the target. Verified by hashes before it is put in place. The result may be of
-/// an earlier transaction than the target, when that is not kept as such.
+/// the target. Verified by hashes before it is put in place. The result may be of an earlier
+/// transaction than the target, when that is not kept as such; never of a later one. For a time
+/// before the stream was begun, files of a stream before it are used.
 /// Throws Error as restore_connected, and: invalid_argument (there is a file, and no `force`),
 /// lock_held (a program or a node uses the database there), not_found (nothing of that time is
 /// kept), corrupt (all that is kept is damaged).

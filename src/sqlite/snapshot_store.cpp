@@ -123,6 +123,19 @@ std::shared_ptr<nats::ObjectSink> SnapshotStore::create(const StoredFile& file,
       });
 }
 
+void SnapshotStore::note_led(std::int64_t led_ms, std::stop_token stop) {
+  using Sink = std::shared_ptr<nats::ObjectSink>;
+  const auto sink =
+      ask<Sink>("write " + std::string(kLedObject), stop,
+                [led_ms, stop](Shared& shared, const Callback<Sink>& done) {
+                  nats::NewObject object;
+                  object.name = kLedObject;
+                  object.headers = headers_of_led(led_ms);
+                  done(std::make_shared<nats::ObjectSink>(shared.objects, std::move(object), stop));
+                });
+  sink->finish();
+}
+
 std::optional<StreamRange> SnapshotStore::stream(const std::string& name, std::stop_token stop) {
   using Range = std::optional<StreamRange>;
   return ask<Range>("read stream " + name, stop,
@@ -132,7 +145,7 @@ std::optional<StreamRange> SnapshotStore::stream(const std::string& name, std::s
                         if (!state) return done(state.error());
                         const nats::StreamState& s = state.value();
                         done(Range({history_of(s), s.messages == 0 ? s.last_seq + 1 : s.first_seq,
-                                    s.last_seq, s.bytes, name}));
+                                    s.last_seq, s.bytes, name, s.last_time_ns, s.server_time_ns}));
                       });
                     });
 }

@@ -24,6 +24,8 @@ struct StreamRange {
   std::uint64_t first = 0, last = 0;  ///< sequences; last is first - 1 when it is empty
   std::uint64_t bytes = 0;
   std::string name{};
+  std::int64_t last_ns = 0;    ///< when its last message was stored; 0: not known
+  std::int64_t server_ns = 0;  ///< what its server's clock says; 0: not known
 };
 
 /// A WAL stream is made with an id in its metadata, under this key: another stream of the same name
@@ -56,6 +58,8 @@ class SnapshotStore {
   bool remove(const std::string& name, std::stop_token stop = {});
   std::shared_ptr<nats::ObjectSource> open(const std::string& name, std::stop_token stop = {});
   std::shared_ptr<nats::ObjectSink> create(const StoredFile& file, std::stop_token stop = {});
+  /// Writes down for how long the database was led.
+  void note_led(std::int64_t led_ms, std::stop_token stop = {});
   /// What there is of a stream; nothing when it does not exist.
   std::optional<StreamRange> stream(const std::string& name, std::stop_token stop = {});
   /// Frees what uploads have left behind whose program died, and to which nothing was added for

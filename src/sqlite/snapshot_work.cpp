@@ -7,13 +7,16 @@
 
 #include "sqlite/file.h"
 #include "sqlite/file_merge.h"
+#include "sqlite/stream_feed.h"
 #include "sqlite/stream_files.h"
+#include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
 namespace {
 
 constexpr PageNumber kReadAtOnce = 64;  // pages
 constexpr const char* kImage = "the image of the database";
+constexpr std::int64_t kMillisecond = 1'000'000;  // ns
 
 void stop_if_asked(const std::stop_token& stop) {
   if (stop.stop_requested()) throw Error(Errc::shutting_down, "snapshot: it was stopped");
@@ -59,6 +62,7 @@ StoredFile store_merged(SnapshotStore& store, FileMerge& merge, StoredFile file,
                         const std::stop_token& stop) {
   file.min = merge.header().min_txid;
   file.max = merge.header().max_txid;
+  merge.set_time(file.time_ns / kMillisecond);
   const auto sink = store.create(file, stop);
   merge.write([&](std::string_view bytes) {
     stop_if_asked(stop);
@@ -70,7 +74,31 @@ StoredFile store_merged(SnapshotStore& store, FileMerge& merge, StoredFile file,
 
 }  // namespace
 
-StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std::uint64_t history,
+StoredAt place_of(SnapshotStore& store, const StreamRange& stream, const Files& files,
+                  const DatabaseImage& image, std::stop_token stop) {
+  const auto range = store.stream(stream.name, stop);
+  if (!range || range->history != stream.history)
+    throw Error(Errc::not_found, "stream " + stream.name + " is gone: somebody has deleted it");
+  PlaceSearch search(image.state.txid, image.sequence, files);
+  if (!search.found() && range->last < range->first) search.take_empty(range->server_ns);
+  const std::uint64_t after = std::max(search.known().sequence, range->first - 1);
+  StreamFeed feed(store, stream.name, after, search.found() ? after : range->last,
+                  StreamFeed::What::headers, stop);
+  while (!search.found()) {
+    const auto message = feed.next();
+    if (!message)
+      throw Error(Errc::unavailable, "stream " + stream.name + " has no transaction " +
+                                         std::to_string(image.state.txid) +
+                                         " any more, nor what is behind it: it has lost its end");
+    auto record = stream_record_from(message->headers, message->sequence);
+    search.take(message->sequence, message->time_ns,
+                record ? std::optional(std::move(record.value())) : std::nullopt);
+  }
+  return search.place();
+}
+
+StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image,
+                          const FileOrigin& origin,
                           const std::function<void(PageNumber, PageNumber)>& progress,
                           std::stop_token stop) {
   const DatabaseState& state = image.state;
@@ -78,15 +106,16 @@ StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std:
   file.level = kSnapshotLevel;
   file.min = 1;
   file.max = state.txid;
-  file.time_ms = image.timestamp_ms;
-  file.end = {history, image.epoch, image.sequence, state.pages.database()};
+  file.time_ns = origin.at.time_ns;
+  file.end = {origin.history, image.epoch, origin.at.sequence, state.pages.database()};
+  file.led_ms = origin.led_ms;
   const auto sink = store.create(file, stop);
   LtxHeader header;
   header.page_size = state.page_size;
   header.commit = state.pages.size();
   header.min_txid = 1;
   header.max_txid = state.txid;
-  header.timestamp_ms = image.timestamp_ms;
+  header.timestamp_ms = file.time_ns / kMillisecond;
   LtxEncoder encoder(header, [&](std::string_view bytes) { sink->write(bytes); });
   ImageReader reader(image);
   for (PageNumber n = 1; n <= header.commit; ++n) {
@@ -104,13 +133,16 @@ StoredFile store_snapshot(SnapshotStore& store, const DatabaseImage& image, std:
 }
 
 std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& stream,
-                                      const StoredFile& start, const SnapshotOptions& options,
-                                      const std::string& folder, std::stop_token stop) {
+                                      const StoredFile& start, std::int64_t led_ms,
+                                      const SnapshotOptions& options, const std::string& folder,
+                                      std::stop_token stop) {
   const CopyPosition position{start.end.epoch, start.max, start.end.hash};
-  StreamFiles files(store, stream.name, position, start.end.sequence, stream.last, folder, stop);
+  StreamFiles files(store, stream.name, position, {start.end.sequence, start.time_ns}, stream.last,
+                    folder, stop);
   FileMerge merge(folder);
   StoredFile file;
   file.level = 1;
+  file.led_ms = led_ms;
   std::uint64_t bytes = 0;
   while (bytes < options.merge_bytes) {
     stop_if_asked(stop);
@@ -122,7 +154,7 @@ std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& s
       return source(into, most);
     });
     merge.add(decoder);
-    file.time_ms = next->time_ms;
+    file.time_ns = next->time_ns;
     file.end = {stream.history, next->record.epoch, next->record.sequence, next->record.hash};
   }
   if (merge.empty()) return std::nullopt;

@@ -16,11 +16,21 @@ constexpr std::string_view kHistory = "Cpp-Cluster-History";
 constexpr std::string_view kEpoch = "Cpp-Cluster-Epoch";
 constexpr std::string_view kSequence = "Cpp-Cluster-Sequence";
 constexpr std::string_view kHash = "Cpp-Cluster-Hash";
+constexpr std::string_view kLed = "Cpp-Cluster-Led";
+
+constexpr std::int64_t kLongestLed =
+    1'000'000'000'000'000;  // ms: 30,000 years; sums don't overflow
 
 // 16 lower-case digits, as stored_name() writes them.
 std::optional<std::uint64_t> sixteen_digits(std::string_view text) {
   const auto value = text.size() == 16 ? number_from(text, 16) : std::nullopt;
   return value && hex(*value) == text ? value : std::nullopt;
+}
+
+std::optional<std::int64_t> led_from(std::string_view text) {
+  const auto ms = number_from(text, 10);
+  if (!ms || *ms > kLongestLed) return std::nullopt;
+  return static_cast<std::int64_t>(*ms);
 }
 
 struct Place {
@@ -54,6 +64,11 @@ std::string read(const nats::ObjectInfo& object, StoredFile& file) {
   if (!place) return "its name is not that of a snapshot or merged file";
   const auto history = find(object, kHistory);
   if (history.empty()) return "not written by cpp-cluster";
+  const auto led = find(object, kLed);
+  if (led.empty())
+    return "written by an earlier build, by its own machine's clock: remove it when newer "
+           "snapshots "
+           "are there";
   const auto malformed = [](std::string_view header, std::string_view value) {
     return "header " + std::string(header) + " is \"" + std::string(value) + "\"";
   };
@@ -67,7 +82,9 @@ std::string read(const nats::ObjectInfo& object, StoredFile& file) {
   if (!e || *e == 0) return malformed(kEpoch, epoch);
   if (!s || *s == 0) return malformed(kSequence, sequence);
   if (!c || *c == 0) return malformed(kHash, content);
-  file = {place->level, place->min, place->max, *t / 1'000'000, {*h, *e, *s, *c}, object.size};
+  const auto l = led_from(led);
+  if (!l) return malformed(kLed, led);
+  file = {place->level, place->min, place->max, *t, {*h, *e, *s, *c}, object.size, *l};
   return {};
 }
 
@@ -79,18 +96,27 @@ std::string stored_name(int level, Txid min, Txid max) {
 
 std::string StoredFile::name() const { return stored_name(level, min, max); }
 
+std::vector<nats::Header> headers_of_led(std::int64_t led_ms) {
+  return {{std::string(kLed), std::to_string(std::min(led_ms, kLongestLed))}};
+}
+
 std::vector<nats::Header> headers_of(const StoredFile& file) {
-  return {{std::string(kTime), nats::rfc3339_from(file.time_ms * 1'000'000)},
+  return {{std::string(kTime), nats::rfc3339_from(file.time_ns)},
           {std::string(kHistory), hex(file.end.history)},
           {std::string(kEpoch), std::to_string(file.end.epoch)},
           {std::string(kSequence), std::to_string(file.end.sequence)},
-          {std::string(kHash), hex(file.end.hash)}};
+          {std::string(kHash), hex(file.end.hash)},
+          headers_of_led(file.led_ms).front()};
 }
 
 StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects) {
   StoreListing listing;
   for (const auto& object : objects) {
     if (object.deleted) continue;
+    if (object.name == kLedObject) {
+      listing.led_ms = std::max(listing.led_ms, led_from(find(object, kLed)).value_or(0));
+      continue;
+    }
     StoredFile file;
     const std::string why = read(object, file);
     if (why.empty())
@@ -98,6 +124,7 @@ StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects) {
     else
       listing.foreign.push_back({object.name, why, object.size});
   }
+  for (const auto& file : listing.files) listing.led_ms = std::max(listing.led_ms, file.led_ms);
   std::sort(listing.files.begin(), listing.files.end(), [](const auto& a, const auto& b) {
     return std::tie(a.level, a.min, a.max) < std::tie(b.level, b.min, b.max);
   });

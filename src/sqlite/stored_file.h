@@ -27,9 +27,10 @@ struct StreamEnd {
 struct StoredFile {
   int level = 0;  ///< 1 to 8: merged; 9: a snapshot
   Txid min = 0, max = 0;
-  std::int64_t time_ms = 0;  ///< of the last transaction, wall time since 1970
+  std::int64_t time_ns = 0;  ///< effective time of the record at `end` (record_time.h), since 1970
   StreamEnd end{};
-  std::uint64_t size = 0;  ///< bytes of the object
+  std::uint64_t size = 0;   ///< bytes of the object
+  std::int64_t led_ms = 0;  ///< for how long the database had been led then (plan_clocks.h)
 
   bool snapshot() const noexcept { return level == kSnapshotLevel; }
   std::string name() const;
@@ -43,6 +44,11 @@ struct ForeignObject {
   std::uint64_t size = 0;
 };
 
+/// The object that says for how long the database was led while nothing else was written.
+constexpr const char* kLedObject = "cpp-cluster/led";
+/// Its header.
+std::vector<nats::Header> headers_of_led(std::int64_t led_ms);
+
 /// `ltx/<level>/<min>-<max>.ltx`
 std::string stored_name(int level, Txid min, Txid max);
 /// Litestream's header and ours.
@@ -51,6 +57,7 @@ std::vector<nats::Header> headers_of(const StoredFile& file);
 struct StoreListing {
   std::vector<StoredFile> files{};  ///< by level, then by min and max
   std::vector<ForeignObject> foreign{};
+  std::int64_t led_ms = 0;  ///< the longest time led that an object says
 };
 StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects);
 

@@ -1,140 +1,36 @@
 #include "sqlite/stream_files.h"
 
-#include <condition_variable>
-#include <deque>
-#include <mutex>
 #include <utility>
 
 #include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
-namespace {
-
-constexpr std::size_t kMostQueued = 8 * 1024 * 1024;  // bytes
-constexpr std::size_t kMessage = 512;                 // bytes that one takes besides its data
-constexpr auto kPatience = std::chrono::seconds(30);  // for the next message
-
-}  // namespace
-
-// Between the loop, which fills it, and the thread that reads.
-struct StreamFiles::Queue {
-  std::mutex mutex{};
-  std::condition_variable_any changed{};
-  std::deque<nats::StoredMessage> messages{};
-  std::size_t bytes = 0;
-  bool paused = false;  // the loop has stopped reading, and waits to be told to go on
-  Failure failure{};
-};
-
-// The loop's side.
-class StreamFiles::Feed : public std::enable_shared_from_this<Feed> {
- public:
-  Feed(nats::JetStream& jetstream, std::string stream, std::uint64_t from, std::uint64_t until,
-       std::shared_ptr<Queue> queue)
-      : jetstream_(jetstream),
-        stream_(std::move(stream)),
-        next_(from),
-        until_(until),
-        queue_(std::move(queue)) {}
-
-  void read() {
-    if (next_ > until_) return;
-    nats::OrderedConsumer::Handlers handlers;
-    handlers.message = [this](nats::StoredMessage message) { take(std::move(message)); };
-    handlers.rewound = [this](std::uint64_t delivered, std::uint64_t last) {
-      const std::lock_guard lock(queue_->mutex);
-      queue_->failure =
-          Error(Errc::corrupt, "stream " + stream_ + " ends with record " + std::to_string(last) +
-                                   ", and record " + std::to_string(delivered) + " was read");
-      queue_->changed.notify_all();
-    };
-    consumer_ = std::make_unique<nats::OrderedConsumer>(
-        jetstream_, stream_, std::vector<std::string>{},
-        nats::StartAt{nats::StartAt::Kind::sequence, next_}, std::move(handlers));
-  }
-
- private:
-  void take(nats::StoredMessage message) {
-    const std::uint64_t sequence = message.sequence;
-    bool full = false;
-    {
-      const std::lock_guard lock(queue_->mutex);
-      queue_->bytes += message.data.size() + kMessage;
-      queue_->messages.push_back(std::move(message));
-      queue_->paused = full = queue_->bytes >= kMostQueued;
-      queue_->changed.notify_all();
-    }
-    next_ = sequence + 1;
-    if (!full && sequence < until_) return;
-    consumer_.reset();
-  }
-
-  nats::JetStream& jetstream_;
-  const std::string stream_;
-  std::uint64_t next_;
-  const std::uint64_t until_;
-  const std::shared_ptr<Queue> queue_;
-  std::unique_ptr<nats::OrderedConsumer> consumer_;
-};
 
 StreamFiles::StreamFiles(SnapshotStore& store, std::string stream, const CopyPosition& position,
-                         std::uint64_t sequence, std::uint64_t until, std::string folder,
+                         const StoredAt& begin, std::uint64_t until, std::string folder,
                          std::stop_token stop)
-    : store_(store),
-      stream_(std::move(stream)),
-      until_(until),
+    : stream_(std::move(stream)),
       folder_(std::move(folder)),
-      stop_(std::move(stop)),
       reader_(position),
-      sequence_(sequence),
-      queue_(std::make_shared<Queue>()) {
-  if (sequence >= until_) return;
-  store_.keep(
-      [stream = stream_, sequence, until, queue = queue_](nats::JetStream& jetstream) {
-        auto feed = std::make_shared<Feed>(jetstream, stream, sequence + 1, until, queue);
-        feed->read();
-        return feed;
-      },
-      queue_);
-}
-
-StreamFiles::~StreamFiles() { store_.let_go(queue_); }
+      time_(begin.time_ns),
+      feed_(store, stream_, begin.sequence, until, StreamFeed::What::all, std::move(stop)) {}
 
 std::optional<StreamFiles::File> StreamFiles::next() {
-  while (sequence_ < until_) {
-    nats::StoredMessage message;
-    bool go_on = false;
-    {
-      std::unique_lock lock(queue_->mutex);
-      const bool came = queue_->changed.wait_for(lock, stop_, kPatience, [&] {
-        return !queue_->messages.empty() || queue_->failure.has_value();
-      });
-      if (queue_->messages.empty() && queue_->failure) throw *queue_->failure;
-      if (!came && stop_.stop_requested())
-        throw Error(Errc::shutting_down, "reading stream " + stream_ + ": it was stopped");
-      if (!came) throw Error(Errc::timeout, "reading stream " + stream_ + ": nothing comes");
-      message = std::move(queue_->messages.front());
-      queue_->messages.pop_front();
-      queue_->bytes -= message.data.size() + kMessage;
-      if (queue_->paused && queue_->bytes < kMostQueued / 2)
-        go_on = std::exchange(queue_->paused, false);
-    }
-    if (go_on) store_.with<Feed>(queue_, [](Feed& feed) { feed.read(); });
-    if (message.sequence > until_) break;
-    sequence_ = message.sequence;
-    const auto record = stream_record_from(message.headers, message.sequence);
+  while (auto message = feed_.next()) {
+    const std::int64_t time_ns = time_.at(message->time_ns);
+    const auto record = stream_record_from(message->headers, message->sequence);
     if (!record) throw record.error();
     const auto verdict = reader_.next(record.value());
     using Kind = StreamReader::Kind;
     if (verdict.kind == Kind::skip) continue;
     if (verdict.kind != Kind::keep && verdict.kind != Kind::apply)
-      throw Error(Errc::corrupt, "record " + std::to_string(message.sequence) + " of stream " +
+      throw Error(Errc::corrupt, "record " + std::to_string(message->sequence) + " of stream " +
                                      stream_ + " does not follow: " + verdict.why);
     if (verdict.begins || !parts_) parts_ = std::make_unique<Spill>(folder_);
-    parts_->append(message.data);
+    parts_->append(message->data);
     if (verdict.kind == Kind::keep) continue;
     reader_.applied(record.value());
-    return File{record.value(), message.time_ns / 1'000'000, std::move(parts_)};
+    return File{record.value(), time_ns, std::move(parts_)};
   }
   return std::nullopt;
 }

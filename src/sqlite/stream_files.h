@@ -8,8 +8,10 @@
 #include <stop_token>
 #include <string>
 
+#include "sqlite/record_time.h"
 #include "sqlite/snapshot_store.h"
 #include "sqlite/spill.h"
+#include "sqlite/stream_feed.h"
 #include "sqlite/stream_reader.h"
 
 namespace cluster::sqlite {
@@ -18,19 +20,15 @@ class StreamFiles {
  public:
   struct File {
     StreamRecord record{};     ///< of its last part
-    std::int64_t time_ms = 0;  ///< when that was stored, wall time since 1970
+    std::int64_t time_ns = 0;  ///< effective (record_time.h), since 1970
     std::unique_ptr<Spill> bytes{};
   };
 
-  /// Reads behind `sequence`, where the database stands at `position`, up to `until`. `folder`: for
-  /// files that are too large for memory. The store is that of the calling thread's, and must
-  /// outlive this.
+  /// Reads behind `begin`, where the database stands at `position`, up to sequence `until`.
+  /// `folder`: for files that are too large for memory. The store is that of the calling thread's,
+  /// and must outlive this.
   StreamFiles(SnapshotStore& store, std::string stream, const CopyPosition& position,
-              std::uint64_t sequence, std::uint64_t until, std::string folder,
-              std::stop_token stop);
-  ~StreamFiles();
-  StreamFiles(const StreamFiles&) = delete;
-  StreamFiles& operator=(const StreamFiles&) = delete;
+              const StoredAt& begin, std::uint64_t until, std::string folder, std::stop_token stop);
 
   /// Blocks for the next file; nothing when there is none up to `until`. Throws Error{corrupt} when
   /// the stream does not go on from the position, shutting_down, timeout when nothing comes.
@@ -39,17 +37,11 @@ class StreamFiles {
   const CopyPosition& position() const noexcept { return reader_.position(); }
 
  private:
-  struct Queue;
-  class Feed;
-
-  SnapshotStore& store_;
   const std::string stream_;
-  const std::uint64_t until_;
   const std::string folder_;
-  const std::stop_token stop_;
   StreamReader reader_;
-  std::uint64_t sequence_;
-  std::shared_ptr<Queue> queue_;
+  EffectiveTime time_;
+  StreamFeed feed_;
   std::unique_ptr<Spill> parts_;
 };
 

@@ -1,9 +1,11 @@
 // Litestream restores from our bucket. Needs its program: in CLUSTER_LITESTREAM, or on the PATH.
+#include <algorithm>
 #include <cstdlib>
 #include <iomanip>
 #include <sstream>
 
 #include "integration/snapshot_fixture.h"
+#include "nats/stored_message.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -56,6 +58,20 @@ TEST_F(LitestreamTest, RestoresOurSnapshotsAndMergedFiles) {
   txid << "-txid " << std::hex << std::setw(16) << std::setfill('0') << txids[1];
   ASSERT_EQ(restore_with(program, "l2.db", txid.str()), 0) << bytes_of(path("log"));
   EXPECT_EQ(rows("l2.db"), 2);
+  // Litestream takes what is of an earlier time than it is told, to the nanosecond.
+  int n = 0;
+  for (const auto& file : list().files) {
+    if (file.level != 1) continue;
+    const auto number = static_cast<std::int64_t>(
+        std::count_if(txids.begin(), txids.end(), [&](Txid one) { return one <= file.max; }));
+    for (const int later : {0, 1}) {
+      const std::string name = "at" + std::to_string(++n) + ".db";
+      const std::string time = nats::rfc3339_from(file.time_ns + later);
+      ASSERT_EQ(restore_with(program, name, "-timestamp " + time), 0) << bytes_of(path("log"));
+      EXPECT_EQ(rows(name), number - 1 + later);
+    }
+  }
+  EXPECT_EQ(n, 2 * 5);
 }
 
 }  // namespace

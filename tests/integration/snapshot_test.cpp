@@ -1,6 +1,10 @@
 // Snapshots of a real leader's database in a real object store, and what is restored from them.
 #include "integration/snapshot_fixture.h"
 
+#include "core/wall_time.h"
+#include "sqlite/snapshot_work.h"
+#include "sqlite/stream_message.h"
+
 namespace cluster::sqlite {
 namespace {
 
@@ -88,28 +92,20 @@ TEST_F(SnapshotsTest, RestoreToATimeHasAllThatWasStoredByThenAndNothingElse) {
   Lead lead(*this, "p.db", 1);
   auto keeper = keep(lead, keeper_options());
   create_snapshot(*keeper);
-  const auto now_ms = [] {
-    return std::chrono::duration_cast<milliseconds>(
-               std::chrono::system_clock::now().time_since_epoch())
-        .count();
-  };
-  const auto pass = [&](std::int64_t until) {
-    ASSERT_TRUE(loop.run_until([&] { return now_ms() > until; }, kSoon));
-  };
   std::vector<std::int64_t> times;
   for (int i = 0; i < 3; ++i) {
     db.exec("INSERT INTO t(v) VALUES(1)");
     lead.sync();
-    times.push_back(now_ms());
-    pass(times.back());
+    times.push_back(wall_ns());
+    ASSERT_TRUE(loop.run_until([&] { return wall_ns() > times.back(); }, kSoon));
   }
   for (std::size_t i = 0; i < times.size(); ++i) {
     const std::string name = "t" + std::to_string(i) + ".db";
-    restore(name, {.time_ms = times[i]});
+    restore(name, {.time_ns = times[i]});
     EXPECT_EQ(rows(name), static_cast<std::int64_t>(i) + 1);
   }
   try {
-    restore("never.db", {.time_ms = 1'000});
+    restore("never.db", {.time_ns = 1'000'000'000});
     FAIL() << "nothing of 1970 is kept";
   } catch (const Error& error) {
     EXPECT_EQ(error.errc(), Errc::not_found);
@@ -118,6 +114,258 @@ TEST_F(SnapshotsTest, RestoreToATimeHasAllThatWasStoredByThenAndNothingElse) {
         << error.what();
   }
   EXPECT_FALSE(there("never.db"));
+}
+
+class SnapshotTimes : public SnapshotsTest {
+ protected:
+  void SetUp() override {
+    SnapshotsTest::SetUp();
+    db = create("p.db");
+    lead = std::make_unique<Lead>(*this, "p.db", 1);
+  }
+  Txid insert() {
+    db.exec("INSERT INTO t(v) VALUES(randomblob(500))");
+    return lead->sync();
+  }
+  /// The stream's message there, as JetStream has stamped it.
+  nats::StoredMessage message(std::uint64_t sequence) {
+    return *blocking([&] { return store->message("p_a_wal", sequence); });
+  }
+  std::int64_t latest_up_to(std::uint64_t sequence) {
+    std::int64_t time_ns = 0;
+    for (auto at = stream().first; at <= sequence; ++at)
+      time_ns = std::max(time_ns, message(at).time_ns);
+    return time_ns;
+  }
+  std::int64_t time_in_file(const StoredFile& file) {
+    return blocking([&] {
+      const auto object = store->open(file.name());
+      LtxDecoder decoder([&](char* into, std::size_t most) { return object->read(into, most); });
+      return decoder.header().timestamp_ms;
+    });
+  }
+  void trim(std::uint64_t before) {
+    blocking([&] {
+      store->trim("p_a_wal", before);
+      return true;
+    });
+  }
+  Handle db;
+  std::unique_ptr<Lead> lead;
+};
+
+TEST_F(SnapshotTimes, EveryFileIsOfTheTimeOfTheRecordThatItEndsWith) {
+  auto options = keeper_options();
+  options.plan.merge_interval = milliseconds(50);
+  options.plan.merge_count = 3;
+  auto keeper = keep(*lead, options);
+  create_snapshot(*keeper);
+  for (int i = 0; i < 7; ++i) {
+    const Txid txid = insert();
+    ASSERT_TRUE(loop.run_until([&] { return keeper->status().reach == txid; }, kSoon));
+  }
+  insert();
+  const auto last = create_snapshot(*keeper);
+  ASSERT_TRUE(loop.run_until([&] { return keeper->status().merged >= 7 + 2; }, kSoon));
+  keeper.reset();
+  const auto files = list().files;
+  ASSERT_GE(files.size(), 11U);
+  for (const auto& file : files) {
+    EXPECT_EQ(file.time_ns, latest_up_to(file.end.sequence)) << file.name();
+    EXPECT_EQ(time_in_file(file), file.time_ns / 1'000'000) << file.name();
+    const auto record = stream_record_from(message(file.end.sequence).headers, 1);
+    ASSERT_TRUE(record);
+    EXPECT_EQ(record.value().last, file.max) << file.name();
+  }
+  EXPECT_EQ(last.time_ns, message(last.end.sequence).time_ns);
+  // Each moment that is named gives what it names.
+  int n = 0;
+  for (const auto& file : files) {
+    const std::string name = "t" + std::to_string(++n) + ".db";
+    EXPECT_EQ(restore(name, {.time_ns = file.time_ns}).state.txid, file.max);
+    if (file.snapshot()) continue;
+    EXPECT_EQ(restore("b" + name, {.time_ns = file.time_ns - 1}).state.txid, file.max - 1);
+  }
+}
+
+TEST_F(SnapshotTimes, WhatFollowsARecordOfAServerThatWasAheadIsOfNoEarlierTime) {
+  insert();
+  auto keeper = keep(*lead, keeper_options());
+  auto first = create_snapshot(*keeper);
+  keeper.reset();
+  first.time_ns += std::chrono::nanoseconds(std::chrono::hours(1)).count();
+  blocking([&] {
+    std::string bytes(first.size, '\0');
+    const auto source = store->open(first.name());
+    for (std::size_t at = 0; at < bytes.size();)
+      at += source->read(bytes.data() + at, bytes.size() - at);
+    const auto sink = store->create(first);
+    sink->write(bytes);
+    sink->finish();
+    return true;
+  });
+  insert();
+  const auto in_stream = restore("stream.db");
+  EXPECT_EQ(in_stream.state.txid, first.max + 1);
+  EXPECT_EQ(in_stream.time_ns, first.time_ns);
+  auto options = keeper_options();
+  options.plan.merge_interval = milliseconds(50);
+  keeper = keep(*lead, options);
+  ASSERT_TRUE(loop.run_until([&] { return keeper->status().reach == first.max + 1; }, kSoon));
+  insert();
+  create_snapshot(*keeper);
+  keeper.reset();
+  const auto files = list().files;
+  ASSERT_GE(files.size(), 3U);
+  for (const auto& file : files) {
+    EXPECT_EQ(file.time_ns, first.time_ns) << file.name();
+    if (file == first) continue;
+    EXPECT_EQ(time_in_file(file), file.time_ns / 1'000'000) << file.name();
+  }
+  EXPECT_EQ(restore("all.db", {.time_ns = first.time_ns}).state.txid, first.max + 2);
+  trim(first.end.sequence + 1);
+  EXPECT_THROW(restore("none.db", {.time_ns = first.time_ns - 1}), Error)
+      << "what was stored by then is before the record that is later";
+}
+
+TEST_F(SnapshotTimes, OneOfATransactionWhoseRecordIsGoneIsOfTheTimeThatTheFilesKnow) {
+  insert();
+  auto keeper = keep(*lead, keeper_options());
+  const auto first = create_snapshot(*keeper);
+  keeper.reset();
+  // Other nodes lead, and nothing is committed.
+  lead.reset();
+  db.close();
+  for (std::uint64_t epoch = 2; epoch <= 3; ++epoch) {
+    WalLeader::Events events;
+    std::optional<StreamRecord> fence;
+    events.fence_stored = [&](const StreamRecord& record) { fence = record; };
+    WalLeader leader(
+        js, "p_a_wal", "p.a.wal", history, epoch, "w" + std::to_string(epoch),
+        [] { return StreamWriter::Own{}; }, events);
+    ASSERT_TRUE(loop.run_until([&] { return fence.has_value(); }, kSoon));
+  }
+  const auto end = stream().last;
+  trim(end);
+  DatabaseImage image;
+  image.state.txid = first.max;
+  image.sequence = first.end.sequence;
+  const auto place = [&](const Files& files) {
+    const auto range = stream();
+    return blocking([&] { return place_of(*store, range, files, image, {}); });
+  };
+  EXPECT_EQ(place({first}), (StoredAt{first.end.sequence, first.time_ns}));
+  EXPECT_EQ(place({}), (StoredAt{end, message(end).time_ns})) << "rather too late than too early";
+  // Of an emptied stream the server's clock is all that there is.
+  trim(end + 1);
+  ASSERT_GT(stream().first, stream().last);
+  const auto emptied = place({});
+  EXPECT_EQ(emptied.sequence, first.end.sequence);
+  EXPECT_GT(emptied.time_ns, first.time_ns);
+  EXPECT_EQ(place({first}), (StoredAt{first.end.sequence, first.time_ns}));
+}
+
+TEST_F(SnapshotTimes, WhatTheStreamHasLostIsNoSnapshot) {
+  const Txid txid = insert();
+  DatabaseImage image;
+  image.state.txid = txid + 1;
+  const auto range = stream();
+  image.sequence = range.last;
+  try {
+    blocking([&] { return place_of(*store, range, {}, image, {}); });
+    FAIL() << "the stream ends before it";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::unavailable);
+    EXPECT_NE(std::string(error.what()).find("has no transaction"), std::string::npos);
+  }
+}
+
+TEST_F(SnapshotTimes, ARestoreBeyondTheEndSaysThatItIsTheNewest) {
+  const Txid txid = insert();
+  auto keeper = keep(*lead, keeper_options());
+  const auto file = create_snapshot(*keeper);
+  keeper.reset();
+  const auto beyond = restore("beyond.db", {.time_ns = file.time_ns + 1});
+  EXPECT_EQ(beyond.state.txid, txid);
+  EXPECT_TRUE(beyond.newest);
+  const Txid later = insert();
+  EXPECT_FALSE(restore("before.db", {.time_ns = file.time_ns}).newest);
+  const auto newest = restore("newest.db");
+  EXPECT_EQ(newest.state.txid, later);
+  EXPECT_TRUE(newest.newest);
+}
+
+TEST_F(SnapshotTimes, ATimeBeforeTheStreamWasBegunIsThatOfTheStreamBefore) {
+  insert();
+  auto keeper = keep(*lead, keeper_options());
+  const auto old = create_snapshot(*keeper);
+  keeper.reset();
+  lead.reset();
+  db.close();
+  testing::must(loop, [&](auto done) { js.delete_stream("p_a_wal", done); });
+  nats::StreamConfig config;
+  config.name = "p_a_wal";
+  config.subjects = {"p.a.wal"};
+  config.metadata[kHistoryKey] = "another";
+  const auto state = nats::await<nats::StreamState>(
+      loop, kSoon, [&](auto done) { js.create_stream(config, done); });
+  ASSERT_TRUE(state);
+  history = history_of(state.value());
+  // Its first record is just being appended.
+  auto restored = restore("at_once.db", {.time_ns = old.time_ns});
+  EXPECT_EQ(restored.state.txid, old.max);
+  EXPECT_TRUE(restored.stream_gone);
+  db = create("q.db");
+  for (int i = 0; i < 3; ++i) db.exec("INSERT INTO t(v) VALUES('of the new stream')");
+  Lead next(*this, "q.db", 2);
+  auto again = keep(next, keeper_options());
+  const auto file = create_snapshot(*again);
+  again.reset();
+  EXPECT_NE(file.end.history, old.end.history);
+  restored = restore("then.db", {.time_ns = old.time_ns});
+  EXPECT_EQ(restored.state.txid, old.max);
+  EXPECT_TRUE(restored.stream_gone);
+  EXPECT_FALSE(restored.newest);
+  EXPECT_EQ(rows("then.db"), 1);
+  restored = restore("now.db", {.time_ns = file.time_ns});
+  EXPECT_EQ(restored.sequence, file.end.sequence);
+  EXPECT_FALSE(restored.stream_gone);
+  EXPECT_EQ(rows("now.db"), 3);
+  EXPECT_THROW(restore("never.db", {.time_ns = old.time_ns - 1}), Error);
+}
+
+TEST_F(SnapshotTimes, HowLongItWasLedOutlivesALeaderAtRest) {
+  insert();
+  auto options = keeper_options();
+  options.plan.led_step = milliseconds(50);
+  options.plan.interval = milliseconds(50);
+  options.plan.merge_interval = milliseconds(50);
+  auto keeper = keep(*lead, options);
+  create_snapshot(*keeper);
+  const auto file = list().files.front();
+  std::int64_t led = 0;
+  // Nothing is written to the database meanwhile.
+  for (const Time limit = BootClock::now() + kSoon; led < file.led_ms + 100;) {
+    ASSERT_LT(BootClock::now(), limit);
+    led = list().led_ms;
+  }
+  keeper.reset();
+  EXPECT_TRUE(list().foreign.empty());
+  keeper = keep(*lead, options);
+  insert();
+  const auto next = create_snapshot(*keeper);
+  EXPECT_GE(next.led_ms, led);
+}
+
+TEST_F(SnapshotTimes, TheAgeOfTheNewestGrowsOnceSomethingIsStoredBehindIt) {
+  insert();
+  auto keeper = keep(*lead, keeper_options());
+  create_snapshot(*keeper);
+  EXPECT_EQ(keeper->status().age.count(), 0);
+  insert();
+  ASSERT_TRUE(loop.run_until([&] { return keeper->status().age > milliseconds(20); }, kSoon));
+  create_snapshot(*keeper);
+  EXPECT_EQ(keeper->status().age.count(), 0);
 }
 
 class DamagedSnapshots : public SnapshotsTest {

@@ -182,6 +182,7 @@ cluster::App& add_app(cluster::Platform& platform, const Journal& journal, const
     };
     ms("snapshot_interval_ms", options.sqlite.snapshot_interval);
     ms("snapshot_merge_interval_ms", options.sqlite.snapshot_merge_interval);
+    ms("snapshot_retention_ms", options.sqlite.snapshot_retention);
     ms("stream_window_ms", options.sqlite.stream_window);
   }
   cluster::App& app = platform.add_app(options);

@@ -8,16 +8,22 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include "sqlite/record_time.h"
+
 namespace cluster::sqlite {
 namespace {
 
 constexpr std::uint64_t kHistory = 5;
 constexpr std::int64_t kSecond = 1'000, kHour = 3'600'000;
 
+std::int64_t ns(std::int64_t ms) { return ms * 1'000'000; }
+// Both clocks at once, as when all of them are right and a node leads all the time.
+PlanTime both(std::int64_t ms) { return {ns(ms), ms}; }
+
 // Each transaction has a record of its own, whose sequence is ten more, and a second.
 StoredFile file(int level, Txid min, Txid max, std::uint64_t size = 1'000) {
-  return {level, min, max, static_cast<std::int64_t>(max) * kSecond, {kHistory, 1, max + 10, max},
-          size};
+  const auto ms = static_cast<std::int64_t>(max) * kSecond;
+  return {level, min, max, ns(ms), {kHistory, 1, max + 10, max}, size, ms};
 }
 StoredFile snapshot(Txid max, std::uint64_t size = 100'000) { return file(9, 1, max, size); }
 
@@ -38,7 +44,8 @@ TEST(SnapshotPlan, RestoreTakesTheNewestSnapshotAndTheFewestFiles) {
   EXPECT_EQ(names(plan_restore(files)), (Names{"9:1-40", "2:31-50", "1:51-60"}));
   EXPECT_EQ(names(plan_restore(files, {.txid = 47})), (Names{"9:1-40", "1:31-45"}));
   EXPECT_EQ(names(plan_restore(files, {.txid = 39})), (Names{"9:1-10", "1:11-20", "1:21-30"}));
-  EXPECT_EQ(names(plan_restore(files, {.time_ms = 55 * kSecond})), (Names{"9:1-40", "2:31-50"}));
+  EXPECT_EQ(names(plan_restore(files, {.time_ns = ns(55 * kSecond)})),
+            (Names{"9:1-40", "2:31-50"}));
   EXPECT_TRUE(plan_restore(files, {.txid = 9}).empty());
   EXPECT_TRUE(plan_restore({}, {}).empty());
 }
@@ -46,7 +53,7 @@ TEST(SnapshotPlan, RestoreTakesTheNewestSnapshotAndTheFewestFiles) {
 TEST(SnapshotPlan, OneSnapshotIsRemovedUnlessItIsTheNewestThatCounts) {
   auto other = snapshot(90);  // of a stream that is gone
   other.end.history = 6;
-  other.time_ms = 1;
+  other.led_ms = other.time_ns = 1;
   const Files files{snapshot(10), file(1, 11, 20), snapshot(30), other};
   const auto now = stream(1, 40);
   EXPECT_EQ(plan_removal(files, now, 10, false).value(), snapshot(10));
@@ -102,18 +109,32 @@ TEST(SnapshotPlan, FilesWithAGapAreNotMerged) {
 }
 
 TEST(SnapshotPlan, ASnapshotIsDueWhenThereIsNoneOrTheStreamGoesOnFromNone) {
-  EXPECT_EQ(snapshot_due({}, stream(1, 5), 5, 0, {}), "there is none");
-  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(12, 20), 20, 0, {}),
+  EXPECT_EQ(snapshot_due({}, stream(1, 5), 5, both(0), {}), "there is none");
+  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(12, 20), 20, both(0), {}),
             "the stream goes on from none");
-  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(11, 20), 20, 0, {}), "");
-  EXPECT_EQ(snapshot_due({snapshot(10), file(1, 11, 15)}, stream(16, 20), 20, 0, {}), "");
+  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(11, 20), 20, both(0), {}), "");
+  EXPECT_EQ(snapshot_due({snapshot(10), file(1, 11, 15)}, stream(16, 20), 20, both(0), {}), "");
 }
 
 TEST(SnapshotPlan, ASnapshotIsDueAfterTheIntervalOnlyWhenSomethingHasChanged) {
   const std::int64_t late = 10 * kSecond + kHour;
-  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(5, 10), 10, late, {}), "");
-  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(5, 11), 11, late - 1, {}), "");
-  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(5, 11), 11, late, {}), "the newest one is old");
+  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(5, 10), 10, both(late), {}), "");
+  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(5, 11), 11, both(late - 1), {}), "");
+  EXPECT_EQ(snapshot_due({snapshot(10)}, stream(5, 11), 11, both(late), {}),
+            "the newest one is old");
+}
+
+TEST(SnapshotPlan, ASnapshotIsDueWhenEitherClockSaysSo) {
+  const auto due = [](std::int64_t jetstream_ms, std::int64_t led_ms) {
+    return snapshot_due({snapshot(10)}, stream(5, 11), 11, {ns(jetstream_ms), led_ms}, {});
+  };
+  const std::int64_t then = 10 * kSecond;
+  EXPECT_EQ(due(then + kHour - 1, then + kHour - 1), "");
+  EXPECT_EQ(due(then, then + kHour), "the newest one is old")
+      << "a server was ahead when it stored";
+  EXPECT_EQ(due(then - 3 * kHour, then + kHour), "the newest one is old");
+  EXPECT_EQ(due(then + kHour, then), "the newest one is old") << "nobody led for an hour";
+  EXPECT_EQ(due(0, then), "") << "JetStream's time is not known";
 }
 
 TEST(SnapshotPlan, ASnapshotIsDueWhenANewcomerWouldReadMuchBehindIt) {
@@ -122,7 +143,7 @@ TEST(SnapshotPlan, ASnapshotIsDueWhenANewcomerWouldReadMuchBehindIt) {
   const auto due = [&](std::uint64_t size, std::uint64_t merged, std::uint64_t tail) {
     auto range = stream(21, 30);
     range.bytes = tail;
-    return !snapshot_due({snapshot(10, size), file(1, 11, 20, merged)}, range, 30, 0, options)
+    return !snapshot_due({snapshot(10, size), file(1, 11, 20, merged)}, range, 30, both(0), options)
                 .empty();
   };
   EXPECT_FALSE(due(1'000, 25'000, 25'000));
@@ -187,6 +208,25 @@ TEST(SnapshotPlan, TheLastRecordOfTheStreamStays) {
   EXPECT_EQ(plan_trim({}, stream(1, 40), 100 * kHour, {}), 11U);
 }
 
+TEST(SnapshotPlan, WithoutAStreamTheHistoryCountsThatWasWrittenLast) {
+  // Its times are earlier: another server stamped them.
+  auto late = snapshot(5), early = snapshot(9);
+  late.end.history = 6;
+  late.led_ms = early.led_ms + 1;
+  late.time_ns = 1;
+  const Files files{early, late};
+  EXPECT_EQ(files_meant(files, {}), Files{late});
+  const auto all = histories_of(files, {});
+  ASSERT_EQ(all.size(), 2U);
+  EXPECT_EQ(all[1], Files{early});
+  const auto with = histories_of(files, stream(1, 40));
+  ASSERT_EQ(with.size(), 2U);
+  EXPECT_EQ(with[0], Files{early}) << "the stream's own";
+  const StreamRange fresh{7, 1, 0, 0, ""};
+  ASSERT_EQ(histories_of(files, fresh).size(), 3U);
+  EXPECT_TRUE(histories_of(files, fresh)[0].empty()) << "the stream may have it all";
+}
+
 // ---- a bucket's life, step by step
 
 struct Life {
@@ -199,7 +239,8 @@ struct Life {
   StreamRange range() const { return {kHistory, first + 10, last + 10, (last - first) * 100, ""}; }
   void turn() {
     now = static_cast<std::int64_t>(last) * kSecond;
-    if (!snapshot_due(own(), range(), last, now, options).empty()) files.push_back(snapshot(last));
+    if (!snapshot_due(own(), range(), last, both(now), options).empty())
+      files.push_back(snapshot(last));
     if (const auto start = merge_start(own(), range()); start && start->max < last)
       files.push_back(file(1, start->max + 1, last));
     for (const auto& merge : plan_merges(own(), options))
@@ -242,6 +283,78 @@ RC_GTEST_PROP(SnapshotPlan, WhatWasStoredCanAlwaysBeRestored, ()) {
         RC_ASSERT(plan_restore(only).back().max + 1 >= life.first);
       }
   }
+}
+
+// Servers' clocks differ and are set: what a record is stamped with may be anything.
+struct SkewedLife : Life {
+  std::vector<std::int64_t> stamps{0};  // by transaction
+
+  void commit(std::int64_t stamp) {
+    stamps.push_back(stamp);
+    last = stamps.size() - 1;
+  }
+  std::int64_t effective(Txid txid) const {
+    return *std::max_element(stamps.begin(),
+                             stamps.begin() + static_cast<std::ptrdiff_t>(txid) + 1);
+  }
+  void turn() {
+    Life::turn();
+    for (auto& f : files) f.time_ns = effective(f.max);
+  }
+  /// Where a restore to `time` ends: with files, then with the stream.
+  Txid restored(std::int64_t time) const {
+    const auto chain = plan_restore(own(), {.time_ns = time});
+    Txid at = chain.empty() ? 0 : chain.back().max;
+    if (at + 1 < first) return at;
+    EffectiveTime clock(chain.empty() ? 0 : chain.back().time_ns);
+    while (at < last && clock.at(stamps[at + 1]) <= time) ++at;
+    return at;
+  }
+  /// The last transaction before the first one that is later.
+  Txid wanted(std::int64_t time) const {
+    Txid at = 0;
+    while (at < last && stamps[at + 1] <= time) ++at;
+    return at;
+  }
+};
+
+RC_GTEST_PROP(SnapshotPlan, ATimeIsNeverRestoredBeyondAndExactlyWhereTheStreamGoesBack, ()) {
+  SkewedLife life;
+  life.first = 1;
+  life.last = 0;
+  life.options.interval = std::chrono::seconds(*rc::gen::inRange(5, 50));
+  life.options.retention = std::chrono::seconds(*rc::gen::inRange(0, 500));
+  life.options.merge_count = *rc::gen::inRange(2, 6);
+  life.options.fine = std::chrono::seconds(*rc::gen::inRange(0, 100));
+  life.options.stream_window = std::chrono::seconds(*rc::gen::inRange(0, 100));
+  const auto stamps =
+      *rc::gen::container<std::vector<std::int64_t>>(rc::gen::inRange<std::int64_t>(1, 1'000));
+  for (const auto stamp : stamps) {
+    life.commit(stamp);
+    if (stamp % 3 == 0) life.turn();
+    for (std::int64_t time = 0; time <= 1'000; time += 37) {
+      const Txid at = life.restored(time), wanted = life.wanted(time);
+      RC_ASSERT(at <= wanted);
+      RC_ASSERT(at == wanted || life.first > at + 1);
+    }
+    RC_ASSERT(life.restored(INT64_MAX) == life.last);
+  }
+}
+
+RC_GTEST_PROP(SnapshotPlan, NoTimeThatAServerStampsMakesAnythingOld, ()) {
+  Files files;
+  for (Txid txid = 1; txid < 40; ++txid)
+    files.push_back(txid % 4 == 0 ? snapshot(txid) : file(1, txid, txid));
+  const auto led = *rc::gen::inRange<std::int64_t>(0, 60 * kSecond);
+  SnapshotOptions options;
+  options.retention = std::chrono::seconds(*rc::gen::inRange(0, 80));
+  options.fine = options.stream_window = std::chrono::seconds(*rc::gen::inRange(0, 80));
+  const auto names_gone = [&] { return names(plan_deletions(files, kHistory, led, options)); };
+  const auto gone = names_gone();
+  const auto trimmed = plan_trim(files, stream(1, 40), led, options);
+  for (auto& f : files) f.time_ns = *rc::gen::arbitrary<std::int64_t>();
+  RC_ASSERT(names_gone() == gone);
+  RC_ASSERT(plan_trim(files, stream(1, 40), led, options) == trimmed);
 }
 
 RC_GTEST_PROP(SnapshotPlan, DeletionsAndMergesOfAnyFilesLoseNothingThatIsKept, ()) {

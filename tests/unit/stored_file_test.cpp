@@ -8,7 +8,9 @@
 namespace cluster::sqlite {
 namespace {
 
-StoredFile some_file() { return {2, 18, 255, 1'700'000'000'123, {0xabc1, 7, 4711, 99}, 1234}; }
+StoredFile some_file() {
+  return {2, 18, 255, 1'700'000'000'123'456'789, {0xabc1, 7, 4711, 99}, 1234, 5678};
+}
 
 nats::ObjectInfo object_of(const StoredFile& file) {
   nats::ObjectInfo object;
@@ -27,7 +29,7 @@ TEST(StoredFile, IsNamedAsLitestreamNamesIt) {
   EXPECT_EQ(some_file().name(), "ltx/2/0000000000000012-00000000000000ff.ltx");
   EXPECT_EQ(stored_name(9, 1, ~Txid{0}), "ltx/9/0000000000000001-ffffffffffffffff.ltx");
   EXPECT_EQ(headers_of(some_file())[0],
-            (nats::Header{"Litestream-Timestamp", "2023-11-14T22:13:20.123Z"}));
+            (nats::Header{"Litestream-Timestamp", "2023-11-14T22:13:20.123456789Z"}));
 }
 
 RC_GTEST_PROP(StoredFile, IsReadBack, ()) {
@@ -35,10 +37,11 @@ RC_GTEST_PROP(StoredFile, IsReadBack, ()) {
   file.level = *rc::gen::inRange(1, 10);
   file.max = *rc::gen::arbitrary<Txid>() | 1;
   file.min = file.snapshot() ? 1 : 1 + *rc::gen::arbitrary<Txid>() % file.max;
-  file.time_ms = *rc::gen::inRange<std::int64_t>(0, 4'000'000'000'000);
+  file.time_ns = *rc::gen::inRange<std::int64_t>(0, 4'000'000'000'000'000'000);
   file.end = {*rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() | 1,
               *rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() | 1};
   file.size = *rc::gen::arbitrary<std::uint64_t>();
+  file.led_ms = *rc::gen::inRange<std::int64_t>(0, 1'000'000'000'000'000);
   const auto listing = listing_of({object_of(file)});
   RC_ASSERT(listing.foreign.empty());
   RC_ASSERT(listing.files == std::vector{file});
@@ -84,6 +87,29 @@ TEST(StoredFile, WhatIsNotOursIsForeignAndSaysWhy) {
   EXPECT_EQ(with(2, "0"), "header Cpp-Cluster-Epoch is \"0\"");
   EXPECT_EQ(with(3, "-1"), "header Cpp-Cluster-Sequence is \"-1\"");
   EXPECT_EQ(with(4, "0000000000000000"), "header Cpp-Cluster-Hash is \"0000000000000000\"");
+  EXPECT_EQ(with(5, "-1"), "header Cpp-Cluster-Led is \"-1\"");
+  EXPECT_EQ(with(5, "9223372036854775807"), "header Cpp-Cluster-Led is \"9223372036854775807\"");
+  // Its time is that of a machine's clock, and may be hours off.
+  object = object_of(some_file());
+  object.headers.pop_back();
+  EXPECT_EQ(
+      why_foreign(object),
+      "written by an earlier build, by its own machine's clock: remove it when newer snapshots "
+      "are there");
+}
+
+TEST(StoredFile, TheTimeLedIsTheLongestThatAnyObjectSays) {
+  nats::ObjectInfo led;
+  led.name = kLedObject;
+  led.headers = headers_of_led(6000);
+  const auto object = object_of(some_file());
+  EXPECT_EQ(listing_of({object}).led_ms, 5678);
+  const auto listing = listing_of({object, led});
+  EXPECT_EQ(listing.led_ms, 6000);
+  EXPECT_EQ(listing.files.size(), 1U);
+  EXPECT_TRUE(listing.foreign.empty()) << "it is ours";
+  led.headers = {{"Cpp-Cluster-Led", "for ever"}};
+  EXPECT_EQ(listing_of({led}).led_ms, 0);
 }
 
 TEST(StoredFile, DeletedObjectsAreNotListed) {
