@@ -31,8 +31,9 @@ constexpr std::size_t kReadAhead = 128 * 1024;
 constexpr int kMostRounds = 32;
 constexpr std::size_t kPagesPerLook = 64;
 constexpr int kShrinkFactor = 4;  // a WAL file so many times the limit is cut off
-// A mark that all is moved up to, and is not in the file yet, may be another one than it seems.
-constexpr Duration kMarkAge = milliseconds(100);
+// A checkpoint that waits for a mark waits on when another one takes it at a later frame. It looks
+// every 100 ms at least, and finds it free when the mark is left for longer than that.
+constexpr Duration kMarkAge = milliseconds(150);
 // So long without an answer of JetStream's, and checkpoints do not wait for it any more.
 constexpr Duration kAnswerPatience = std::chrono::seconds(1);
 
@@ -80,8 +81,8 @@ Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
   }
   page_buffer_.resize(page_size_);
   std::lock_guard lock(mutex_);
-  newest().transaction.take();
-  index_ = WalIndex(newest().transaction.handle());
+  index_ = WalIndex(gate_);
+  const auto header = take_first_mark();
   // With nothing known it is for reading only.
   hashing_ = !trusted || pages_.size() > 0;
   for (const PageNumber number : known.ahead) mark(number);
@@ -91,7 +92,7 @@ Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
   else if (known.end)
     begin_at(*known.end);
   else
-    scan_run(stable_header());
+    scan_run(header);
   tell();
 }
 
@@ -100,12 +101,10 @@ Capture::~Capture() { open_gate(); }
 
 void Capture::open_database() {
   inode_ = inode_of(options_.path);
-  for (auto& mark : marks_) mark.transaction = ReadMark(options_.path, kBusyMs);
   checkpointer_ = open_beside(options_.path, 0);
   gate_ = open_beside(options_.path, kBusyMs);
-  Handle& first = newest().transaction.handle();
-  ensure_wal_mode(first);
-  page_size_ = static_cast<std::uint32_t>(first.number("PRAGMA page_size"));
+  ensure_wal_mode(gate_);
+  page_size_ = static_cast<std::uint32_t>(gate_.number("PRAGMA page_size"));
   CLUSTER_CHECK(is_page_size(page_size_));
   wal_ = WalFile(options_.path, page_size_);
   // From here on they have the wal-index. A connection that has read nothing since the mode was
@@ -118,24 +117,46 @@ void Capture::open_database() {
 // the new one, too; with `to_newest` that is not waited for.
 void Capture::renew_marks(bool to_newest) {
   drop_older(to_newest);
-  if (older().transaction.held() || move_to_file()) return;
-  if (newest().sure && position_.same(newest().at) && BootClock::now() < newest().since + kMarkAge)
-    return;
+  if (older().held.held() || move_to_file() || position_.frame == 0) return;
+  const bool moved = !position_.same(newest().at);
+  const Time now = BootClock::now();
+  if (!moved && now < newest().since + kMarkAge) return;
   Mark& next = older();
-  next.transaction.take();
-  next.at = position_;
-  // While others just set the marks that are free, SQLite has a reader share an older one.
-  next.sure = index_.newest_read_mark() >= position_.frame;
-  next.on_file = false;
-  next.since = BootClock::now();
-  newest_ = 1 - newest_;
-  catch_up();
+  // Where the WAL has just been begun anew, the next look finds that.
+  if (!next.held.take(gate_, position_.salts, position_.frame, newest().held.mark())) return;
+  next.at = {position_.salts, next.held.frame(), {}};
   next.txid = noted_;
-  drop_older(to_newest);
+  next.since = now;
+  next.on_file = false;
+  newest_ = 1 - newest_;
+  drop_older(to_newest || !moved);
 }
 
 void Capture::drop_older(bool to_newest) {
-  if (to_newest || newest().txid <= acknowledged_) older().transaction.drop();
+  if (to_newest || newest().txid <= acknowledged_) older().held.drop();
+}
+
+// With nothing to hold on to, and so with nothing known of the WAL but what stands there now.
+WalIndexHeader Capture::take_first_mark() {
+  for (auto& mark : marks_) mark.held.drop();
+  Mark& first = newest();
+  for (int i = 0; i < kHeaderTries; ++i) {
+    const auto header = stable_header();
+    const bool empty = header.max_frame == 0;
+    if (empty ? !first.held.take_file(gate_)
+              : !first.held.take(gate_, header.salts(), header.max_frame, ReadMark::kNone))
+      continue;
+    if (empty && stable_header() != header) {
+      first.held.drop();
+      continue;
+    }
+    first.at = {header.salts(), first.held.frame(), {}};
+    first.txid = noted_;
+    first.since = BootClock::now();
+    first.on_file = empty;
+    return header;
+  }
+  throw Error(Errc::unavailable, "database " + options_.path + ": its WAL does not settle");
 }
 
 // Once all of the WAL is in the database file, a mark that was taken before still keeps it from
@@ -143,44 +164,28 @@ void Capture::drop_older(bool to_newest) {
 // into the file under it, so if the WAL is begun anew, it is at position_. Returns whether the
 // newest mark is such a one.
 bool Capture::move_to_file() {
-  if (newest().on_file && position_.same(newest().at)) return true;
+  if (may_begin_anew()) return true;
   const auto all_in_file = [this] {
     const auto header = stable_header();
     return header.salts() == position_.salts && header.max_frame == position_.frame &&
            index_.backfilled() >= header.max_frame;
   };
   Mark& next = older();
-  if (next.transaction.held() || !all_in_file()) return false;
-  // While a checkpoint just ends it keeps readers from the file, and SQLite gives them another
-  // mark. Nobody keeps them from it while this is held.
-  const int rc = shm_lock(gate_, kFileReadersLock, SQLITE_SHM_LOCK | SQLITE_SHM_SHARED);
-  if (rc == SQLITE_BUSY) return false;
-  if (rc != SQLITE_OK) throw gate_.error("lock of the database file's readers", rc);
-  const auto unlock = [this] {
-    if (const int code = shm_lock(gate_, kFileReadersLock, SQLITE_SHM_UNLOCK | SQLITE_SHM_SHARED);
-        code != SQLITE_OK)
-      log::error("readers_lock_not_given_back", {{"path", options_.path}, {"code", code}});
-  };
-  try {
-    next.transaction.take();
-  } catch (...) {
-    unlock();
-    throw;
-  }
-  unlock();
+  if (next.held.held() || newest().on_file || !all_in_file() || !next.held.take_file(gate_))
+    return false;
   if (!all_in_file()) {
     // Something was committed meanwhile.
-    next.transaction.drop();
+    next.held.drop();
     return false;
   }
   // Before the WAL may be begun anew the hash file must have what it held.
   note_mark();
   next.at = position_;
   next.txid = noted_;
-  next.sure = next.on_file = true;
   next.since = BootClock::now();
+  next.on_file = true;
   newest_ = 1 - newest_;
-  older().transaction.drop();
+  older().held.drop();
   frames_.clear();
   return true;
 }
@@ -289,10 +294,10 @@ WalIndexHeader Capture::stable_header() {
 
 PageNumber Capture::pages_of(const WalIndexHeader& header) {
   if (header.pages != 0) return header.pages;
-  auto* file = newest().transaction.handle().database_file();
+  auto* file = gate_.database_file();
   sqlite3_int64 size = 0;
   if (const int rc = file->pMethods->xFileSize(file, &size); rc != SQLITE_OK)
-    throw newest().transaction.handle().error("its size", rc);
+    throw gate_.error("its size", rc);
   return static_cast<PageNumber>((size + page_size_ - 1) / page_size_);
 }
 
@@ -390,9 +395,6 @@ void Capture::scan_run(const WalIndexHeader& header) {
       position_ = frame.end;
     });
   }
-  newest().at = position_;
-  newest().txid = noted_;
-  newest().sure = newest().on_file = false;
 }
 
 // pages_ are as they were when the WAL ended there.
@@ -414,11 +416,7 @@ void Capture::begin_at(const WalPosition& end) {
 
 void Capture::compare_all() {
   forget_mark();
-  // With nothing to hold on to, the read transaction is begun anew: what it sees is compared.
-  older().transaction.drop();
-  newest().transaction.drop();
-  newest().transaction.take();
-  scan_run(stable_header());
+  scan_run(take_first_mark());
   const PageNumber size = pages_.size();
   bool changed = commit_ != size;
   pages_.resize(commit_);
@@ -460,7 +458,7 @@ std::string_view Capture::frame(std::uint32_t number) {
 // At position_: the newest frame, or the database file, in which nothing newer can be.
 std::string_view Capture::page(PageNumber number) {
   if (auto it = frames_.find(number); it != frames_.end()) return frame(it->second);
-  newest().transaction.handle().read_file(number, page_buffer_);
+  gate_.read_file(number, page_buffer_);
   return page_buffer_;
 }
 

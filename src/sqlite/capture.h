@@ -2,9 +2,9 @@
 // does not watch for changes (wal_watch.h) and knows nothing of where the files go.
 //
 // A read mark keeps the WAL from being begun anew before all of it was seen. A mark that stays in
-// its place would stop the program's own checkpoints. So a new mark is taken, on another
-// connection, before the old one is dropped: whenever something was committed, and once all of the
-// WAL is in the database file. The old one is kept until JetStream has what the new one lets into
+// its place would stop the program's own checkpoints. So a new one is taken before the old one is
+// dropped: whenever something was committed, and once all of the WAL is in the database file. The
+// old one is kept until JetStream has what the new one lets into
 // the file. Where the WAL becomes long nevertheless, the capture checkpoints it itself.
 //
 // Following and writing down are two steps: what was committed is noted as a set of pages and their
@@ -169,10 +169,9 @@ class Capture {
   class GateOpener;
 
   struct Mark {
-    ReadMark transaction{};
-    WalPosition at{};  // it lets all up to there into the file, at least, and
-    Txid txid = 0;     // no more than up to there
-    bool sure = true;  // that it is at `at`, as far as can be seen
+    ReadMark held{};
+    WalPosition at{};  // it lets all up to there into the file, and no more
+    Txid txid = 0;     // there
     Time since{};
     // It reads the database file alone: the WAL may be begun anew, at `at`. Nothing more gets into
     // the file.
@@ -180,7 +179,7 @@ class Capture {
   };
 
   void open_database();
-  void take_first_mark();
+  WalIndexHeader take_first_mark();
   void renew_marks(bool to_newest);
   void drop_older(bool to_newest);
   bool move_to_file();
@@ -221,10 +220,10 @@ class Capture {
 
   const CaptureOptions options_;
   std::mutex mutex_;
+  Handle checkpointer_;
+  Handle gate_;    // holds the marks, and the writer lock to keep writers out
   Mark marks_[2];  // the newest is always held, the other one until JetStream has what is between
   int newest_ = 0;
-  Handle checkpointer_;
-  Handle gate_;  // holds the writer lock to keep writers out
   WalIndex index_;
   WalFile wal_;
   std::uint64_t inode_ = 0;

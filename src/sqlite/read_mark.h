@@ -1,41 +1,52 @@
-// A read transaction that is held for its place alone: as long as it lasts, no checkpoint moves
-// what was committed behind it into the database file, and SQLite does not begin the WAL anew
-// before all up to it is in there (sqlite.org/walformat.html, "Reader marks"). Taken and dropped
-// some thousand times a second under a busy writer, so it parses no SQL.
+// A mark that is held in a database's shared memory, as a reader of SQLite's holds it: as long as
+// it lasts, no checkpoint moves what was committed behind it into the database file, and SQLite
+// does not begin the WAL anew before all up to it is in there (sqlite.org/walformat.html,
+// "WAL-Index Format", and the locks there). Taken by SQLite's own locks, without a transaction: a
+// transaction can't choose which of the four marks it takes, and a checkpoint that waits for one
+// mark waits on, however far others have moved it.
 #pragma once
 
-#include <memory>
-#include <string>
+#include <cstdint>
 
 #include "sqlite/handle.h"
-
-struct sqlite3_stmt;
+#include "sqlite/wal_index.h"
 
 namespace cluster::sqlite {
 
-/// Not thread-safe.
+/// Not thread-safe. A `handle` must have read something in WAL mode, stay open for as long as it is
+/// held, and run no statement meanwhile.
 class ReadMark {
  public:
-  ReadMark() = default;
-  /// Opens the database at `path`, and holds no mark yet. `busy_ms`: how long take() waits for
-  /// locks, which others hold for moments. Throws as Handle does.
-  ReadMark(const std::string& path, int busy_ms);
+  static constexpr int kNone = -1;
+  static constexpr int kFile = 0;  ///< for readers of the database file alone
+  static constexpr int kMarks = 5;
 
-  /// At the newest transaction. Must not be held. Throws as Handle does.
-  void take();
+  ReadMark() = default;
+  ~ReadMark() { drop(); }
+  ReadMark(const ReadMark&) = delete;
+  ReadMark& operator=(const ReadMark&) = delete;
+
+  /// Holds one of the marks 1 to 4, but not `other_than`, at frame `frame`, which must count in the
+  /// run with `salts`. False when the WAL was begun anew meanwhile. Where all marks are others',
+  /// one that stands at an earlier frame is shared: see frame(). Must not be held. Throws
+  /// Error{system}, Error{unavailable} when that is not possible either.
+  bool take(const Handle& handle, const WalSalts& salts, std::uint32_t frame, int other_than);
+  /// Holds the one for readers of the file alone. False while a checkpoint is moving something.
+  bool take_file(const Handle& handle);
   void drop() noexcept;
-  bool held() const noexcept { return held_; }
-  Handle& handle() noexcept { return handle_; }
+
+  bool held() const noexcept { return mark_ != kNone; }
+  int mark() const noexcept { return mark_; }
+  /// Where it stands.
+  std::uint32_t frame() const noexcept { return frame_; }
 
  private:
-  struct Finalizer {
-    void operator()(sqlite3_stmt* statement) const noexcept;
-  };
+  bool hold(const Handle& handle, int mark, std::uint32_t frame);
+  bool share_earlier(const Handle& handle, std::uint32_t frame);
 
-  Handle handle_;
-  // A statement that has given a row and not ended keeps its read transaction.
-  std::unique_ptr<sqlite3_stmt, Finalizer> statement_;
-  bool held_ = false;
+  const Handle* handle_ = nullptr;
+  int mark_ = kNone;
+  std::uint32_t frame_ = 0;
 };
 
 }  // namespace cluster::sqlite

@@ -1,6 +1,5 @@
 #include "sqlite/wal_index.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -13,9 +12,6 @@ namespace {
 
 constexpr std::size_t kHeaderWords = sizeof(WalIndexHeader) / 4;
 constexpr std::size_t kBackfillWord = 96 / 4;
-constexpr std::size_t kReadMarkWord = 100 / 4;
-constexpr std::size_t kReadMarks = 5;
-constexpr std::uint32_t kUnusedMark = 0xffffffff;
 constexpr std::size_t kBackfillAttemptedWord = 128 / 4;
 constexpr int kSegmentSize = 32768;
 
@@ -66,15 +62,6 @@ std::optional<WalIndexHeader> WalIndex::header() const noexcept {
   if (first.own_checksum() != WalChecksum{first.checksum[0], first.checksum[1]})
     return std::nullopt;
   return first;
-}
-
-std::uint32_t WalIndex::newest_read_mark() const noexcept {
-  std::uint32_t newest = 0;
-  for (std::size_t i = 1; i < kReadMarks; ++i) {
-    const std::uint32_t mark = __atomic_load_n(memory_ + kReadMarkWord + i, __ATOMIC_RELAXED);
-    if (mark != kUnusedMark) newest = std::max(newest, mark);
-  }
-  return newest;
 }
 
 std::uint32_t WalIndex::backfill_attempted() const noexcept {

@@ -61,9 +61,6 @@ class WalIndex {
   std::optional<WalIndexHeader> header() const noexcept;
   /// Frames that are in the database file already.
   std::uint32_t backfilled() const noexcept;
-  /// The newest frame that a reader mark, of the four that are frames, stands at. Marks that nobody
-  /// holds count, too.
-  std::uint32_t newest_read_mark() const noexcept;
   /// Frames that a checkpoint is to move, or has moved. Older versions of SQLite leave it 0.
   std::uint32_t backfill_attempted() const noexcept;
 
