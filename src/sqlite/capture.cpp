@@ -31,9 +31,11 @@ constexpr std::size_t kReadAhead = 128 * 1024;
 constexpr int kMostRounds = 32;
 constexpr std::size_t kPagesPerLook = 64;
 constexpr int kShrinkFactor = 4;  // a WAL file so many times the limit is cut off
-// A checkpoint that waits for a mark waits on when another one takes it at a later frame. It looks
-// every 100 ms at least, and finds it free when the mark is left for longer than that.
-constexpr Duration kMarkAge = milliseconds(150);
+// A checkpoint that waits for a mark waits on when another one takes it at a later frame. SQLite
+// looks again after 1 ms, and then after longer and longer, 100 ms at most. So the mark is left,
+// for longer and longer.
+constexpr Duration kFirstMarkAge = milliseconds(5);
+constexpr Duration kLastMarkAge = milliseconds(160);
 // So long without an answer of JetStream's, and checkpoints do not wait for it any more.
 constexpr Duration kAnswerPatience = std::chrono::seconds(1);
 
@@ -120,7 +122,7 @@ void Capture::renew_marks(bool to_newest) {
   if (older().held.held() || move_to_file() || position_.frame == 0) return;
   const bool moved = !position_.same(newest().at);
   const Time now = BootClock::now();
-  if (!moved && now < newest().since + kMarkAge) return;
+  if (!moved && now < newest().since + mark_age_) return;
   Mark& next = older();
   // Where the WAL has just been begun anew, the next look finds that.
   if (!next.held.take(gate_, position_.salts, position_.frame, newest().held.mark())) return;
@@ -129,6 +131,7 @@ void Capture::renew_marks(bool to_newest) {
   next.since = now;
   next.on_file = false;
   newest_ = 1 - newest_;
+  mark_age_ = moved ? kFirstMarkAge : std::min(2 * mark_age_, kLastMarkAge);
   drop_older(to_newest || !moved);
 }
 

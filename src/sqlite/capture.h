@@ -224,6 +224,7 @@ class Capture {
   Handle gate_;    // holds the marks, and the writer lock to keep writers out
   Mark marks_[2];  // the newest is always held, the other one until JetStream has what is between
   int newest_ = 0;
+  Duration mark_age_{};  // then the newest one goes to another place
   WalIndex index_;
   WalFile wal_;
   std::uint64_t inode_ = 0;
