@@ -145,7 +145,7 @@ void ReplicatedDatabase::ensure_stream() {
 }
 
 void ReplicatedDatabase::copy_changed() {
-  if (role_ == Role::promoting && copy_.refused()) finish_promotion(*copy_.refused());
+  if (role_ == Role::promoting && copy_.refused()) finish_promotion(copy_.refused());
   if (role_ == Role::promoting) try_to_take_over();
   if (events_.moved) events_.moved();
   const bool ready = copy_.ready();

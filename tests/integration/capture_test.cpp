@@ -221,7 +221,6 @@ struct OwnCheckpoint {
 
 // As a program checkpoints.
 OwnCheckpoint checkpoint(const Handle& db, int mode) {
-  OwnCheckpoint result;
   int frames = 0, done = 0;
   const int rc = sqlite3_wal_checkpoint_v2(db.get(), "main", mode, &frames, &done);
   EXPECT_TRUE(rc == SQLITE_OK || rc == SQLITE_BUSY) << rc;
