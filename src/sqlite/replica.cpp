@@ -61,9 +61,27 @@ void Replica::find_content(const WalIndexHeader& header) {
   file_ = FileState::of(path_);
   read_content();
   position_ = position_of(header, std::nullopt);
+  if (!position_) {
+    position_ = noted_before(header);
+    has_rest_ = position_.has_value();
+  }
   // It is no mark of this file, or is damaged.
   hashes_.forget();
   look_for_mark();
+}
+
+// Of the last place in the WAL of which this node has noted something as the leader; nothing when
+// there is none, or nothing behind it.
+std::optional<PositionRecord> Replica::noted_before(const WalIndexHeader& header) const {
+  const auto& records = log_.records();
+  for (auto it = records.rbegin(); it != records.rend(); ++it)
+    if (it->leading && it->end.frame > 0 && it->end.salts == header.salts() &&
+        left_over(handle_, header, *it))
+      return *it;
+  const auto& mark = hashes_.mark();
+  if (mark && mark->history == log_.history() && left_over(handle_, header, mark->at))
+    return mark->at;
+  return std::nullopt;
 }
 
 void Replica::read_content() {

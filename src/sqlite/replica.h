@@ -130,6 +130,7 @@ class Replica {
                                             std::optional<std::uint64_t> in_file);
   std::optional<PositionRecord> left_over_position(const WalIndexHeader& header,
                                                    std::optional<std::uint64_t> in_file);
+  std::optional<PositionRecord> noted_before(const WalIndexHeader& header) const;
   void stand_at(const PositionRecord& record);
   std::string does_not_follow(const LtxHeader& header, std::uint64_t before) const;
 
