@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cluster/error.h"
 #include "sqlite/bytes.h"
@@ -67,6 +69,7 @@ PositionLog::PositionLog(const std::string& path) : path_(path) {
   }
   history_ = get_be<std::uint64_t>(all.data() + 8);
   earlier_ = all[16] != 0;
+  all_from_stream_ = get_be<std::uint64_t>(all.data() + 17);
   std::map<std::uint64_t, PositionRecord> found;
   for (std::size_t at = kSlot; at < all.size(); at += kSlot) {
     const auto slot = all.substr(at, kSlot);
@@ -81,6 +84,7 @@ void PositionLog::write_header() {
   std::string bytes(kMagic);
   append_be(bytes, history_);
   bytes.push_back(earlier_ ? '\1' : '\0');
+  append_be(bytes, all_from_stream_);
   write_all(file_.get(), with_checksum(std::move(bytes)), 0, path_);
 }
 
@@ -100,9 +104,28 @@ void PositionLog::clear() {
   }
   earlier_ = ever_replicated();
   history_ = 0;
+  all_from_stream_ = 0;
   count_ = 0;
   records_.clear();
   write_header();
+}
+
+void PositionLog::note_all_from_stream(std::uint64_t inode) {
+  if (inode == all_from_stream_) return;
+  all_from_stream_ = inode;
+  write_header();
+}
+
+void PositionLog::forget_all_from_stream() {
+  if (all_from_stream_ == 0) return;
+  const std::uint64_t was = std::exchange(all_from_stream_, 0);
+  try {
+    write_header();
+    if (::fdatasync(file_.get()) != 0) throw file_error("sync of", path_);
+  } catch (...) {
+    all_from_stream_ = was;
+    throw;
+  }
 }
 
 void PositionLog::append(const PositionRecord& record) {

@@ -29,6 +29,18 @@ class PositionLog {
   std::uint64_t history() const noexcept { return history_; }
   void set_history(std::uint64_t history);
 
+  /// The copy in the file with that inode holds nothing that the stream does not have, and this
+  /// node has not led with it since. Without sync. Throws Error{system}.
+  void note_all_from_stream(std::uint64_t inode);
+  /// That is true no more, or will not be: this node is about to lead. Synced. Throws
+  /// Error{system}.
+  void forget_all_from_stream();
+  /// Whether that is noted of that file, since the last time that it was known. False also when
+  /// nothing is known.
+  bool all_from_stream(std::uint64_t inode) const noexcept {
+    return inode != 0 && inode == all_from_stream_;
+  }
+
   /// Without sync: it may be lost with the machine. Throws Error{system}.
   void append(const PositionRecord& record);
   /// Drops all records, for a database that begins anew.
@@ -54,8 +66,9 @@ class PositionLog {
   std::string path_;
   UniqueFd file_;
   std::uint64_t history_ = 0;
-  bool earlier_ = false;     // there were records that have been dropped
-  std::uint64_t count_ = 0;  // of records ever written
+  bool earlier_ = false;               // there were records that have been dropped
+  std::uint64_t all_from_stream_ = 0;  // the inode of that file; 0: none is known to be so
+  std::uint64_t count_ = 0;            // of records ever written
   std::deque<PositionRecord> records_;
 };
 

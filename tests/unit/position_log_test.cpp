@@ -44,6 +44,33 @@ TEST_F(PositionLogTest, FindsWhatWasNoted) {
   EXPECT_TRUE(log.records().empty()) << "they belonged to another history";
 }
 
+TEST_F(PositionLogTest, KnowsWhichFileHoldsNothingButWhatTheStreamHas) {
+  {
+    PositionLog log(path_);
+    EXPECT_FALSE(log.all_from_stream(17)) << "nothing is known";
+    EXPECT_FALSE(log.all_from_stream(0)) << "there is no such file";
+    log.set_history(77);
+    log.append(record(1));
+    log.note_all_from_stream(17);
+    EXPECT_TRUE(log.all_from_stream(17));
+    EXPECT_FALSE(log.all_from_stream(18)) << "another file has taken its place";
+  }
+  {
+    PositionLog log(path_);
+    EXPECT_EQ(log.history(), 77U);
+    ASSERT_EQ(log.records().size(), 1U);
+    EXPECT_TRUE(log.all_from_stream(17));
+    log.forget_all_from_stream();
+    EXPECT_FALSE(log.all_from_stream(17));
+  }
+  PositionLog log(path_);
+  EXPECT_FALSE(log.all_from_stream(17)) << "this node was about to lead";
+  EXPECT_FALSE(log.all_from_stream(0));
+  log.note_all_from_stream(17);
+  log.set_history(78);
+  EXPECT_FALSE(log.all_from_stream(17)) << "that was another history";
+}
+
 TEST_F(PositionLogTest, MakesRoomForNewRecords) {
   constexpr Txid kCount = PositionLog::kRecords * 2 + 100;
   {
