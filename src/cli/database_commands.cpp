@@ -123,6 +123,29 @@ std::string lag_text(const OrderedJson& database) {
   return shown;
 }
 
+// "1 diverged, 3 foreign"
+std::string quarantine_text(const OrderedJson& database) {
+  if (!database.contains("quarantine")) return "";
+  std::string shown;
+  for (const char* kind : {"diverged", "foreign", "damaged"}) {
+    const OrderedJson& all = database["quarantine"];
+    const auto count = all.is_object() && all.contains(kind) ? number_at(all[kind], "count") : 0;
+    if (count > 0)
+      shown += (shown.empty() ? "" : ", ") + std::to_string(count) + " " + std::string(kind);
+  }
+  return shown;
+}
+
+std::vector<std::string> named_in_quarantine(const OrderedJson& database) {
+  std::vector<std::string> paths;
+  if (!database.is_object() || !database.contains("quarantine")) return paths;
+  const OrderedJson& all = database["quarantine"];
+  if (all.is_object() && all.contains("newest") && all["newest"].is_array())
+    for (const auto& path : all["newest"])
+      if (path.is_string()) paths.push_back(path.get<std::string>());
+  return paths;
+}
+
 std::string status_text(const OrderedJson& of, bool colour) {
   const std::string leader = text(of, "leader");
   std::string out =
@@ -141,7 +164,7 @@ std::string status_text(const OrderedJson& of, bool colour) {
            size_text(number_at(snapshots, "bytes")) + " in all\n";
   else
     out += "none\n";
-  Table table({"NODE", "ROLE", "STATE", "EPOCH", "TXID", "LAG", "WAL", "SET ASIDE", "TROUBLE"});
+  Table table({"NODE", "ROLE", "STATE", "EPOCH", "TXID", "LAG", "WAL", "QUARANTINE", "TROUBLE"});
   for (const auto& one : of["nodes"]) {
     const OrderedJson& d = one["database"];
     if (!d.is_object()) {
@@ -152,7 +175,6 @@ std::string status_text(const OrderedJson& of, bool colour) {
     const std::string role = text(d, "role");
     const bool ready = d.contains("ready") && d["ready"] == true;
     const std::string trouble = text(d, "trouble");
-    const auto aside = d.contains("set_aside") ? d["set_aside"].size() : 0;
     std::string state = role == "primary" ? "" : text(d, "copy");
     if (state == "restoring")
       state += " " + std::to_string(number_at(d, "restored_percent")) + " %";
@@ -163,16 +185,13 @@ std::string status_text(const OrderedJson& of, bool colour) {
                std::to_string(number_at(d, "txid")),
                lag_text(d),
                size_text(number_at(d, "wal_bytes")),
-               aside == 0 ? std::string() : std::to_string(aside),
+               quarantine_text(d),
                {trouble, Colour::bad}});
   }
   out += table.empty() ? "no node runs it\n" : table.text(colour);
   for (const auto& one : of["nodes"])
-    if (one["database"].is_object() && one["database"].contains("set_aside"))
-      for (const auto& path : one["database"]["set_aside"])
-        if (path.is_string())
-          out +=
-              "set aside on " + text(one, "node") + ": " + harmless(path.get<std::string>()) + "\n";
+    for (const auto& path : named_in_quarantine(one["database"]))
+      out += "in quarantine on " + text(one, "node") + ": " + harmless(path) + "\n";
   return out;
 }
 
@@ -386,7 +405,7 @@ Exit verify(const DatabaseArguments& options) {
   show(options, verdict);
   if (!verdict.sound()) {
     complain("a copy of " + options.app +
-             " is wrong. A standby sets its copy aside and gets another by itself; a primary's "
+             " is wrong. A standby quarantines its copy and gets another by itself; a primary's "
              "is to be replaced: cpp-cluster stepdown " +
              options.app + ", then look at it again (docs/replication.md, \"Recovery\")");
     return Exit::unhealthy;
@@ -433,7 +452,7 @@ void add_db(CLI::App& root, Chosen& chosen) {
   add_watch_flag(look, options->output);
   look.footer(
       "LAG: of a primary, what JetStream has not acknowledged; of a standby, what it lacks.\n"
-      "SET ASIDE: databases that a node could not go on with, kept beside its own.\n"
+      "QUARANTINE: databases that a node could not go on with, kept beside its own.\n"
       "Exit status: 0 shown, 3 NATS unreachable, 4 no such app.\n\n"
       "Examples:\n"
       "  cpp-cluster db status\n"
@@ -447,7 +466,7 @@ void add_db(CLI::App& root, Chosen& chosen) {
       "Each node reads all of its copy as it is at one transaction, while others are committed,\n"
       "and compares every page with what it noted when it wrote it. What the leader has at its\n"
       "transaction is compared with the stream's word, and with what each standby had there. The\n"
-      "leader needs room for a copy. A standby whose copy is wrong sets it aside and gets "
+      "leader needs room for a copy. A standby whose copy is wrong quarantines it and gets "
       "another.\n"
       "Exit status: 0 all are sound and the same, 1 some could not be verified or compared, 4 no\n"
       "such app, 5 a copy is wrong or no node runs the app, 6 not done in time.\n\n"

@@ -123,9 +123,14 @@ constexpr auto kDatabaseMetrics = std::to_array<DatabaseMetric>({
     {"cluster_database_degraded_total", "counter", "Times that a primary could not be followed",
      [](const Database& d) -> std::optional<double> { return real(d.counts.degraded); }},
     {"cluster_database_divergences_total", "counter",
-     "Copies that had transactions of their own, and were set aside",
+     "Copies that had transactions of their own, and were quarantined",
      [](const Database& d) -> std::optional<double> { return real(d.counts.copy.divergences); }},
-    {"cluster_database_damages_total", "counter", "Copies that were damaged, and were set aside",
+    {"cluster_database_foreign_writes_total", "counter",
+     "Copies that somebody else had written to, and were quarantined",
+     [](const Database& d) -> std::optional<double> {
+       return real(d.counts.copy.foreign_writes);
+     }},
+    {"cluster_database_damages_total", "counter", "Copies that were damaged, and were quarantined",
      [](const Database& d) -> std::optional<double> { return real(d.counts.copy.damages); }},
     {"cluster_database_restores_total", "counter", "Copies that were had anew from a snapshot",
      [](const Database& d) -> std::optional<double> { return real(d.counts.copy.restores); }},
@@ -159,8 +164,6 @@ constexpr auto kDatabaseMetrics = std::to_array<DatabaseMetric>({
     {"cluster_database_wal_gaps_total", "counter",
      "Times that all pages were compared since a part of the WAL was gone",
      [](const Database& d) -> std::optional<double> { return real(d.counts.gaps); }},
-    {"cluster_database_set_aside", "gauge", "Databases kept beside it, for a person to look at",
-     [](const Database& d) -> std::optional<double> { return real(d.set_aside.size()); }},
     {"cluster_database_verified_timestamp_seconds", "gauge", "When it was verified last",
      [](const Database& d) -> std::optional<double> {
        if (!d.verified) return std::nullopt;
@@ -227,6 +230,24 @@ void add_databases(const NodeStatus& status, std::string& out) {
       if (app.database)
         if (const auto value = metric.value(*app.database)) lines.add(*value, {{"app", app.name}});
   }
+}
+
+void add_quarantine(const NodeStatus& status, std::string& out) {
+  const auto each = [&](const char* name, const char* help, auto value) {
+    Metric metric(out, name, "gauge", help);
+    for (const auto& app : status.apps)
+      for (const auto kind : sqlite::kQuarantineKinds)
+        if (app.database)
+          metric.add(real(value(app.database->quarantine.of(kind))),
+                     {{"app", app.name}, {"kind", sqlite::to_text(kind)}});
+  };
+  using Total = sqlite::QuarantineSummary::Total;
+  each("cluster_database_quarantined",
+       "Databases in quarantine, for a person to look at; kind diverged: with transactions that "
+       "are nowhere else, or may be",
+       [](const Total& total) { return total.count; });
+  each("cluster_database_quarantined_bytes", "Bytes of these",
+       [](const Total& total) { return total.bytes; });
 }
 
 void add_transitions(const NodeStatus& status, std::string& out) {
@@ -323,6 +344,7 @@ std::string to_metrics(const NodeStatus& status) {
   for (const auto& app : status.apps) epochs.add(real(app.epoch), {{"app", app.name}});
   add_transitions(status, out);
   add_databases(status, out);
+  add_quarantine(status, out);
   add_calls(status, out);
   Metric(out, "cluster_audit_stored_total", "counter", "Audit entries that JetStream has")
       .add(real(status.audit.stored));

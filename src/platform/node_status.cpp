@@ -53,6 +53,13 @@ Json json_of(const sqlite::Verified& v, std::int64_t time_ms) {
           {"damage", v.damage}};
 }
 
+Json json_of(const sqlite::QuarantineSummary& q) {
+  Json json{{"newest", q.newest}};
+  for (const auto kind : sqlite::kQuarantineKinds)
+    json[sqlite::to_text(kind)] = {{"count", q.of(kind).count}, {"bytes", q.of(kind).bytes}};
+  return json;
+}
+
 Json json_of(const sqlite::ReplicatedDatabase::Status& d) {
   const auto& c = d.counts;
   return {{"path", d.path},
@@ -77,6 +84,7 @@ Json json_of(const sqlite::ReplicatedDatabase::Status& d) {
             {"lost", c.lost},
             {"degraded", c.degraded},
             {"divergences", c.copy.divergences},
+            {"foreign_writes", c.copy.foreign_writes},
             {"damages", c.copy.damages},
             {"had_anew", c.copy.had_anew},
             {"restores", c.copy.restores},
@@ -88,7 +96,7 @@ Json json_of(const sqlite::ReplicatedDatabase::Status& d) {
             {"streams_made_anew", c.copy.streams_made_anew},
             {"stream_ends_lost", c.copy.stream_ends_lost}}},
           {"divergences", c.copy.divergences},
-          {"set_aside", d.set_aside},
+          {"quarantine", json_of(d.quarantine)},
           {"verified", d.verified ? json_of(*d.verified, d.verified_ms) : Json()},
           {"trouble", d.trouble},
           {"snapshots", d.snapshots ? json_of(*d.snapshots) : Json()}};

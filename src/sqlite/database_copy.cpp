@@ -121,6 +121,7 @@ void DatabaseCopy::next_turn() {
   timer_.reset();
   proof_timer_.reset();
   proving_ = false;
+  origin_noted_ = false;
 }
 
 void DatabaseCopy::open() {
@@ -144,12 +145,16 @@ void DatabaseCopy::open() {
         const std::string here = place();
         if (here != options_.path && !replica_lock_)
           replica_lock_ = open_locked(position_log_path(here));
+        finish_set_aside_here();
         if (here != options_.path && fs::exists(options_.path)) {
           // It led until it was cut short.
           if (fs::exists(here)) {
             // It is told of even when what follows fails.
-            loop_.post([this, alive = alive_, kept = set_aside(here, "diverged", 0)] {
-              if (*alive) found_two(kept);
+            const std::string why = options_.path + " is there as well";
+            // Nobody knows what the one lacks that the other has.
+            loop_.post([this, alive = alive_, why,
+                        kept = set_aside(here, QuarantineKind::diverged, note_of({why}, {}))] {
+              if (*alive) found_aside(kept, why);
             });
           }
           move(options_.path, here);
@@ -184,15 +189,21 @@ void DatabaseCopy::move(const std::string& from, const std::string& to) {
   hashes_->sync();
 }
 
-// Both the primary's place and the replica's held a database: nobody knows what the latter lacks.
-void DatabaseCopy::found_two(const std::string& kept) {
-  ++counts_.divergences;
-  journal_.error("database_diverged", {{"epoch", "unknown"},
-                                       {"txid", "unknown"},
-                                       {"common", "unknown"},
-                                       {"held", "unknown"},
-                                       {"kept", kept},
-                                       {"why", options_.path + " is there as well"}});
+// A database in quarantine of which no more is known than why it is there.
+void DatabaseCopy::found_aside(const std::string& kept, const std::string& why) {
+  tell_of({kept, kind_of(kept), {}}, {why}, kind_of(kept) == QuarantineKind::damaged, {});
+}
+
+// On the strand.
+void DatabaseCopy::finish_set_aside_here() {
+  const std::string why = "this node was killed while it put the database aside";
+  std::vector<std::string> paths{options_.path};
+  if (place() != options_.path) paths.push_back(place());
+  for (const auto& path : paths)
+    for (const auto& kept : finish_set_aside(path, note_of({why}, {})))
+      loop_.post([this, alive = alive_, kept, why] {
+        if (*alive) found_aside(kept, why);
+      });
 }
 
 // It is no database any more. Where nothing could take its place a person must look at it.
@@ -417,6 +428,7 @@ void DatabaseCopy::follow(std::uint64_t after) {
     trouble_.clear();
     failures_ = 0;
     checkpoint();
+    note_origin();
     if (events_.changed) events_.changed();
   };
   events.caught_up = [this] {
@@ -427,6 +439,7 @@ void DatabaseCopy::follow(std::uint64_t after) {
     trouble_.clear();
     sequence_ = std::max(sequence_, follower_->applied());
     journal_.info("database_caught_up", {{"txid", position_.txid}, {"sequence", sequence_}});
+    note_origin();
     if (events_.changed) events_.changed();
   };
   events.stuck = [this](const WalFollower::Stuck& why) { stuck(why); };
@@ -495,6 +508,7 @@ void DatabaseCopy::proof_found(const Result<Verified>& found) {
                proving_ = false;
                journal_.info("database_proven", {{"txid", position_.txid}});
                checkpoint();
+               note_origin();
                if (events_.changed) events_.changed();
              });
 }
@@ -507,8 +521,8 @@ void DatabaseCopy::failed(const Error& error, std::uint64_t sequence) {
                    {{"sequence", sequence},
                     {"why", error.what()},
                     {"means", "a snapshot of what comes behind it is wanted"}});
-    anew_ = true;
-    from_ = sequence + 1;
+    failures_ = 0;
+    return start_over({error.what(), false, {}, sequence + 1});
   }
   // A full disk, say, changes nothing in what is here.
   if (error.errc() == Errc::corrupt) return wait_and_open(error);
@@ -607,34 +621,14 @@ void DatabaseCopy::start_over(const WalFollower::Stuck& why, bool damaged) {
 
 void DatabaseCopy::set_aside_and_open(const WalFollower::Stuck& why, bool damaged) {
   const CopyPosition was = position_;
+  const bool rest = replica_ && replica_->has_rest();
   replica_.reset();
   position_ = {};
   sequence_ = 0;
   anew_ = true;
   from_ = why.sequence;
-  struct Aside {
-    std::string path{};  // empty: nothing was worth keeping
-    bool at_least = false;
-    std::optional<FileState> never_replicated{};
-  };
   work<Aside>(
-      [this, diverged = why.diverged, damaged, was] {
-        wait_for_scan();
-        std::lock_guard lock(files_);
-        if (!log_->ever_replicated())
-          if (const auto file = FileState::of(place()); file && file->size > 0)
-            return Aside{{}, false, file};
-        // What JetStream has never acknowledged may be nowhere else, even if all that could tell is
-        // gone from the stream.
-        if (!diverged && (was.txid == 0 || log_->has_stored(was.txid, was.hash))) return Aside();
-        hashes_->forget();
-        // What this node led with may not have come back to its place.
-        Aside aside{set_aside(std::filesystem::exists(options_.path) ? options_.path : place(),
-                              damaged ? "damaged" : "diverged", was.epoch),
-                    log_->at_least(was.txid, was.hash)};
-        list_set_aside();
-        return aside;
-      },
+      [this, why, damaged, was, rest] { return put_aside(why, damaged, was, rest); },
       [this, why, was, damaged](Result<Aside> aside) {
         if (!aside) return wait_and_open(aside.error());
         if (const auto& file = aside.value().never_replicated)
@@ -645,34 +639,86 @@ void DatabaseCopy::set_aside_and_open(const WalFollower::Stuck& why, bool damage
                         ") was begun without it. It stays as it is, and this node has no "
                         "copy: move it away, and the node makes one"),
               *file);
-        const std::string& kept = aside.value().path;
-        if (damaged) {
-          ++counts_.damages;
-          journal_.error(
-              "database_set_aside",
-              {{"epoch", was.epoch}, {"txid", was.txid}, {"kept", kept}, {"why", why.why}});
-        } else if (!kept.empty()) {
-          ++counts_.divergences;
-          journal_.error(
-              "database_diverged",
-              {{"epoch", was.epoch},
-               {"txid", was.txid},
-               {"common", why.common ? std::to_string(*why.common) : "unknown"},
-               // What a node has noted nothing of holds more than nothing.
-               {"held", why.common && was.txid > 0 && was.txid >= *why.common
-                            ? to_text(LeftOver{was.txid - *why.common, aside.value().at_least})
-                            : "unknown"},
-               {"kept", kept},
-               {"why", why.why}});
-        } else {
-          ++counts_.had_anew;
-          journal_.warn("database_had_anew", {{"why", why.why}});
-        }
+        tell_of(aside.value(), why, damaged, was);
         // Again and again, if it is of no use.
         if (starts_++ == 0) return open();
         timer_ = loop_.after(retry_, [this] { open(); });
         retry_ = std::min(retry_ * 2, kLastRetry);
       });
+}
+
+// On the strand, while no copy is open.
+DatabaseCopy::Aside DatabaseCopy::put_aside(const WalFollower::Stuck& why, bool damaged,
+                                            const CopyPosition& was, bool rest) {
+  wait_for_scan();
+  std::lock_guard lock(files_);
+  if (!log_->ever_replicated())
+    if (const auto file = FileState::of(place()); file && file->size > 0)
+      return {.never_replicated = file};
+  // What JetStream has never acknowledged may be nowhere else, even if all that could tell is gone
+  // from the stream.
+  const bool stored = was.txid == 0 || log_->has_stored(was.txid, was.hash);
+  if (!why.diverged && stored && !rest) return {};
+  hashes_->forget();
+  // What this node led with may not have come back to its place.
+  const std::string path = std::filesystem::exists(options_.path) ? options_.path : place();
+  // Only what is known to have held nothing but what the stream has counts as written to by others,
+  // or as damaged: anything else may hold transactions of a term that are nowhere else. Where the
+  // stream itself has others in their place, it has lost them.
+  const bool lost = (why.common && was.txid > 0) || !log_->all_from_stream(inode_of(path));
+  Aside aside;
+  aside.kind = lost      ? QuarantineKind::diverged
+               : damaged ? QuarantineKind::damaged
+                         : QuarantineKind::foreign;
+  QuarantineNote note = note_of(why, was);
+  // Nobody has counted what its WAL has besides.
+  if (note.held && rest) note.held->at_least = true;
+  aside.held = note.held;
+  aside.path = set_aside(path, aside.kind, note, !damaged);
+  list_set_aside();
+  return aside;
+}
+
+// On the strand.
+QuarantineNote DatabaseCopy::note_of(const WalFollower::Stuck& why, const CopyPosition& was) const {
+  QuarantineNote note;
+  note.app = options_.app;
+  note.node = options_.node;
+  note.history = log_->history();
+  note.why = why.why;
+  note.epoch = was.epoch;
+  if (was.txid == 0 && !log_->records().empty()) note.epoch = log_->records().back().epoch;
+  // What a node has noted nothing of holds more than nothing.
+  if (why.common && was.txid > *why.common) {
+    note.first = *why.common + 1;
+    note.last = was.txid;
+    note.held = LeftOver{was.txid - *why.common, log_->at_least(was.txid, was.hash)};
+  }
+  return note;
+}
+
+void DatabaseCopy::tell_of(const Aside& aside, const WalFollower::Stuck& why, bool damaged,
+                           const CopyPosition& was) {
+  if (damaged) ++counts_.damages;
+  if (aside.path.empty()) {
+    ++counts_.had_anew;
+    return journal_.warn("database_had_anew", {{"why", why.why}});
+  }
+  if (aside.kind == QuarantineKind::diverged) {
+    ++counts_.divergences;
+    return journal_.error("database_diverged",
+                          {{"epoch", was.epoch},
+                           {"txid", was.txid},
+                           {"common", why.common ? std::to_string(*why.common) : "unknown"},
+                           {"held", aside.held ? to_text(*aside.held) : "unknown"},
+                           {"damaged", damaged ? "true" : "false"},
+                           {"kept", aside.path},
+                           {"why", why.why}});
+  }
+  if (aside.kind == QuarantineKind::foreign) ++counts_.foreign_writes;
+  journal_.error(
+      aside.kind == QuarantineKind::foreign ? "database_foreign_writes" : "database_set_aside",
+      {{"epoch", was.epoch}, {"txid", was.txid}, {"kept", aside.path}, {"why", why.why}});
 }
 
 void DatabaseCopy::hand_over(std::optional<Txid> since, std::uint64_t epoch,
@@ -703,6 +749,8 @@ void DatabaseCopy::hand_over(std::optional<Txid> since, std::uint64_t epoch,
           handed.state.end = (*replica)->end();
         }
         replica->reset();
+        // What this node commits from now on may never get into the stream.
+        log_->forget_all_from_stream();
         if (place() != options_.path && std::filesystem::exists(place())) {
           move(place(), options_.path);
           handed.state.end.reset();
@@ -737,13 +785,44 @@ void DatabaseCopy::end(std::function<void()> done) {
 
 // On the strand.
 void DatabaseCopy::list_set_aside() {
-  auto all = those_set_aside(options_.path);
-  if (place() != options_.path) {
-    const auto more = those_set_aside(place());
-    all.insert(all.end(), more.begin(), more.end());
-  }
+  auto summary = summary_of(in_quarantine({options_.path, place()}));
   std::lock_guard lock(aside_mutex_);
-  aside_ = std::move(all);
+  aside_ = std::move(summary);
+}
+
+void DatabaseCopy::look_at_quarantine() {
+  work<bool>(
+      [this] {
+        list_set_aside();
+        return true;
+      },
+      [this](const Result<bool>& looked) {
+        if (!looked) journal_.warn("database_quarantine_unknown", {{"why", looked.error().what()}});
+      });
+}
+
+// Once it is known: it follows, and no page of it is from elsewhere. Whatever is found in its file
+// later was not committed by this node's program while it led.
+void DatabaseCopy::note_origin() {
+  if (origin_noted_ || phase_ != Phase::following || !caught_up_ || !replica_ ||
+      !replica_->proven() || replica_->has_rest())
+    return;
+  origin_noted_ = true;
+  work<bool>(
+      [this, replica = replica_] {
+        const auto& at = replica->position();
+        if (!at || at->sequence == 0 || !replica->proven()) return false;
+        log_->note_all_from_stream(inode_of(replica->path()));
+        return true;
+      },
+      [this](const Result<bool>& noted) {
+        if (noted && noted.value()) return;
+        origin_noted_ = false;
+        if (!noted)
+          log::warn(
+              "database_origin_not_noted",
+              {{"app", options_.app}, {"node", options_.node}, {"why", noted.error().what()}});
+      });
 }
 
 // On the strand, before files are moved; a scan ends soon, since its turn was stopped.
@@ -809,7 +888,7 @@ DatabaseCopy::Status DatabaseCopy::status() const {
   if (replica_) status.wal_bytes = replica_->wal_bytes();
   {
     std::lock_guard lock(aside_mutex_);
-    status.set_aside = aside_;
+    status.quarantine = aside_;
   }
   status.restored_percent = percent_;
   status.trouble = trouble_;

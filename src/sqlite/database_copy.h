@@ -21,6 +21,7 @@
 #include "nats/jetstream.h"
 #include "sqlite/hash_file.h"
 #include "sqlite/position_log.h"
+#include "sqlite/quarantine.h"
 #include "sqlite/replica.h"
 #include "sqlite/stream_lag.h"
 #include "sqlite/verify.h"
@@ -65,6 +66,7 @@ class DatabaseCopy {
   /// What has happened to it since the start.
   struct Counts {
     std::uint64_t divergences = 0;        ///< copies with transactions of their own, set aside
+    std::uint64_t foreign_writes = 0;     ///< that somebody else had written to, set aside
     std::uint64_t damages = 0;            ///< that were no sound database, set aside
     std::uint64_t had_anew = 0;           ///< that lacked what the stream has no more
     std::uint64_t restores = 0;           ///< that were made from a snapshot
@@ -84,10 +86,10 @@ class DatabaseCopy {
     std::uint64_t lag_bytes = 0;    ///< of those that were read
     std::chrono::milliseconds lag_time{0};
     Counts counts{};
-    int restored_percent = 0;              ///< while restoring
-    std::uint64_t wal_bytes = 0;           ///< of the copy's WAL
-    std::vector<std::string> set_aside{};  ///< databases kept beside it, the newest first
-    std::string trouble{};                 ///< what failed last, until it is mended
+    int restored_percent = 0;     ///< while restoring
+    std::uint64_t wal_bytes = 0;  ///< of the copy's WAL
+    QuarantineSummary quarantine{};
+    std::string trouble{};  ///< what failed last, until it is mended
   };
 
   DatabaseCopy(Loop& loop, StrandPool& strands, nats::JetStream& jetstream, Options options,
@@ -124,6 +126,8 @@ class DatabaseCopy {
   PositionLog& log() { return *log_; }
   HashFile& hashes() { return *hashes_; }
   Status status() const;
+  /// Somebody may have removed a database from quarantine: looks, for the status.
+  void look_at_quarantine();
 
   /// While this is on, a copy that has diverged stays as it is: it may turn out to be the next
   /// leader's. When it is switched off, what was found meanwhile is acted on.
@@ -168,7 +172,19 @@ class DatabaseCopy {
   void ask_stream(std::function<void(const nats::StreamState&)> then);
   void ask_begun(const nats::StreamState& stream, std::function<void(bool)> then);
   void set_aside_and_open(const WalFollower::Stuck& why, bool damaged);
-  void found_two(const std::string& kept);
+  void found_aside(const std::string& kept, const std::string& why);
+  void finish_set_aside_here();
+  struct Aside {
+    std::string path{};  // empty: nothing was worth keeping
+    QuarantineKind kind{};
+    std::optional<LeftOver> held{};
+    std::optional<FileState> never_replicated{};  // it was not touched
+  };
+  Aside put_aside(const WalFollower::Stuck& why, bool damaged, const CopyPosition& was, bool rest);
+  QuarantineNote note_of(const WalFollower::Stuck& why, const CopyPosition& was) const;
+  void tell_of(const Aside& aside, const WalFollower::Stuck& why, bool damaged,
+               const CopyPosition& was);
+  void note_origin();
   void set_phase(Phase phase);
   void wait_and_open(const Error& error);
   void refuse(const Error& error, const FileState& file);
@@ -216,6 +232,7 @@ class DatabaseCopy {
   bool hold_ = false;
   bool checkpointing_ = false;
   bool verifying_ = false;
+  bool origin_noted_ = false;    // that all of it is from the stream
   bool proving_ = false;         // all of it is read, since somebody else has written to its file
   std::future<void> scan_over_;  // on the strand: when the last one has let go of the copy
   std::optional<WalFollower::Stuck> held_;  // found while judgement was held
@@ -223,7 +240,7 @@ class DatabaseCopy {
   std::uint64_t sequence_ = 0;
   Counts counts_;
   mutable std::mutex aside_mutex_;
-  std::vector<std::string> aside_;  // under aside_mutex_
+  QuarantineSummary aside_;  // under aside_mutex_
   std::string trouble_;
   std::optional<Error> refused_;
   Duration retry_{};

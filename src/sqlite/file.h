@@ -24,6 +24,9 @@ std::size_t read_up_to(int fd, char* into, std::size_t size, std::int64_t offset
 /// It may not be there. Throws Error{system}.
 void remove_file(const std::string& path);
 
+/// Syncs a file's folder, so that what was renamed there stays so. Throws Error{system}.
+void sync_folder_of(const std::string& path);
+
 /// Tells a file from one that has taken its place; 0: there is none.
 std::uint64_t inode_of(const std::string& path);
 

@@ -570,7 +570,7 @@ ReplicatedDatabase::Status ReplicatedDatabase::status() const {
   status.counts = counts_;
   status.counts.copy = copy.counts;
   status.restored_percent = copy.restored_percent;
-  status.set_aside = copy.set_aside;
+  status.quarantine = copy.quarantine;
   status.verified = verified_;
   status.verified_ms = verified_ms_;
   status.ready = copy_.ready();

@@ -79,7 +79,7 @@ class ReplicatedDatabase {
     int restored_percent = 0;  ///< in Phase::restoring
     bool ready = false;
     std::string trouble{};
-    std::vector<std::string> set_aside{};               ///< kept beside it, the newest first
+    QuarantineSummary quarantine{};
     std::optional<Verified> verified{};                 ///< by the newest verify()
     std::int64_t verified_ms = 0;                       ///< when that ended, since 1970
     std::optional<SnapshotKeeper::Status> snapshots{};  ///< of a primary
@@ -119,6 +119,8 @@ class ReplicatedDatabase {
   Status status() const;
   /// Where the socket for commits that wait is while this node leads; empty: nowhere now.
   std::string commit_folder() const { return commits_ ? commits_->folder() : ""; }
+  /// Somebody may have removed a database from quarantine: looks, for the status.
+  void look_at_quarantine() { copy_.look_at_quarantine(); }
   /// The database has all up to that position here. `sequence` 0: not known, `txid` tells.
   bool has(std::uint64_t epoch, Txid txid, std::uint64_t sequence) const;
 

@@ -1,12 +1,8 @@
 #include "sqlite/restore.h"
 
-#include <filesystem>
-
-#include <fcntl.h>
-#include <unistd.h>
+#include <cstdio>
 
 #include "cluster/error.h"
-#include "core/unique_fd.h"
 #include "sqlite/database_builder.h"
 #include "sqlite/file.h"
 
@@ -14,12 +10,6 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr PageNumber kProgressPages = 4096;
-
-void sync_folder_of(const std::string& path) {
-  const auto folder = std::filesystem::absolute(path).parent_path().string();
-  const UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.get()) != 0) throw file_error("sync of folder", folder);
-}
 
 }  // namespace
 

@@ -448,7 +448,7 @@ TEST(DatabaseFiles, ABitThatFlipsInARunningReplicaIsFoundByVerifying) {
   const auto status = p.d.c.command("db status db");
   EXPECT_EQ(status.status, 0) << status.out;
   for (const std::string& text :
-       {"db: led by " + p.leader, "set aside on " + p.standby + ": " + p.kept().front()})
+       {"db: led by " + p.leader, "in quarantine on " + p.standby + ": " + p.kept().front()})
     EXPECT_NE(status.out.find(text), std::string::npos) << status.out;
   const auto again = p.d.c.command("db verify db");
   EXPECT_EQ(again.status, 0) << again.out;

@@ -6,6 +6,7 @@
 
 #include "coord/records_json.h"
 #include "fuzz/expect.h"
+#include "sqlite/quarantine_note.h"
 
 using namespace cluster;
 using namespace cluster::coord;
@@ -26,6 +27,17 @@ void same_again(const std::string& text, Read read) {
   expect(to_json(second.value()) == written);
 }
 
+// Nothing is refused but all of it.
+void note_again(const std::string& text) {
+  constexpr auto kKind = sqlite::QuarantineKind::diverged;
+  const auto first = sqlite::note_from(text);
+  if (!first) return;
+  const std::string written = sqlite::note_text(*first, kKind);
+  const auto second = sqlite::note_from(written);
+  expect(second.has_value());
+  expect(sqlite::note_text(*second, kKind) == written);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -35,5 +47,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   same_again(text, heartbeat_from);
   same_again(text, heartbeat_ack_from);
   same_again(text, withdrawal_from);
+  note_again(text);
   return 0;
 }

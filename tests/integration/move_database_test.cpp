@@ -6,7 +6,6 @@
 
 #include "integration/sqlite_fixture.h"
 #include "sqlite/file.h"
-#include "sqlite/set_aside.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -88,16 +87,6 @@ TEST_F(MoveDatabaseTest, APathIsResolvedAsSqliteDoes) {
   EXPECT_EQ(real_path(path("link.db")), there);
   Handle db(path("link.db"), Handle::Access::read_write);
   EXPECT_EQ(db.text("SELECT file FROM pragma_database_list"), there);
-}
-
-TEST_F(MoveDatabaseTest, DamagedOnesDoNotDriveOutThoseThatDiverged) {
-  set_aside(path("a.db"), "diverged", 1);
-  for (int i = 0; i < 5; ++i) {
-    create("a.db");
-    set_aside(path("a.db"), "damaged", static_cast<std::uint64_t>(i));
-  }
-  EXPECT_TRUE(std::filesystem::exists(path("a.db.diverged-1")));
-  EXPECT_EQ(those_set_aside(path("a.db")).size(), 1 + kMostSetAside);
 }
 
 }  // namespace

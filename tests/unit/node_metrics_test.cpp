@@ -32,7 +32,9 @@ NodeStatus example() {
   database.lag_time = std::chrono::milliseconds(1'250);
   database.counts.copy.divergences = 2;
   database.counts.copy.stream_ends_lost = 1;
+  database.counts.copy.foreign_writes = 4;
   database.counts.replaced = 3;
+  database.quarantine.totals[0] = {2, 81'920};
   app.database = database;
   status.apps.push_back(app);
   app.name = "plain";
@@ -56,6 +58,10 @@ TEST(NodeMetrics, HaveEachFigureOfAnAppsDatabase) {
         "cluster_database_sequence{app=\"notes\"} 4503599627370497",
         "cluster_database_lag_seconds{app=\"notes\"} 1.250000",
         "cluster_database_divergences_total{app=\"notes\"} 2",
+        "cluster_database_foreign_writes_total{app=\"notes\"} 4",
+        "cluster_database_quarantined{app=\"notes\",kind=\"diverged\"} 2",
+        "cluster_database_quarantined{app=\"notes\",kind=\"damaged\"} 0",
+        "cluster_database_quarantined_bytes{app=\"notes\",kind=\"diverged\"} 81920",
         "cluster_database_stream_ends_lost_total{app=\"notes\"} 1",
         "cluster_database_replaced_total{app=\"notes\"} 3"})
     EXPECT_TRUE(lines.contains(line)) << line;
