@@ -102,6 +102,8 @@ void add_health(CLI::App& root, Chosen& chosen);
 void add_stepdown(CLI::App& root, Chosen& chosen);
 void add_snapshot(CLI::App& root, Chosen& chosen);
 void add_db(CLI::App& root, Chosen& chosen);
+/// Below `db`.
+void add_quarantine(CLI::App& db, Chosen& chosen);
 void add_kv(CLI::App& root, Chosen& chosen);
 void add_lock(CLI::App& root, Chosen& chosen);
 void add_call(CLI::App& root, Chosen& chosen);

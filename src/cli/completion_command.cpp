@@ -57,10 +57,13 @@ Exit names(const std::string& what, const CommonFlags& flags) {
 CommandSpec describe(const CLI::App& app) {
   CommandSpec command{.name = app.get_name(), .help = app.get_description()};
   for (const CLI::Option* option : app.get_options()) {
-    if (option->get_positional())
-      command.argument = completion_for(option->get_name(true), option->get_type_name());
-    else
+    if (!option->get_positional()) {
       command.flags.push_back(flag_of(*option));
+      continue;
+    }
+    // Of several the first one that can be completed.
+    if (command.argument.kind == Kind::nothing)
+      command.argument = completion_for(option->get_name(true), option->get_type_name());
   }
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
     if (!sub->get_group().empty()) command.commands.push_back(describe(*sub));

@@ -1,5 +1,5 @@
 // cpp-cluster db: where the databases of apps stand on each node, and whether the copies are whole
-// and the same.
+// and the same. What is in quarantine: quarantine_commands.cpp.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -452,7 +452,8 @@ void add_db(CLI::App& root, Chosen& chosen) {
   add_watch_flag(look, options->output);
   look.footer(
       "LAG: of a primary, what JetStream has not acknowledged; of a standby, what it lacks.\n"
-      "QUARANTINE: databases that a node could not go on with, kept beside its own.\n"
+      "QUARANTINE: databases that a node could not go on with, kept beside its own: see\n"
+      "cpp-cluster db quarantine --help.\n"
       "Exit status: 0 shown, 3 NATS unreachable, 4 no such app.\n\n"
       "Examples:\n"
       "  cpp-cluster db status\n"
@@ -473,6 +474,8 @@ void add_db(CLI::App& root, Chosen& chosen) {
       "Examples:\n"
       "  cpp-cluster db verify database\n"
       "  cpp-cluster db verify database --output json | jq '.nodes[] | select(.wrong != \"\")'");
+
+  add_quarantine(group, chosen);
 }
 
 }  // namespace cluster::cli

@@ -23,7 +23,8 @@ constexpr std::chrono::milliseconds kStepDownTimeout = std::chrono::seconds(60);
 
 int code_of(const Error& error) {
   switch (error.errc()) {
-    case Errc::app_not_found: return 404;
+    case Errc::app_not_found:
+    case Errc::not_found: return 404;
     case Errc::not_leader: return 409;
     case Errc::node_not_found: return 422;
     case Errc::timeout: return 408;
@@ -61,6 +62,10 @@ ControlService::ControlService(nats::Connection& connection, const std::string& 
   service_.add_endpoint("verify", subject(platform, node, "verify"),
                         [this](nats::Message request, nats::Responder responder) {
                           verify(request, std::move(responder));
+                        });
+  service_.add_endpoint("quarantine", subject(platform, node, "quarantine"),
+                        [this](nats::Message request, nats::Responder responder) {
+                          quarantine(request, std::move(responder));
                         });
 }
 
@@ -137,6 +142,16 @@ void ControlService::verify(const nats::Message& request, nats::Responder respon
   else
     out["progress"] = {{"pages", a.pages}, {"of", a.of}, {"txid", a.txid}};
   responder.reply(out.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+void ControlService::quarantine(const nats::Message& request, nats::Responder responder) const {
+  auto asked = quarantine_request_from(request.data);
+  if (!asked) return responder.fail(code_of(asked.error()), asked.error().what());
+  auto answer = std::make_shared<nats::Responder>(std::move(responder));
+  answers_.quarantine(std::move(asked.value()), [answer](Result<std::string> result) {
+    if (!result) return answer->fail(code_of(result.error()), result.error().what());
+    answer->reply(std::move(result.value()));
+  });
 }
 
 void ask_for_node(nats::Connection& connection, const std::string& platform,

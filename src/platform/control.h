@@ -1,5 +1,5 @@
 // A node's control service on NATS, a micro-service that `nats micro ls` shows: ping, status,
-// stepdown, snapshot, verify.
+// stepdown, snapshot, verify, quarantine.
 #pragma once
 
 #include <chrono>
@@ -9,6 +9,7 @@
 #include <string>
 
 #include "nats/micro_service.h"
+#include "platform/quarantine_requests.h"
 #include "platform/snapshot_requests.h"
 #include "platform/verify_requests.h"
 
@@ -30,6 +31,8 @@ class ControlService {
     std::function<Result<VerifyRequests::Answer>(const std::string& app, const std::string& id,
                                                  std::uint64_t at)>
         verify{};
+    /// Of the app's databases in quarantine here: as QuarantineRequests::ask.
+    std::function<void(QuarantineRequest request, Callback<std::string> done)> quarantine{};
   };
   ControlService(nats::Connection& connection, const std::string& platform, const std::string& node,
                  Answers answers);
@@ -43,6 +46,7 @@ class ControlService {
   void step_down(const nats::Message& request, nats::Responder responder) const;
   void snapshot(const nats::Message& request, nats::Responder responder) const;
   void verify(const nats::Message& request, nats::Responder responder) const;
+  void quarantine(const nats::Message& request, nats::Responder responder) const;
 
   std::string node_;
   Answers answers_;

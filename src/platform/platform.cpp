@@ -231,6 +231,7 @@ struct Platform::Core final : AppHost {
   int stream_replicas_ = 1;
   SnapshotRequests snapshot_requests_;
   VerifyRequests verify_requests_;
+  QuarantineRequests quarantine_requests_{loop_, strands_, options.node};
   std::unique_ptr<ControlService> control_;
   std::unique_ptr<ControlService> closed_control_;  // of the last session
   std::unique_ptr<HttpEndpoint> http_;
@@ -1077,6 +1078,25 @@ ControlService::Answers Platform::Core::control_answers() {
     const auto database = database_of(app);
     if (!database) return database.error();
     return verify_requests_.ask(id, at, database.value());
+  };
+  answers.quarantine = [this, database_of](QuarantineRequest request, Callback<std::string> done) {
+    const std::string app = request.app;
+    const auto database = database_of(app);
+    if (!database) return done(database.error());
+    const Sqlite& sqlite = find_app(app)->options.sqlite;
+    std::vector<std::string> paths{sqlite.path};
+    if (!sqlite.replica.empty()) paths.push_back(sqlite.replica);
+    const bool removes = request.op == QuarantineRequest::Op::remove;
+    // Headers take some of a message.
+    constexpr std::int64_t kHeaders = 4096;
+    const auto most = std::max(connection_->server().max_payload, 2 * kHeaders) - kHeaders;
+    quarantine_requests_.ask(
+        std::move(request), std::move(paths), static_cast<std::size_t>(most),
+        [this, app, removes, done = std::move(done)](Result<std::string> answer) {
+          auto* core = find_app(app);
+          if (removes && core && core->replicated()) core->replicated()->look_at_quarantine();
+          done(std::move(answer));
+        });
   };
   return answers;
 }
