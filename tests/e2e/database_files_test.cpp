@@ -344,6 +344,22 @@ TEST(DatabaseFiles, AReplicaWhoseWalHasLostItsEndTakesItFromTheStream) {
   p.d.check();
 }
 
+// Returns where the WAL ends after each row; its file may be longer. The node gathers what comes
+// while a message is under way.
+std::vector<std::uint64_t> write_without_pause(const std::string& file, int rows) {
+  std::vector<std::uint64_t> ends;
+  Handle db(file, Handle::Access::read_write);
+  sqlite::wait_for_locks(db.get(), 60'000);
+  db.exec("PRAGMA wal_autocheckpoint=0; CREATE TABLE IF NOT EXISTS more(v)");
+  const auto page_size = static_cast<std::uint32_t>(db.number("PRAGMA page_size"));
+  const sqlite::WalIndex index(db);
+  for (int i = 0; i < rows; ++i) {
+    db.exec("INSERT INTO more VALUES(" + std::to_string(i) + ")");
+    ends.push_back(sqlite::wal_length(index.header().value().max_frame, page_size));
+  }
+  return ends;
+}
+
 // Its WAL has a transaction where those that follow have a record of many. So it may be cut within
 // one.
 TEST(DatabaseFiles, ALeaderWhoseWalHasLostItsEndTakesItFromTheStream) {
@@ -351,19 +367,7 @@ TEST(DatabaseFiles, ALeaderWhoseWalHasLostItsEndTakesItFromTheStream) {
   ASSERT_TRUE(p.d.hush());
   constexpr int kRows = 400;
   const std::string file = p.d.file(p.leader);
-  std::vector<std::uint64_t> ends;  // of the WAL after each row; the file may be longer
-  {
-    // Without a pause: the node gathers what comes while a message is under way.
-    Handle db(file, Handle::Access::read_write);
-    sqlite::wait_for_locks(db.get(), 60'000);
-    db.exec("PRAGMA wal_autocheckpoint=0; CREATE TABLE more(v)");
-    const auto page_size = static_cast<std::uint32_t>(db.number("PRAGMA page_size"));
-    const sqlite::WalIndex index(db);
-    for (int i = 0; i < kRows; ++i) {
-      db.exec("INSERT INTO more VALUES(" + std::to_string(i) + ")");
-      ends.push_back(sqlite::wal_length(index.header().value().max_frame, page_size));
-    }
-  }
+  const auto ends = write_without_pause(file, kRows);
   ASSERT_TRUE(p.d.settle());
   const auto epoch = p.d.c.epoch();
   p.d.kill_all_of(p.leader);
@@ -573,6 +577,37 @@ TEST_P(DatabaseStreamByCommit, PurgedUnderAStandbyThatIsDownItGoesOnFromASnapsho
   ASSERT_TRUE(p.d.wait_ready(p.standby));
   EXPECT_EQ(p.d.c.logged(p.standby, {" database_restored "}), 1);
   p.d.check();
+}
+
+// What it has behind its last noted place may be in the stream, or nowhere.
+TEST(DatabaseStream, WhatALeadersWalHasBesidesIsKeptWhenTheStreamTellsNothingOfItAnyMore) {
+  Pair p;
+  ASSERT_TRUE(p.d.hush());
+  const std::string file = p.d.file(p.leader);
+  write_without_pause(file, 5);
+  ASSERT_TRUE(p.d.settle());  // it has noted places in this WAL
+  // All of this is one record.
+  const pid_t node = p.d.c.node(p.leader).pid();
+  stop_and_wait(node);
+  const auto ends = write_without_pause(file, 50);
+  ::kill(node, SIGCONT);
+  ASSERT_TRUE(p.d.settle());
+  const auto epoch = p.d.c.epoch();
+  p.d.kill_all_of(p.leader);
+  p.d.c.wait_leader("db", p.leader, epoch);
+  take_snapshot(p.d, p.standby);
+  purge(p.d);
+  p.d.resume();
+  ASSERT_TRUE(p.d.wait_for_rows(kSomeRows));
+  fs::remove(file + "-shm");
+  fs::resize_file(file + "-wal", ends[25]);
+  p.d.restart(p.leader);
+  ASSERT_TRUE(p.d.wait_ready(p.leader));
+  EXPECT_TRUE(p.d.c.wait_logged(p.leader, {" database_diverged ", "the stream has "}));
+  const auto kept = sqlite::those_set_aside(file);
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(sqlite::kind_of(kept.front()), sqlite::QuarantineKind::diverged);
+  p.d.check(Loss::reported);
 }
 
 TEST_P(DatabaseStreamByCommit, WithoutSnapshotsAStandbyWaitsForTheNextOne) {
