@@ -785,9 +785,14 @@ void DatabaseCopy::end(std::function<void()> done) {
 
 // On the strand.
 void DatabaseCopy::list_set_aside() {
-  auto summary = summary_of(in_quarantine({options_.path, place()}));
-  std::lock_guard lock(aside_mutex_);
-  aside_ = std::move(summary);
+  try {
+    auto summary = summary_of(in_quarantine({options_.path, place()}));
+    std::lock_guard lock(aside_mutex_);
+    aside_ = std::move(summary);
+  } catch (const std::exception& error) {
+    log::warn("quarantine_not_listed",
+              {{"app", options_.app}, {"node", options_.node}, {"why", error.what()}});
+  }
 }
 
 void DatabaseCopy::look_at_quarantine() {
@@ -797,7 +802,10 @@ void DatabaseCopy::look_at_quarantine() {
         return true;
       },
       [this](const Result<bool>& looked) {
-        if (!looked) journal_.warn("database_quarantine_unknown", {{"why", looked.error().what()}});
+        if (!looked)
+          log::warn(
+              "quarantine_not_listed",
+              {{"app", options_.app}, {"node", options_.node}, {"why", looked.error().what()}});
       });
 }
 

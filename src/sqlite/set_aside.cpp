@@ -113,11 +113,16 @@ void remove_files(const std::string& kept) {
 // not cost those with transactions that are nowhere else.
 void remove_older(const std::string& path, QuarantineKind kind) {
   if (kind == QuarantineKind::diverged) return;
-  auto alike = those_set_aside(path);
-  std::erase_if(alike, [&](const std::string& one) { return kind_of(one) != kind; });
-  for (std::size_t i = kMostSetAside; i < alike.size(); ++i) {
-    remove_files(alike[i]);
-    log::info("quarantine_removed", {{"kept", alike[i]}, {"means", "there are newer ones"}});
+  try {
+    auto alike = those_set_aside(path);
+    std::erase_if(alike, [&](const std::string& one) { return kind_of(one) != kind; });
+    for (std::size_t i = kMostSetAside; i < alike.size(); ++i) {
+      remove_files(alike[i]);
+      log::info("quarantine_removed", {{"kept", alike[i]}, {"means", "there are newer ones"}});
+    }
+  } catch (const std::exception& error) {
+    // With the next one it is tried again.
+    log::warn("quarantine_not_removed", {{"path", path}, {"why", error.what()}});
   }
 }
 
