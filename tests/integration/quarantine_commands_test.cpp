@@ -263,7 +263,7 @@ TEST_F(QuarantineCommands, ANodeThatStartsCompletesWhatACrashHasCutShort) {
   json listed;
   ASSERT_TRUE(eventually([&] {
     listed = run_json({"list", "db", "--node", "node-2"})["nodes"][0];
-    return listed["quarantined"].size() == 1;
+    return listed["quarantined"].size() == 1 && listed["quarantined"][0]["noted"] == true;
   })) << listed;
   const json& one = listed["quarantined"][0];
   EXPECT_EQ(one["path"], path + ".diverged-1");
