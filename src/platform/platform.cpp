@@ -24,6 +24,7 @@
 #include "core/ids.h"
 #include "core/log.h"
 #include "core/names.h"
+#include "core/open_files.h"
 #include "core/process_scan.h"
 #include "core/repeat_limit.h"
 #include "nats/embedded_server.h"
@@ -285,6 +286,7 @@ void Platform::Core::run() {
 }
 
 void Platform::Core::live() {
+  raise_open_files();
   sigset_t before;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
   for (int signal : options.handle_signals ? std::vector{SIGINT, SIGTERM} : std::vector<int>{})

@@ -51,7 +51,7 @@ Primary::Primary(Loop& loop, WalLeader& leader, PositionLog& log, HashFile& hash
       known_(std::move(known)),
       trusted_(trusted),
       first_pause_(options_.path),
-      watch_(std::make_unique<WalWatch>(options_.path)) {
+      watch_(options_.path) {
   committed_ = stored_ = known_.txid;
   last_stored_ = leader_.writer().last_stored();
   follower_ = std::thread([this] { run(); });
@@ -64,7 +64,7 @@ Primary::~Primary() {
     std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  if (watch_) watch_->wake();
+  watch_.wake();
   checkpoint_wanted_.notify_all();
   if (follower_.joinable()) follower_.join();
   if (checkpointer_.joinable()) checkpointer_.join();
@@ -98,7 +98,7 @@ void Primary::stored(const StreamRecord& record) {
   }
   unfinished_ = record.final ? std::nullopt : std::optional(sent_.front().since);
   sent_.pop_front();
-  watch_->wake();
+  watch_.wake();
   if (!record.final) return;
   stored_ = record.last;
   last_stored_ = record;
@@ -133,7 +133,7 @@ void Primary::sync(Duration limit, Callback<Txid> done) {
     first = asked_.empty();
     asked_.push_back(id);
   }
-  if (first) watch_->wake();
+  if (first) watch_.wake();
 }
 
 // The database was looked at after these had been asked for.
@@ -177,7 +177,7 @@ void Primary::want_image() {
     std::lock_guard lock(mutex_);
     image_wanted_ = true;
   }
-  watch_->wake();
+  watch_.wake();
 }
 
 void Primary::imaged(Result<std::shared_ptr<DatabaseImage>> image) {
@@ -221,7 +221,7 @@ void Primary::end() {
     std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  watch_->wake();
+  watch_.wake();
   checkpoint_wanted_.notify_all();
 }
 
@@ -282,7 +282,7 @@ void Primary::run() {
       wait = retry;
       retry = std::min(retry * 2, kLastCaptureRetry);
     }
-    const Woken woken = watch_->wait(wait);
+    const Woken woken = watch_.wait(wait);
     check = woken == Woken::files || (woken == Woken::timeout && look == kSafety);
     if (woken == Woken::written || woken == Woken::files)
       look = kFirstWalLook;

@@ -90,9 +90,6 @@ class Primary {
   /// Stores what there is, for at most `drain`; then ends following and says where the database
   /// stands. No event comes any more. To be called once.
   void stop(Duration drain, std::function<void()> done);
-  /// Once stop() has answered, and once: what watched the files. Closing it takes the kernel from
-  /// milliseconds to seconds, the busier the machine is, so it is not for the loop.
-  std::unique_ptr<WalWatch> take_watch() { return std::move(watch_); }
 
   Status status() const;
 
@@ -189,7 +186,7 @@ class Primary {
   bool copying_ = false;                // an image is being made
   std::weak_ptr<Capture> copied_from_;
 
-  std::unique_ptr<WalWatch> watch_;
+  WalWatch watch_;
   mutable std::mutex mutex_;  // over what follows
   std::condition_variable checkpoint_wanted_;
   std::shared_ptr<Capture> capture_;

@@ -72,7 +72,6 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
              restore_from(snapshots_, stream_), events_.audit},
             {[this] { copy_changed(); }}),
       verifier_(strands.strand()),
-      closer_(strands.strand()),
       files_(strands.strand()) {}
 
 ReplicatedDatabase::~ReplicatedDatabase() {
@@ -448,7 +447,6 @@ void ReplicatedDatabase::stand_by() {
       journal_.warn("database_not_replicated",
                     {{"epoch", epoch_}, {"first", at.stored + 1}, {"last", at.committed}});
   }
-  if (primary_) closer_->post([watch = std::shared_ptr<WalWatch>(primary_->take_watch())] {});
   primary_.reset();
   // Those who still waited have their errors now.
   commits_.reset();

@@ -171,8 +171,7 @@ class ReplicatedDatabase {
   std::string trouble_;
   Counts counts_;
   std::unique_ptr<Strand> verifier_;
-  std::unique_ptr<Strand> closer_;  // of what takes long to close
-  std::shared_ptr<Strand> files_;   // for the socket's file, and folders
+  std::shared_ptr<Strand> files_;  // for the socket's file, and folders
   std::stop_source verifier_stop_;
   bool verifying_ = false;
   std::optional<Verified> verified_;
