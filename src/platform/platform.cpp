@@ -1033,7 +1033,9 @@ HttpReply Platform::Core::answer(const std::string& path) {
 
 ControlService::Answers Platform::Core::control_answers() {
   ControlService::Answers answers;
-  answers.status = [this] { return to_json(status()); };
+  answers.status = [this](const std::string& after, std::size_t most) {
+    return to_json(status(), after, most);
+  };
   answers.session = [this] {
     return driver_ ? driver_->coordination().session().id().session : std::string();
   };

@@ -13,6 +13,7 @@
 #include "sqlite/make_folder.h"
 #include "sqlite/set_aside.h"
 #include "sqlite/snapshot_restore.h"
+#include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -22,9 +23,6 @@ using std::chrono::milliseconds;
 constexpr Duration kStreamRetry = milliseconds(500);
 constexpr Duration kFolderRetry = std::chrono::seconds(1);
 constexpr auto kDuplicateWindow = std::chrono::seconds(30);
-constexpr std::size_t kHeaders = 4096;  // bytes that a message's headers take at most
-constexpr std::size_t kMostPart = 1'000'000;
-constexpr std::size_t kLeastPart = 4096;
 
 DatabaseCopy::Restore restore_from(SnapshotStore& store, const std::string& stream) {
   return [&store, stream](const std::string& into, std::uint64_t first,
@@ -72,7 +70,13 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
              restore_from(snapshots_, stream_), events_.audit},
             {[this] { copy_changed(); }}),
       verifier_(strands.strand()),
-      files_(strands.strand()) {}
+      files_(strands.strand()) {
+  jetstream.connection().on_state(alive_, [this](nats::ConnectionState state, const std::string&) {
+    // Where it is too small now for anything, what is sent next says so.
+    if (state == nats::ConnectionState::connected && primary_)
+      primary_->most_part(std::max<std::size_t>(most_part_now(), 1));
+  });
+}
 
 ReplicatedDatabase::~ReplicatedDatabase() {
   *alive_ = false;
@@ -300,6 +304,11 @@ void ReplicatedDatabase::take_over(std::optional<Txid> ahead) {
   });
 }
 
+// Of the server that this node is connected to.
+std::size_t ReplicatedDatabase::most_part_now() const {
+  return most_part(fence_->writer, jetstream_.connection().server().max_payload);
+}
+
 void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) {
   Primary::Options options;
   options.path = options_.path;
@@ -307,9 +316,16 @@ void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) 
   options.epoch = epoch_;
   options.history = copy_.history();
   options.node_id = number_of(options_.node);
-  const auto payload = static_cast<std::size_t>(jetstream_.connection().server().max_payload);
-  options.most_part =
-      payload > kHeaders + kLeastPart ? std::min(kMostPart, payload - kHeaders) : kMostPart;
+  options.most_part = most_part_now();
+  if (options.most_part == 0)
+    return finish_promotion(
+        Error(Errc::invalid_argument,
+              "database " + options_.path +
+                  " can't be replicated: the NATS server's max_payload "
+                  "of " +
+                  std::to_string(jetstream_.connection().server().max_payload) +
+                  " is too small: raise max_payload in nats-server's configuration, to 4096 at "
+                  "least"));
   options.numbered = numbered;
   options.at_least = numbered > 0 && left_over_at_least_;
   gaps_told_ = 0;

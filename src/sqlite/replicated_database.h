@@ -130,6 +130,7 @@ class ReplicatedDatabase {
   void take_over(std::optional<Txid> ahead);
   void lead(DatabaseState known, bool trusted, Txid numbered);
   void finish_promotion(Failure failure);
+  std::size_t most_part_now() const;
   void lose(const Error& error);
   void stand_by();
   void keep_snapshots();
