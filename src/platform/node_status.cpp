@@ -29,9 +29,16 @@ Json or_null(const std::optional<T>& value) {
 }
 
 Json json_of(const sqlite::SnapshotKeeper::Status& s) {
-  Json json{{"newest", nullptr},   {"count", s.snapshots},           {"merged", s.merged},
-            {"reach", s.reach},    {"stream_first", s.stream_first}, {"bytes", s.bytes},
-            {"taken", s.taken},    {"failures", s.failures},         {"under_way", nullptr},
+  Json json{{"newest", nullptr},
+            {"count", s.snapshots},
+            {"merged", s.merged},
+            {"reach", s.reach},
+            {"stream_first", s.stream_first},
+            {"bytes", s.bytes},
+            {"taken", s.taken},
+            {"failures", s.failures},
+            {"under_way", nullptr},
+            {"foreign", s.foreign},
             {"trouble", s.trouble}};
   if (s.newest)
     json["newest"] = {
