@@ -68,7 +68,7 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
             {options_.app, options_.node, options_.path, options_.replica, stream_,
              options_.platform + "." + options_.app + ".wal", options_.wal_limit,
              restore_from(snapshots_, stream_), events_.audit},
-            {[this] { copy_changed(); }}),
+            {[this] { copy_changed(); }, [this] { make_missing_stream(); }}),
       verifier_(strands.strand()),
       files_(strands.strand()) {
   jetstream.connection().on_state(alive_, [this](nats::ConnectionState state, const std::string&) {
@@ -111,7 +111,7 @@ void ReplicatedDatabase::make_folders() {
   if (!files_->post(std::move(task))) again("there is no thread to look at its folder with");
 }
 
-void ReplicatedDatabase::ensure_stream() {
+nats::StreamConfig ReplicatedDatabase::stream_config() const {
   nats::StreamConfig config;
   config.name = stream_;
   config.description = "cpp-cluster: what is committed to the database of app " + options_.app;
@@ -120,10 +120,26 @@ void ReplicatedDatabase::ensure_stream() {
   config.deny_delete = true;
   config.duplicate_window = kDuplicateWindow;
   config.metadata = {{kHistoryKey, random_id()}};
+  return config;
+}
+
+// Somebody has deleted it while this node follows: whoever is to lead next needs one.
+void ReplicatedDatabase::make_missing_stream() {
+  if (making_stream_ || stopped_) return;
+  making_stream_ = true;
+  ensure_stream();
+}
+
+void ReplicatedDatabase::ensure_stream() {
   auto known = [this, alive = alive_](const Result<nats::StreamState>& state) {
-    if (!*alive || copy_.phase() != DatabaseCopy::Phase::idle || primary_ || handing_over_ ||
-        stopped_)
+    if (!*alive) return;
+    making_stream_ = false;
+    if (primary_ || handing_over_ || stopped_) return;
+    if (copy_.phase() != DatabaseCopy::Phase::idle) {
+      // Without an answer the copy finds it missing again.
+      if (state && role_ == Role::standby) copy_.found_stream(history_of(state.value()));
       return;
+    }
     if (!state) {
       if (trouble_ != state.error().what())
         log::warn("database_stream",
@@ -136,15 +152,23 @@ void ReplicatedDatabase::ensure_stream() {
     history_ = history_of(state.value());
     copy_.begin(history_);
   };
-  jetstream_.create_stream(config, [this, alive = alive_, known](Result<nats::StreamState> state) {
-    if (!*alive) return;
-    // With another configuration it is there already, and stays as it is; who may not make it may
-    // use it.
-    if (state || (state.error().errc() != Errc::invalid_argument &&
-                  state.error().errc() != Errc::permission_denied))
-      return known(state);
-    jetstream_.stream(stream_, known);
-  });
+  jetstream_.create_stream(stream_config(),
+                           [this, alive = alive_, known](Result<nats::StreamState> state) {
+                             if (!*alive) return;
+                             if (state && history_ != 0)
+                               journal_.warn("database_stream_missing",
+                                             {{"stream", stream_},
+                                              {"means",
+                                               "somebody has deleted it; it is made again, empty: "
+                                               "the next leader begins it with its whole "
+                                               "database"}});
+                             // With another configuration it is there already, and stays as it is;
+                             // who may not make it may use it.
+                             if (state || (state.error().errc() != Errc::invalid_argument &&
+                                           state.error().errc() != Errc::permission_denied))
+                               return known(state);
+                             jetstream_.stream(stream_, known);
+                           });
 }
 
 void ReplicatedDatabase::copy_changed() {

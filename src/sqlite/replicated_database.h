@@ -125,6 +125,8 @@ class ReplicatedDatabase {
  private:
   void make_folders();
   void ensure_stream();
+  nats::StreamConfig stream_config() const;
+  void make_missing_stream();
   void copy_changed();
   void try_to_take_over();
   void take_over(std::optional<Txid> ahead);
@@ -158,8 +160,9 @@ class ReplicatedDatabase {
   bool was_ready_ = false;
   bool handing_over_ = false;
   bool stopped_ = false;  // for good
-  bool lost_ = false;     // nothing more is appended in this lead
-  int damages_ = 0;       // copies that were found damaged in this promotion
+  bool making_stream_ = false;
+  bool lost_ = false;  // nothing more is appended in this lead
+  int damages_ = 0;    // copies that were found damaged in this promotion
   std::unique_ptr<WalLeader> leader_;
   std::unique_ptr<Primary> primary_;
   std::unique_ptr<SnapshotKeeper> keeper_;
