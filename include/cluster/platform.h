@@ -38,7 +38,8 @@ class Platform {
   /// active apps are demoted and their leases released, the session is left. Throws
   /// Error{unavailable} when NATS can't be reached within nats.start_timeout,
   /// Error{node_already_present} when another process uses the node's name, and others that say
-  /// what to do. Once per Platform.
+  /// what to do. Once per Platform. Raises the process' soft limit of open files to its hard one,
+  /// once and for good; programs under management are started with the one that was there.
   void run();
   /// Asks run() to stop in order; from any thread, or a hook; returns at once. Idempotent.
   void stop();

@@ -36,14 +36,19 @@ struct RestoreProgress {
   std::uint64_t of = 0;  ///< 0: not known
 };
 
-/// What is restored, and where to. Neither `txid` nor `time`: the newest transaction.
+/// What is restored, and where to. Neither `txid`, `time` nor `object`: the newest transaction.
 struct RestoreOptions {
   /// A file on this node. Never one that a program or a node uses.
   std::string to{};
-  std::optional<std::uint64_t> txid{};  ///< nothing behind it
+  /// Nothing behind it; when the present stream does not go as far and a file of one that was
+  /// deleted ends with just this transaction: that one.
+  std::optional<std::uint64_t> txid{};
   /// The last transaction before the first one that JetStream stored later than this. It is
   /// JetStream's time that counts: a moment taken from this machine's clock is as right as that is.
   std::optional<std::chrono::system_clock::time_point> time{};
+  /// The database as this file of the bucket ends (DatabaseSnapshot::object), also one of a stream
+  /// that was deleted since.
+  std::string object{};
   bool force = false;  ///< replace a file that is there
   std::chrono::milliseconds timeout{std::chrono::hours(1)};
   /// Called often, on the thread that restores. Must not throw.

@@ -9,9 +9,12 @@
 
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "coord/records_json.h"
 #include "core/duration.h"
 #include "core/ids.h"
+#include "core/json_fields.h"
 #include "ops/audit_entry.h"
 
 namespace cluster::cli {
@@ -20,6 +23,25 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kStatusLimit{1'000};
+using Json = nlohmann::json;
+
+// A status with the apps of the pieces that came before; `last`: its last app, when others follow.
+std::string joined_status(const std::string& before, const std::string& piece, std::string& last) {
+  Json document = Json::parse(piece, nullptr, false);
+  const bool usable = document.is_object() && document.contains("apps") &&
+                      document["apps"].is_array() && !document["apps"].empty();
+  if (!usable) return piece;
+  Json& apps = document["apps"];
+  if (document.contains("more")) last = text_in(apps.back(), "name");
+  document.erase("more");
+  if (!before.empty()) {
+    Json all = Json::parse(before, nullptr, false)["apps"];
+    for (auto& app : apps) all.push_back(std::move(app));
+    apps = std::move(all);
+  }
+  return text_of(document);
+}
+
 constexpr const char* kClear = "\033[H\033[2J";
 
 std::string joined(const std::vector<std::string>& parts) {
@@ -166,11 +188,12 @@ std::string Client::subject(const std::string& node, const std::string& endpoint
   return platform() + "._.node." + node + "." + endpoint;
 }
 
+struct Client::Pending {
+  Snapshot* snapshot;
+  int open = 0;
+};
+
 void Client::ask(Snapshot& snapshot, const std::string& only) {
-  struct Pending {
-    Snapshot* snapshot;
-    int open = 0;
-  };
   // Shared, because an answer may come after this has returned.
   const auto pending = std::make_shared<Pending>(Pending{&snapshot});
   for (const auto& member : snapshot.members) {
@@ -178,25 +201,44 @@ void Client::ask(Snapshot& snapshot, const std::string& only) {
     if (!only.empty() && member.node != only) continue;
     ++pending->open;
     snapshot.answers[member.node] = {"", "no answer"};
-    connection_->request({.subject = subject(member.node, "status")}, kStatusLimit,
-                         [pending, node = member.node](Result<nats::Message> answer) {
-                           if (pending->snapshot == nullptr) return;
-                           --pending->open;
-                           if (!answer.ok()) {
-                             // Silence is told of already; a refusal is not the node's.
-                             if (answer.error().errc() == Errc::permission_denied)
-                               pending->snapshot->answers[node] = {"", answer.error().what()};
-                             return;
-                           }
-                           const nats::Message& message = answer.value();
-                           const auto refusal = message.header("Nats-Service-Error");
-                           pending->snapshot->answers[node] =
-                               refusal.empty() ? NodeAnswer{message.data, ""}
-                                               : NodeAnswer{"", std::string(refusal)};
-                         });
+    ask_status(pending, member.node, {}, "");
   }
   loop_.run_until([&] { return pending->open == 0; }, kStatusLimit + milliseconds(500));
   pending->snapshot = nullptr;
+}
+
+// A node with many apps answers in pieces: `before` has the first ones, `after` is their last app.
+void Client::ask_status(const std::shared_ptr<Pending>& pending, const std::string& node,
+                        const std::string& before, const std::string& after) {
+  nats::Message request{.subject = subject(node, "status")};
+  if (!after.empty()) request.data = Json{{"v", 1}, {"after", after}}.dump();
+  connection_->request(std::move(request), kStatusLimit,
+                       [this, pending, node, before, after](Result<nats::Message> answer) {
+                         if (pending->snapshot == nullptr) return;
+                         NodeAnswer& place = pending->snapshot->answers[node];
+                         --pending->open;
+                         if (!answer.ok()) {
+                           // Silence is told of already; a refusal is not the node's.
+                           if (answer.error().errc() == Errc::permission_denied)
+                             place = {"", answer.error().what()};
+                           return;
+                         }
+                         const nats::Message& message = answer.value();
+                         if (const auto refusal = message.header("Nats-Service-Error");
+                             !refusal.empty()) {
+                           place = {"", std::string(refusal)};
+                           return;
+                         }
+                         std::string last;
+                         const std::string all = joined_status(before, message.data, last);
+                         // Names that come again would make this endless.
+                         if (last.empty() || last <= after) {
+                           place = {all, ""};
+                           return;
+                         }
+                         ++pending->open;
+                         ask_status(pending, node, all, last);
+                       });
 }
 
 std::string Client::request(const std::string& node, const std::string& endpoint,

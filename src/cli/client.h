@@ -67,7 +67,10 @@ class Client {
   std::optional<Entries> read_bucket(const std::string& bucket);
 
  private:
+  struct Pending;
   std::string subject(const std::string& node, const std::string& endpoint);
+  void ask_status(const std::shared_ptr<Pending>& pending, const std::string& node,
+                  const std::string& before, const std::string& after);
 
   Config config_;
   std::chrono::milliseconds limit_;

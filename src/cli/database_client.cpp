@@ -58,8 +58,7 @@ KeptOfDatabase look_at_store(Client& client, const std::string& app) {
   KeptOfDatabase kept;
   DatabaseStore store(client, app);
   store.work([&](sqlite::SnapshotStore& s, std::stop_token stop) {
-    kept.listing = s.list(stop);
-    kept.stream = s.stream(store.stream(), stop);
+    kept = sqlite::kept_files(s, store.stream(), stop);
   });
   return kept;
 }

@@ -11,6 +11,7 @@
 
 #include "cli/client.h"
 #include "sqlite/snapshot_store.h"
+#include "sqlite/stored_claims.h"
 
 namespace cluster::cli {
 
@@ -55,10 +56,7 @@ class DatabaseStore {
 };
 
 /// What is kept of a database beside the nodes' copies.
-struct KeptOfDatabase {
-  sqlite::StoreListing listing{};
-  std::optional<sqlite::StreamRange> stream{};
-};
+using KeptOfDatabase = sqlite::KeptFiles;
 KeptOfDatabase look_at_store(Client& client, const std::string& app);
 
 }  // namespace cluster::cli

@@ -35,6 +35,7 @@ struct SnapshotArguments {
   std::string path{};
   std::uint64_t txid = 0;
   std::string time{};
+  std::string object{};
   bool force = false;
 };
 
@@ -165,6 +166,7 @@ Exit restore(const SnapshotArguments& options) {
   sqlite::RestoreRequest request;
   request.path = options.path;
   request.force = options.force;
+  request.object = options.object;
   if (options.txid > 0) request.target.txid = options.txid;
   if (!options.time.empty()) {
     const auto time = nats::time_ns_from(options.time);
@@ -217,9 +219,11 @@ Exit restore(const SnapshotArguments& options) {
     complain("nothing was stored between this and " + options.time +
              ": it is the newest that there is");
   if (restored.stream_gone)
-    complain(
-        "it is from a stream that somebody has deleted: the one that is there now has nothing "
-        "of that time");
+    complain("it is from a stream that somebody has deleted" +
+             std::string(options.object.empty()
+                             ? ": the one that is there now has nothing of that time, or does not "
+                               "go as far"
+                             : ""));
   if (!restored.complaint.empty())
     complain("SQLite's integrity_check says: " + restored.complaint +
              "; the file holds what the database held then, all the same: look at it with the "
@@ -301,6 +305,11 @@ void add_snapshot(CLI::App& root, Chosen& chosen) {
   back.add_option("--time", options->time, "Nothing after this, like 2025-06-01T09:30:00Z")
       ->type_name("TIME")
       ->excludes(txid);
+  back.add_option("--object", options->object,
+                  "As this file of the list ends, also of a stream that is gone")
+      ->type_name("NAME")
+      ->excludes(txid)
+      ->excludes("--time");
   back.add_flag("--force", options->force, "Replace a file that is there");
   back.footer(
       "Without --txid or --time, the newest. No node is needed, and none is disturbed. The result\n"

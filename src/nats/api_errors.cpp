@@ -15,6 +15,8 @@ Error error_from_api(const std::string& what, int code, int err_code,
     case 10037:  // no such message
     case 10059:  // no such stream
       return Error(Errc::not_found, text);
+    case 10054:  // over the stream's own limit
+      return Error(Errc::invalid_argument, text + "; raise max_msg_size of the stream");
     case 10039:
       return Error(Errc::unavailable,
                    text + "; enable JetStream for the account of this NATS user");

@@ -18,12 +18,14 @@
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "cluster/clock.h"
+#include "core/open_files.h"
 #include "nats/probe.h"
 
 namespace cluster::nats {
@@ -75,6 +77,7 @@ pid_t spawn(const Spawn& s) {
   for (const auto& a : s.args) argv.push_back(const_cast<char*>(a.c_str()));
   argv.push_back(nullptr);
   const pid_t parent = ::getpid();
+  const rlimit open_files = open_files_of_children();
   Descriptor null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   pid_t child = ::fork();
   if (child < 0) throw system_error("starting " + s.program);
@@ -95,6 +98,7 @@ pid_t spawn(const Spawn& s) {
   // What this program has open and did not mark as its own is not for the server.
   ::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
   if (s.keep >= 0) ::fcntl(s.keep, F_SETFD, 0);
+  ::setrlimit(RLIMIT_NOFILE, &open_files);
   ::execv(s.program.c_str(), argv.data());
   ::_exit(127);
 }

@@ -142,6 +142,9 @@ struct StartAt {
   std::uint64_t sequence = 0;  ///< with Kind::sequence: the first one wanted
   bool headers_only = false;   ///< messages come without their data
   std::int64_t time_ns = 0;    ///< with Kind::time: wall time; the first stored then or later
+  /// With Kind::sequence: what is before it was read, so that it counts as delivered once the
+  /// consumer has begun. A stream that is made anew is then told of (`rewound`) in any case.
+  bool goes_on = false;
 };
 
 /// Reads a stream in order, without acknowledgements, each message once, for as long as it lives:

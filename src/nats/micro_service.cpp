@@ -120,8 +120,9 @@ struct Responder::State {
         c->failed(std::string("500:") + fault.what());
         Message instead;
         instead.subject = m.subject;
-        instead.headers = {{"Nats-Service-Error-Code", "500"},
-                           {"Nats-Service-Error", "the answer can't be sent"}};
+        instead.headers = {
+            {"Nats-Service-Error-Code", "500"},
+            {"Nats-Service-Error", std::string("the answer can't be sent: ") + fault.what()}};
         connection.publish(instead);
       }
     };

@@ -134,8 +134,7 @@ void ObjectSink::Shared::work() {
   }
 }
 
-ObjectSink::ObjectSink(ObjectStore& store, NewObject object, std::stop_token stop)
-    : chunk_size_(object.chunk_size) {
+ObjectSink::ObjectSink(ObjectStore& store, NewObject object, std::stop_token stop) {
   shared_ = std::make_shared<Shared>(store.core_, std::move(stop));
   shared_->what = "put object \"" + object.name + "\"";
   ObjectStore::WriterEvents events;
@@ -146,6 +145,7 @@ ObjectSink::ObjectSink(ObjectStore& store, NewObject object, std::stop_token sto
     if (auto self = weak.lock()) self->close(error);
   };
   shared_->writer = store.put(std::move(object), std::move(events));
+  chunk_size_ = shared_->writer->chunk_size();
   shared_->open();
 }
 

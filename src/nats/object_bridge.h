@@ -34,7 +34,7 @@ class ObjectSink {
   void push(std::string chunk);
 
   std::shared_ptr<Shared> shared_;
-  const std::size_t chunk_size_;
+  std::size_t chunk_size_ = 0;
   std::string chunk_;
 };
 

@@ -25,7 +25,8 @@ struct NewObject {
   std::string name{};  ///< any UTF-8 of 1 to kLongestObjectName bytes
   std::string description{};
   std::vector<Header> headers{};
-  std::uint32_t chunk_size = kDefaultChunkSize;  ///< bytes: the most that a write() may have
+  /// Bytes that a chunk has at most; fewer where the server's max_payload is smaller.
+  std::uint32_t chunk_size = kDefaultChunkSize;
 };
 
 class ObjectWriter;
@@ -58,7 +59,8 @@ class ObjectStore {
   struct WriterEvents;
   struct ReaderEvents;
   /// A new object, or what replaces the one of that name once all of it is stored. Throws
-  /// Error{invalid_argument} for a name or texts that can't be.
+  /// Error{invalid_argument} for a name or texts that can't be, and when the server's max_payload
+  /// is too small for any chunk.
   [[nodiscard]] std::unique_ptr<ObjectWriter> put(NewObject object, WriterEvents events);
   [[nodiscard]] std::unique_ptr<ObjectReader> get(const std::string& name, ReaderEvents events);
 
@@ -102,7 +104,9 @@ class ObjectWriter {
   /// A chunk may be given. False while kMostUnderWay are not acknowledged (fewer when
   /// acknowledgements take so long that others on this connection would notice).
   bool ready() const noexcept;
-  /// One chunk of 1 to chunk_size bytes; only when ready().
+  /// Bytes that a write() may have.
+  std::uint32_t chunk_size() const noexcept;
+  /// One chunk of 1 to chunk_size() bytes; only when ready().
   void write(std::string chunk);
   /// Once all chunks are given. Answers when all are stored, the object is visible, and the chunks
   /// of what it replaces are freed.

@@ -18,6 +18,22 @@ namespace {
 // it gets another one.
 constexpr int kMissesOfOneId = 3;
 
+// What a message has besides a chunk: the header with its id, of about 60 bytes.
+constexpr std::int64_t kChunkHeader = 256;
+constexpr std::int64_t kLeastChunk = 512;
+
+// No more than the server takes now. Behind one that takes less the put fails, and the next one
+// has smaller chunks.
+std::uint32_t fitting_chunk(std::uint32_t wanted, std::int64_t max_payload) {
+  if (max_payload <= 0) return wanted;  // not known yet
+  if (max_payload < kChunkHeader + kLeastChunk)
+    throw Error(Errc::invalid_argument, "objects can't be put: the server's max_payload of " +
+                                            std::to_string(max_payload) +
+                                            " is too small: raise max_payload in nats-server's "
+                                            "configuration to 4096 at least");
+  return static_cast<std::uint32_t>(std::min<std::int64_t>(wanted, max_payload - kChunkHeader));
+}
+
 }  // namespace
 
 struct ObjectWriter::Core final : ObjectTransfer, std::enable_shared_from_this<ObjectWriter::Core> {
@@ -56,7 +72,8 @@ struct ObjectWriter::Core final : ObjectTransfer, std::enable_shared_from_this<O
               .description = std::move(object.description),
               .headers = std::move(object.headers),
               .nuid = random_id(),
-              .chunk_size = object.chunk_size}),
+              .chunk_size =
+                  fitting_chunk(object.chunk_size, store->js.connection().server().max_payload)}),
         events(std::move(e)),
         subject(object_chunk_subject(store->bucket, info.nuid)) {
     static_cast<void>(to_json(store->bucket, info));  // refuses what can't be
@@ -366,6 +383,8 @@ ObjectWriter::ObjectWriter(std::shared_ptr<Core> core) : core_(std::move(core)) 
 ObjectWriter::~ObjectWriter() { core_->leave(); }
 
 bool ObjectWriter::ready() const noexcept { return core_->ready(); }
+
+std::uint32_t ObjectWriter::chunk_size() const noexcept { return core_->info.chunk_size; }
 
 void ObjectWriter::write(std::string chunk) { core_->write(std::move(chunk)); }
 

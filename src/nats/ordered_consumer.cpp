@@ -222,6 +222,7 @@ void OrderedConsumer::Core::on_created(const std::string& text) {
   caught_up_at = sent + count(json, "/num_pending");
   if (start.kind == StartAt::Kind::time && !resume_after && sent == 0)
     resume_after = count(json, "/delivered/stream_seq");  // where that time was in the stream
+  if (start.goes_on && !resume_after) resume_after = first_wanted() - 1;
   watch_heartbeats();
   watch_stalls();
   if (!std::exchange(begun, true) && handlers.begun) {

@@ -29,7 +29,8 @@ std::string message_fault(const Message& message, std::int64_t max_payload) {
   }
   if (max_payload > 0 && size > static_cast<std::size_t>(max_payload))
     return "a message of " + std::to_string(size) + " bytes to \"" + message.subject +
-           "\" is over the server's max_payload of " + std::to_string(max_payload);
+           "\" is over the server's max_payload of " + std::to_string(max_payload) +
+           ": raise max_payload in nats-server's configuration";
   return {};
 }
 

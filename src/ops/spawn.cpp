@@ -12,6 +12,7 @@
 #include <linux/close_range.h>
 #include <pwd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #include "cluster/error.h"
+#include "core/open_files.h"
 #include "core/pidfd.h"
 
 extern char** environ;
@@ -159,6 +161,7 @@ struct ChildPlan {
   int gate_write;
   int result_write;
   pid_t parent;
+  rlimit open_files;
 };
 
 [[noreturn]] void fail_child(const ChildPlan& plan, Step step) {
@@ -200,6 +203,8 @@ struct ChildPlan {
     for (int fd = 3; fd < 65536; ++fd)
       if (int flags = ::fcntl(fd, F_GETFD); flags >= 0) ::fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
   }
+  // To lower a soft limit is always allowed.
+  ::setrlimit(RLIMIT_NOFILE, &plan.open_files);
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -303,7 +308,8 @@ Child spawn(const Launch& launch) {
                  .gate_read = gate.read.get(),
                  .gate_write = gate.write.get(),
                  .result_write = result.write.get(),
-                 .parent = ::getpid()};
+                 .parent = ::getpid(),
+                 .open_files = open_files_of_children()};
 
   // No handler of the node's may run in the child.
   sigset_t all, before;

@@ -1,5 +1,7 @@
 #include "platform/control.h"
 
+#include <algorithm>
+
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
@@ -19,6 +21,7 @@ std::string subject(const std::string& platform, const std::string& node, const 
   return platform + "._.node." + node + "." + what;
 }
 
+constexpr std::size_t kUsualPayload = std::size_t{1024} * 1024;
 constexpr std::chrono::milliseconds kStepDownTimeout = std::chrono::seconds(60);
 
 int code_of(const Error& error) {
@@ -37,7 +40,8 @@ int code_of(const Error& error) {
 
 ControlService::ControlService(nats::Connection& connection, const std::string& platform,
                                const std::string& node, Answers answers)
-    : node_(node),
+    : connection_(connection),
+      node_(node),
       answers_(std::move(answers)),
       service_(
           connection,
@@ -48,9 +52,10 @@ ControlService::ControlService(nats::Connection& connection, const std::string& 
   service_.add_endpoint(
       "ping", subject(platform, node, "ping"),
       [this](nats::Message, nats::Responder responder) { ping(std::move(responder)); });
-  service_.add_endpoint(
-      "status", subject(platform, node, "status"),
-      [this](nats::Message, nats::Responder responder) { responder.reply(answers_.status()); });
+  service_.add_endpoint("status", subject(platform, node, "status"),
+                        [this](nats::Message request, nats::Responder responder) {
+                          status(request, std::move(responder));
+                        });
   service_.add_endpoint("stepdown", subject(platform, node, "stepdown"),
                         [this](nats::Message request, nats::Responder responder) {
                           step_down(request, std::move(responder));
@@ -69,6 +74,11 @@ ControlService::ControlService(nats::Connection& connection, const std::string& 
                         });
 }
 
+std::size_t ControlService::most_bytes() const {
+  const auto payload = connection_.server().max_payload;
+  return payload > 0 ? static_cast<std::size_t>(payload) : kUsualPayload;
+}
+
 void ControlService::ping(nats::Responder responder) const {
   responder.reply(Json{{"v", 1},
                        {"node", node_},
@@ -77,6 +87,13 @@ void ControlService::ping(nats::Responder responder) const {
                        {"since", answers_.started},
                        {"session", answers_.session()}}
                       .dump());
+}
+
+// What does not fit into one message is asked for piece by piece.
+void ControlService::status(const nats::Message& request, nats::Responder responder) const {
+  const auto most = most_bytes();
+  responder.reply(
+      answers_.status(text_in(Json::parse(request.data, nullptr, false), "after"), most));
 }
 
 void ControlService::step_down(const nats::Message& request, nats::Responder responder) const {
@@ -126,6 +143,11 @@ void ControlService::verify(const nats::Message& request, nats::Responder respon
   const auto answer = answers_.verify(app, text_in(json, "id"), at);
   if (!answer) return responder.fail(code_of(answer.error()), answer.error().what());
   const auto& a = answer.value();
+  // A number takes 11 bytes at most.
+  const auto some_of = [most = most_bytes() / 32](std::vector<sqlite::PageNumber> pages) {
+    pages.resize(std::min(pages.size(), most));
+    return pages;
+  };
   Json out{{"v", 1},
            {"app", app},
            {"id", a.id},
@@ -137,7 +159,7 @@ void ControlService::verify(const nats::Message& request, nats::Responder respon
         {"txid", r->txid},           {"sequence", r->sequence},
         {"hash", hex(r->found)},     {"noted", hex(r->noted)},
         {"page_size", r->page_size}, {"pages", r->pages},
-        {"wrong", r->wrong},         {"wrong_pages", r->named},
+        {"wrong", r->wrong},         {"wrong_pages", some_of(r->named)},
         {"damage", r->damage},       {"noted_at", r->noted_at ? Json(hex(*r->noted_at)) : Json()}};
   else
     out["progress"] = {{"pages", a.pages}, {"of", a.of}, {"txid", a.txid}};

@@ -18,7 +18,8 @@ namespace cluster {
 class ControlService {
  public:
   struct Answers {
-    std::function<std::string()> status{};  ///< the JSON of /status
+    /// The JSON of /status with the apps behind that one, in no more than `most` bytes.
+    std::function<std::string(const std::string& after, std::size_t most)> status{};
     std::function<std::string()> session{};
     std::string started{};
     /// Answers once, at the latest after `timeout`.
@@ -42,12 +43,15 @@ class ControlService {
   void close() { service_.close(); }
 
  private:
+  std::size_t most_bytes() const;  // of an answer
   void ping(nats::Responder responder) const;
+  void status(const nats::Message& request, nats::Responder responder) const;
   void step_down(const nats::Message& request, nats::Responder responder) const;
   void snapshot(const nats::Message& request, nats::Responder responder) const;
   void verify(const nats::Message& request, nats::Responder responder) const;
   void quarantine(const nats::Message& request, nats::Responder responder) const;
 
+  nats::Connection& connection_;
   std::string node_;
   Answers answers_;
   nats::MicroService service_;

@@ -212,6 +212,12 @@ constexpr auto kDatabaseMetrics = std::to_array<DatabaseMetric>({
      [](const Database& d) {
        return of_snapshots(d, [](const auto& s) -> std::optional<double> { return real(s.bytes); });
      }},
+    {"cluster_database_snapshot_foreign_objects", "gauge",
+     "Objects of the snapshot bucket that are not ours, or claim what can't be",
+     [](const Database& d) {
+       return of_snapshots(d,
+                           [](const auto& s) -> std::optional<double> { return real(s.foreign); });
+     }},
     {"cluster_database_snapshots_taken_total", "counter", "Snapshots that this lead has taken",
      [](const Database& d) {
        return of_snapshots(d, [](const auto& s) -> std::optional<double> { return real(s.taken); });

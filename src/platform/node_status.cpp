@@ -1,10 +1,12 @@
 #include "platform/node_status.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include <nlohmann/json.hpp>
 
 #include "cluster/version.h"
+#include "core/json_fields.h"
 #include "nats/stored_message.h"
 
 namespace cluster {
@@ -27,9 +29,16 @@ Json or_null(const std::optional<T>& value) {
 }
 
 Json json_of(const sqlite::SnapshotKeeper::Status& s) {
-  Json json{{"newest", nullptr},   {"count", s.snapshots},           {"merged", s.merged},
-            {"reach", s.reach},    {"stream_first", s.stream_first}, {"bytes", s.bytes},
-            {"taken", s.taken},    {"failures", s.failures},         {"under_way", nullptr},
+  Json json{{"newest", nullptr},
+            {"count", s.snapshots},
+            {"merged", s.merged},
+            {"reach", s.reach},
+            {"stream_first", s.stream_first},
+            {"bytes", s.bytes},
+            {"taken", s.taken},
+            {"failures", s.failures},
+            {"under_way", nullptr},
+            {"foreign", s.foreign},
             {"trouble", s.trouble}};
   if (s.newest)
     json["newest"] = {
@@ -142,9 +151,7 @@ Health judged(const NodeStatus& status, const std::vector<std::string>& faults, 
   return {faults.empty(), json.dump()};
 }
 
-}  // namespace
-
-std::string to_json(const NodeStatus& s) {
+Json document_of(const NodeStatus& s) {
   Json apps = Json::array();
   for (const auto& app : s.apps) apps.push_back(json_of(app));
   Json members = Json::array();
@@ -178,7 +185,27 @@ std::string to_json(const NodeStatus& s) {
               {"trouble", s.audit.trouble}}},
             {"apps", std::move(apps)},
             {"members", std::move(members)}};
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json;
+}
+
+}  // namespace
+
+std::string to_json(const NodeStatus& status) { return text_of(document_of(status)); }
+
+std::string to_json(NodeStatus status, const std::string& after, std::size_t most) {
+  std::erase_if(status.apps, [&](const auto& app) { return !after.empty() && app.name <= after; });
+  std::string text = to_json(status);
+  while (text.size() > most && status.apps.size() > 1) {
+    // As many as fit when they are all as large, and some fewer.
+    const std::size_t fit = status.apps.size() * most / text.size() * 9 / 10;
+    status.apps.erase(status.apps.begin() + static_cast<std::ptrdiff_t>(std::max<std::size_t>(
+                                                std::min(fit, status.apps.size() - 1), 1)),
+                      status.apps.end());
+    Json json = document_of(status);
+    json["more"] = true;
+    text = text_of(json);
+  }
+  return text;
 }
 
 Health health_of(const NodeStatus& status) {

@@ -55,6 +55,9 @@ struct NodeStatus {
 };
 
 std::string to_json(const NodeStatus& status);
+/// The same with the apps whose names come behind `after`, and no more of them than fit into `most`
+/// bytes; `"more": true` when others come behind those. The apps are in the order of their names.
+std::string to_json(NodeStatus status, const std::string& after, std::size_t most);
 
 struct Health {
   bool ok = false;

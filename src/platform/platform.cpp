@@ -24,6 +24,7 @@
 #include "core/ids.h"
 #include "core/log.h"
 #include "core/names.h"
+#include "core/open_files.h"
 #include "core/process_scan.h"
 #include "core/repeat_limit.h"
 #include "nats/embedded_server.h"
@@ -286,6 +287,7 @@ void Platform::Core::run() {
 }
 
 void Platform::Core::live() {
+  raise_open_files();
   sigset_t before;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
   for (int signal : options.handle_signals ? std::vector{SIGINT, SIGTERM} : std::vector<int>{})
@@ -1032,7 +1034,9 @@ HttpReply Platform::Core::answer(const std::string& path) {
 
 ControlService::Answers Platform::Core::control_answers() {
   ControlService::Answers answers;
-  answers.status = [this] { return to_json(status()); };
+  answers.status = [this](const std::string& after, std::size_t most) {
+    return to_json(status(), after, most);
+  };
   answers.session = [this] {
     return driver_ ? driver_->coordination().session().id().session : std::string();
   };

@@ -12,6 +12,7 @@
 #include "platform/snapshots_core.h"
 #include "sqlite/snapshot_removal.h"
 #include "sqlite/snapshot_restore.h"
+#include "sqlite/stored_claims.h"
 
 namespace cluster {
 namespace {
@@ -148,9 +149,9 @@ DatabaseSnapshot Snapshots::create(milliseconds timeout) {
 
 std::vector<DatabaseSnapshot> Snapshots::list(milliseconds timeout) {
   return core_.call<std::vector<DatabaseSnapshot>>(
-      "list of snapshots", timeout, [](SnapshotStore& store, const std::stop_token& stop) {
+      "list of snapshots", timeout, [&](SnapshotStore& store, const std::stop_token& stop) {
         std::vector<DatabaseSnapshot> all;
-        for (const auto& file : store.list(stop).files)
+        for (const auto& file : sqlite::kept_files(store, core_.stream(), stop).listing.files)
           if (file.snapshot()) all.push_back(snapshot_from(file));
         return all;
       });
@@ -162,6 +163,10 @@ RestoredDatabase Snapshots::restore(const RestoreOptions& options) {
   sqlite::RestoreRequest request;
   request.stream = core_.stream();
   request.target.txid = options.txid;
+  request.object = options.object;
+  if (!options.object.empty() && (options.txid || options.time))
+    throw Error(Errc::invalid_argument,
+                "restore of " + core_.name() + ": give an object, or a transaction or a time");
   if (options.time) request.target.time_ns = wall_ns_from(*options.time);
   request.path = options.to;
   request.force = options.force;

@@ -339,25 +339,41 @@ void DatabaseCopy::seed() {
   if (events_.changed) events_.changed();
 }
 
+void DatabaseCopy::missing(const Error& error) {
+  if (error.errc() == Errc::not_found && events_.stream_missing) events_.stream_missing();
+}
+
 // The stream as it is now; when it is another one than it was, all is looked at anew.
 void DatabaseCopy::ask_stream(std::function<void(const nats::StreamState&)> then) {
   jetstream_.stream(options_.stream, [this, alive = alive_, turn = turn_,
                                       then = std::move(then)](Result<nats::StreamState> state) {
     if (!*alive || turn != turn_) return;
+    if (!state) missing(state.error());
     if (!state) return wait_and_open(state.error());
     const std::uint64_t history = history_of(state.value());
     if (history == history_) return then(state.value());
-    ++counts_.streams_made_anew;
-    journal_.error("database_stream_made_anew",
-                   {{"stream", options_.stream},
-                    {"txid", position_.txid},
-                    {"means",
-                     "somebody has deleted the stream; the next leader begins it with its "
-                     "whole database"}});
-    history_ = history;
-    lag_.forget();
-    open();
+    another_stream(history);
   });
+}
+
+void DatabaseCopy::found_stream(std::uint64_t history) {
+  const bool settled =
+      phase_ == Phase::seed || phase_ == Phase::following || phase_ == Phase::waiting;
+  // Else it is looked at when what is under way has ended.
+  if (settled && history != history_) another_stream(history);
+}
+
+void DatabaseCopy::another_stream(std::uint64_t history) {
+  ++counts_.streams_made_anew;
+  journal_.error("database_stream_made_anew",
+                 {{"stream", options_.stream},
+                  {"txid", position_.txid},
+                  {"means",
+                   "somebody has deleted the stream; the next leader begins it with its "
+                   "whole database"}});
+  history_ = history;
+  lag_.forget();
+  open();
 }
 
 // From a snapshot, if there is one that the stream goes on from.
@@ -407,8 +423,11 @@ void DatabaseCopy::restored(std::optional<Restored> copy, std::uint64_t first) {
 // As soon as somebody has committed something, this database is one that the stream does not know.
 void DatabaseCopy::watch_for_others() {
   nats::OrderedConsumer::Handlers handlers;
+  handlers.trouble = [this](const Error& error) { missing(error); };
   handlers.message = [this](const nats::StoredMessage& message) {
     if (!has_transactions(message)) return;
+    // It may have begun with the very content of this copy, or with another one of what both had.
+    if (counts_.streams_made_anew > 0) return open();
     stuck({"another node has begun the stream", true, Txid{0}});
   };
   others_ = std::make_unique<nats::OrderedConsumer>(jetstream_, options_.stream,
@@ -445,7 +464,10 @@ void DatabaseCopy::follow(std::uint64_t after) {
   events.stuck = [this](const WalFollower::Stuck& why) { stuck(why); };
   events.rewound = [this](std::uint64_t last) { rewound(last); };
   events.failed = [this](const Error& error, std::uint64_t sequence) { failed(error, sequence); };
-  events.trouble = [this](const Error& error) { trouble_ = error.what(); };
+  events.trouble = [this](const Error& error) {
+    trouble_ = error.what();
+    missing(error);
+  };
   follower_ = std::make_unique<WalFollower>(jetstream_, *strand_, options_.stream, replica_, after,
                                             std::move(events));
   position_ = follower_->position();

@@ -62,6 +62,8 @@ class DatabaseCopy {
   struct Events {
     /// Something has moved: a phase, a position.
     std::function<void()> changed{};
+    /// The stream is not there. Said again for as long as that is so.
+    std::function<void()> stream_missing{};
   };
   /// What has happened to it since the start.
   struct Counts {
@@ -100,6 +102,8 @@ class DatabaseCopy {
 
   /// Only in Phase::idle. `history`: which stream it is that the records belong to.
   void begin(std::uint64_t history);
+  /// So the stream is now. When it is another one than it was, all is looked at anew.
+  void found_stream(std::uint64_t history);
   /// Lets go of the database, for good; `done` once nothing uses it any more.
   void end(std::function<void()> done);
 
@@ -170,6 +174,8 @@ class DatabaseCopy {
   void stuck(const WalFollower::Stuck& why);
   void rewound(std::uint64_t last);
   void ask_stream(std::function<void(const nats::StreamState&)> then);
+  void missing(const Error& error);
+  void another_stream(std::uint64_t history);
   void ask_begun(const nats::StreamState& stream, std::function<void(bool)> then);
   void set_aside_and_open(const WalFollower::Stuck& why, bool damaged);
   void found_aside(const std::string& kept, const std::string& why);

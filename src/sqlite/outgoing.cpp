@@ -20,11 +20,19 @@ void Outgoing::append(std::string_view bytes) {
   }
 }
 
-std::string Outgoing::take() {
+std::string Outgoing::take(std::size_t most) {
+  most = std::min(most, piece_);
+  if (!pieces_.empty() && pieces_.front().size() > most) {
+    std::string bytes = pieces_.front().substr(0, most);
+    pieces_.front().erase(0, most);
+    in_memory_ -= most;
+    return bytes;
+  }
   // Reading may fail: then nothing has been taken.
   const std::size_t first = pieces_.empty() ? 0 : pieces_.front().size();
   std::string more;
-  if (first < piece_ && rest_.size() > 0) more = rest_.read(rest_taken_, piece_ - first);
+  if (first < most && rest_.size() > 0 && pieces_.size() <= 1)
+    more = rest_.read(rest_taken_, most - first);
   std::string bytes;
   if (!pieces_.empty()) {
     bytes = std::move(pieces_.front());

@@ -22,15 +22,16 @@ class Outgoing {
 
   /// Throws Error{system}, for a full disk above all.
   void append(std::string_view bytes);
-  /// Takes the oldest bytes: a piece, or all where there are fewer. Throws Error{system}.
-  std::string take();
+  /// Takes the oldest bytes: a piece, or all where there are fewer; never more than `most`, and
+  /// after a smaller `most` the rest of a piece. Throws Error{system}.
+  std::string take(std::size_t most);
   /// Bytes that were not taken yet.
   std::uint64_t size() const noexcept { return in_memory_ + rest_.size() - rest_taken_; }
 
  private:
   const std::string folder_;
   const std::size_t piece_;
-  std::deque<std::string> pieces_;  // only the last one may be shorter than a piece
+  std::deque<std::string> pieces_;  // only the first and the last may be shorter than a piece
   std::size_t in_memory_ = 0;
   Spill rest_;  // behind pieces_, once there were many
   std::uint64_t rest_taken_ = 0;

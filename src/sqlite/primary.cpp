@@ -51,7 +51,8 @@ Primary::Primary(Loop& loop, WalLeader& leader, PositionLog& log, HashFile& hash
       known_(std::move(known)),
       trusted_(trusted),
       first_pause_(options_.path),
-      watch_(std::make_unique<WalWatch>(options_.path)) {
+      watch_(options_.path),
+      most_part_(options_.most_part) {
   committed_ = stored_ = known_.txid;
   last_stored_ = leader_.writer().last_stored();
   follower_ = std::thread([this] { run(); });
@@ -64,7 +65,7 @@ Primary::~Primary() {
     std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  if (watch_) watch_->wake();
+  watch_.wake();
   checkpoint_wanted_.notify_all();
   if (follower_.joinable()) follower_.join();
   if (checkpointer_.joinable()) checkpointer_.join();
@@ -83,11 +84,28 @@ void Primary::on_loop(std::function<void()> task) {
 
 void Primary::send() {
   while (!queue_.empty() && leader_.ready()) {
-    Part part = std::move(queue_.front());
-    queue_.pop_front();
+    Part part = next_part();
     sent_.push_back({part.bytes->size(), part.since});
     leader_.append(part.record, part.bytes);
   }
+}
+
+// The first of those that wait, or as much of it as the server takes now: it may be another server
+// than when the part was made.
+Primary::Part Primary::next_part() {
+  const std::size_t most = most_part_;
+  Part part = queue_.front();
+  if (part.bytes->size() > most) {
+    part.record.final = false;
+    part.record.hash = 0;
+    part.bytes = std::make_shared<const std::string>(part.bytes->substr(0, most));
+    queue_.front().bytes = std::make_shared<const std::string>(queue_.front().bytes->substr(most));
+  } else {
+    queue_.pop_front();
+  }
+  part.record.part = next_part_;
+  next_part_ = part.record.final ? 1 : next_part_ + 1;
+  return part;
 }
 
 void Primary::stored(const StreamRecord& record) {
@@ -98,7 +116,7 @@ void Primary::stored(const StreamRecord& record) {
   }
   unfinished_ = record.final ? std::nullopt : std::optional(sent_.front().since);
   sent_.pop_front();
-  watch_->wake();
+  watch_.wake();
   if (!record.final) return;
   stored_ = record.last;
   last_stored_ = record;
@@ -133,7 +151,7 @@ void Primary::sync(Duration limit, Callback<Txid> done) {
     first = asked_.empty();
     asked_.push_back(id);
   }
-  if (first) watch_->wake();
+  if (first) watch_.wake();
 }
 
 // The database was looked at after these had been asked for.
@@ -177,7 +195,7 @@ void Primary::want_image() {
     std::lock_guard lock(mutex_);
     image_wanted_ = true;
   }
-  watch_->wake();
+  watch_.wake();
 }
 
 void Primary::imaged(Result<std::shared_ptr<DatabaseImage>> image) {
@@ -221,7 +239,7 @@ void Primary::end() {
     std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  watch_->wake();
+  watch_.wake();
   checkpoint_wanted_.notify_all();
 }
 
@@ -282,7 +300,7 @@ void Primary::run() {
       wait = retry;
       retry = std::min(retry * 2, kLastCaptureRetry);
     }
-    const Woken woken = watch_->wait(wait);
+    const Woken woken = watch_.wait(wait);
     check = woken == Woken::files || (woken == Woken::timeout && look == kSafety);
     if (woken == Woken::written || woken == Woken::files)
       look = kFirstWalLook;
@@ -424,12 +442,12 @@ void Primary::feed() {
 // written, which never waits for JetStream. True once it has been handed over whole.
 bool Primary::send_parts() {
   StreamRecord& next = file_->record;
-  while (!next.final && (file_->complete || file_->bytes.size() >= options_.most_part)) {
+  while (!next.final && (file_->complete || file_->bytes.size() >= most_part_)) {
     {
       std::lock_guard lock(mutex_);
       if (unstored_bytes_ >= kMostUnstored) break;
     }
-    auto bytes = std::make_shared<const std::string>(file_->bytes.take());
+    auto bytes = std::make_shared<const std::string>(file_->bytes.take(most_part_));
     next.final = file_->complete && file_->bytes.size() == 0;
     {
       std::lock_guard lock(mutex_);
@@ -449,7 +467,7 @@ bool Primary::send_parts() {
 }
 
 void Primary::write_file() {
-  file_ = std::make_unique<File>(folder_, options_.most_part);
+  file_ = std::make_unique<File>(folder_, most_part_);
   std::optional<Captured> captured;
   try {
     captured = capture_->write(

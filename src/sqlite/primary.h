@@ -37,7 +37,7 @@ class Primary {
     std::uint64_t epoch = 0;
     std::uint64_t history = 0;          ///< of the stream
     std::uint64_t node_id = 0;          ///< written into the files
-    std::size_t most_part = 1'000'000;  ///< bytes of one message
+    std::size_t most_part = 1'000'000;  ///< as most_part() says
     Txid numbered = 0;                  ///< as CaptureOptions::numbered
     bool at_least = false;              ///< there may be more of these than that
   };
@@ -76,6 +76,8 @@ class Primary {
 
   void stored(const StreamRecord& record);
   void ready() { send(); }
+  /// Bytes of files that a message has from now on.
+  void most_part(std::size_t bytes) noexcept { most_part_ = bytes; }
 
   /// Answers once all that was committed before the call is stored in JetStream, with the last
   /// transaction then. Errors: timeout, unavailable (degraded; too many calls wait), not_leader
@@ -90,9 +92,6 @@ class Primary {
   /// Stores what there is, for at most `drain`; then ends following and says where the database
   /// stands. No event comes any more. To be called once.
   void stop(Duration drain, std::function<void()> done);
-  /// Once stop() has answered, and once: what watched the files. Closing it takes the kernel from
-  /// milliseconds to seconds, the busier the machine is, so it is not for the loop.
-  std::unique_ptr<WalWatch> take_watch() { return std::move(watch_); }
 
   Status status() const;
 
@@ -124,6 +123,7 @@ class Primary {
 
   // On the loop
   void send();
+  Part next_part();
   void covered(const std::vector<SyncId>& syncs, const Result<Txid>& until);
   void answer_syncs();
   void finish_sync(SyncId id, const Result<Txid>& answer);
@@ -165,6 +165,7 @@ class Primary {
 
   // Of the loop
   std::deque<Part> queue_;          // parts that the leader was not ready for yet
+  std::uint32_t next_part_ = 1;     // of the file whose parts are handed to the leader
   std::deque<Sent> sent_;           // those that it has, in order
   std::optional<Time> unfinished_;  // since when a file is on its way of which a part is stored
   std::map<SyncId, Sync> syncs_;
@@ -189,7 +190,7 @@ class Primary {
   bool copying_ = false;                // an image is being made
   std::weak_ptr<Capture> copied_from_;
 
-  std::unique_ptr<WalWatch> watch_;
+  WalWatch watch_;
   mutable std::mutex mutex_;  // over what follows
   std::condition_variable checkpoint_wanted_;
   std::shared_ptr<Capture> capture_;
@@ -201,6 +202,7 @@ class Primary {
   std::string degraded_;
 
   std::atomic<Txid> committed_{0}, stored_{0};
+  std::atomic<std::size_t> most_part_;
   std::atomic<std::uint64_t> unsent_bytes_{0};  // of the file that is being sent
   std::thread follower_, checkpointer_;
 };

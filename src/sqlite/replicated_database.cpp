@@ -13,6 +13,7 @@
 #include "sqlite/make_folder.h"
 #include "sqlite/set_aside.h"
 #include "sqlite/snapshot_restore.h"
+#include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -22,9 +23,6 @@ using std::chrono::milliseconds;
 constexpr Duration kStreamRetry = milliseconds(500);
 constexpr Duration kFolderRetry = std::chrono::seconds(1);
 constexpr auto kDuplicateWindow = std::chrono::seconds(30);
-constexpr std::size_t kHeaders = 4096;  // bytes that a message's headers take at most
-constexpr std::size_t kMostPart = 1'000'000;
-constexpr std::size_t kLeastPart = 4096;
 
 DatabaseCopy::Restore restore_from(SnapshotStore& store, const std::string& stream) {
   return [&store, stream](const std::string& into, std::uint64_t first,
@@ -70,10 +68,15 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
             {options_.app, options_.node, options_.path, options_.replica, stream_,
              options_.platform + "." + options_.app + ".wal", options_.wal_limit,
              restore_from(snapshots_, stream_), events_.audit},
-            {[this] { copy_changed(); }}),
+            {[this] { copy_changed(); }, [this] { make_missing_stream(); }}),
       verifier_(strands.strand()),
-      closer_(strands.strand()),
-      files_(strands.strand()) {}
+      files_(strands.strand()) {
+  jetstream.connection().on_state(alive_, [this](nats::ConnectionState state, const std::string&) {
+    // Where it is too small now for anything, what is sent next says so.
+    if (state == nats::ConnectionState::connected && primary_)
+      primary_->most_part(std::max<std::size_t>(most_part_now(), 1));
+  });
+}
 
 ReplicatedDatabase::~ReplicatedDatabase() {
   *alive_ = false;
@@ -108,7 +111,7 @@ void ReplicatedDatabase::make_folders() {
   if (!files_->post(std::move(task))) again("there is no thread to look at its folder with");
 }
 
-void ReplicatedDatabase::ensure_stream() {
+nats::StreamConfig ReplicatedDatabase::stream_config() const {
   nats::StreamConfig config;
   config.name = stream_;
   config.description = "cpp-cluster: what is committed to the database of app " + options_.app;
@@ -117,10 +120,26 @@ void ReplicatedDatabase::ensure_stream() {
   config.deny_delete = true;
   config.duplicate_window = kDuplicateWindow;
   config.metadata = {{kHistoryKey, random_id()}};
+  return config;
+}
+
+// Somebody has deleted it while this node follows: whoever is to lead next needs one.
+void ReplicatedDatabase::make_missing_stream() {
+  if (making_stream_ || stopped_) return;
+  making_stream_ = true;
+  ensure_stream();
+}
+
+void ReplicatedDatabase::ensure_stream() {
   auto known = [this, alive = alive_](const Result<nats::StreamState>& state) {
-    if (!*alive || copy_.phase() != DatabaseCopy::Phase::idle || primary_ || handing_over_ ||
-        stopped_)
+    if (!*alive) return;
+    making_stream_ = false;
+    if (primary_ || handing_over_ || stopped_) return;
+    if (copy_.phase() != DatabaseCopy::Phase::idle) {
+      // Without an answer the copy finds it missing again.
+      if (state && role_ == Role::standby) copy_.found_stream(history_of(state.value()));
       return;
+    }
     if (!state) {
       if (trouble_ != state.error().what())
         log::warn("database_stream",
@@ -133,15 +152,23 @@ void ReplicatedDatabase::ensure_stream() {
     history_ = history_of(state.value());
     copy_.begin(history_);
   };
-  jetstream_.create_stream(config, [this, alive = alive_, known](Result<nats::StreamState> state) {
-    if (!*alive) return;
-    // With another configuration it is there already, and stays as it is; who may not make it may
-    // use it.
-    if (state || (state.error().errc() != Errc::invalid_argument &&
-                  state.error().errc() != Errc::permission_denied))
-      return known(state);
-    jetstream_.stream(stream_, known);
-  });
+  jetstream_.create_stream(stream_config(),
+                           [this, alive = alive_, known](Result<nats::StreamState> state) {
+                             if (!*alive) return;
+                             if (state && history_ != 0)
+                               journal_.warn("database_stream_missing",
+                                             {{"stream", stream_},
+                                              {"means",
+                                               "somebody has deleted it; it is made again, empty: "
+                                               "the next leader begins it with its whole "
+                                               "database"}});
+                             // With another configuration it is there already, and stays as it is;
+                             // who may not make it may use it.
+                             if (state || (state.error().errc() != Errc::invalid_argument &&
+                                           state.error().errc() != Errc::permission_denied))
+                               return known(state);
+                             jetstream_.stream(stream_, known);
+                           });
 }
 
 void ReplicatedDatabase::copy_changed() {
@@ -301,6 +328,11 @@ void ReplicatedDatabase::take_over(std::optional<Txid> ahead) {
   });
 }
 
+// Of the server that this node is connected to.
+std::size_t ReplicatedDatabase::most_part_now() const {
+  return most_part(fence_->writer, jetstream_.connection().server().max_payload);
+}
+
 void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) {
   Primary::Options options;
   options.path = options_.path;
@@ -308,9 +340,16 @@ void ReplicatedDatabase::lead(DatabaseState known, bool trusted, Txid numbered) 
   options.epoch = epoch_;
   options.history = copy_.history();
   options.node_id = number_of(options_.node);
-  const auto payload = static_cast<std::size_t>(jetstream_.connection().server().max_payload);
-  options.most_part =
-      payload > kHeaders + kLeastPart ? std::min(kMostPart, payload - kHeaders) : kMostPart;
+  options.most_part = most_part_now();
+  if (options.most_part == 0)
+    return finish_promotion(
+        Error(Errc::invalid_argument,
+              "database " + options_.path +
+                  " can't be replicated: the NATS server's max_payload "
+                  "of " +
+                  std::to_string(jetstream_.connection().server().max_payload) +
+                  " is too small: raise max_payload in nats-server's configuration, to 4096 at "
+                  "least"));
   options.numbered = numbered;
   options.at_least = numbered > 0 && left_over_at_least_;
   gaps_told_ = 0;
@@ -448,7 +487,6 @@ void ReplicatedDatabase::stand_by() {
       journal_.warn("database_not_replicated",
                     {{"epoch", epoch_}, {"first", at.stored + 1}, {"last", at.committed}});
   }
-  if (primary_) closer_->post([watch = std::shared_ptr<WalWatch>(primary_->take_watch())] {});
   primary_.reset();
   // Those who still waited have their errors now.
   commits_.reset();

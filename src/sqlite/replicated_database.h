@@ -127,11 +127,14 @@ class ReplicatedDatabase {
  private:
   void make_folders();
   void ensure_stream();
+  nats::StreamConfig stream_config() const;
+  void make_missing_stream();
   void copy_changed();
   void try_to_take_over();
   void take_over(std::optional<Txid> ahead);
   void lead(DatabaseState known, bool trusted, Txid numbered);
   void finish_promotion(Failure failure);
+  std::size_t most_part_now() const;
   void lose(const Error& error);
   void stand_by();
   void keep_snapshots();
@@ -159,8 +162,9 @@ class ReplicatedDatabase {
   bool was_ready_ = false;
   bool handing_over_ = false;
   bool stopped_ = false;  // for good
-  bool lost_ = false;     // nothing more is appended in this lead
-  int damages_ = 0;       // copies that were found damaged in this promotion
+  bool making_stream_ = false;
+  bool lost_ = false;  // nothing more is appended in this lead
+  int damages_ = 0;    // copies that were found damaged in this promotion
   std::unique_ptr<WalLeader> leader_;
   std::unique_ptr<Primary> primary_;
   std::unique_ptr<SnapshotKeeper> keeper_;
@@ -173,8 +177,7 @@ class ReplicatedDatabase {
   std::string trouble_;
   Counts counts_;
   std::unique_ptr<Strand> verifier_;
-  std::unique_ptr<Strand> closer_;  // of what takes long to close
-  std::shared_ptr<Strand> files_;   // for the socket's file, and folders
+  std::shared_ptr<Strand> files_;  // for the socket's file, and folders
   std::stop_source verifier_stop_;
   bool verifying_ = false;
   std::optional<Verified> verified_;

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <future>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "core/ask_loop.h"
 #include "core/log.h"
 #include "sqlite/snapshot_work.h"
+#include "sqlite/stored_claims.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -21,6 +24,13 @@ constexpr Duration kImageLimit = std::chrono::minutes(10);
 constexpr std::size_t kMostWanted = 64;
 constexpr Duration kUploadRests = std::chrono::hours(1);  // longer than any that goes on
 constexpr int kMostFiles = 64;                            // that one turn writes of each kind
+constexpr std::size_t kMostTold = 1'024;                  // foreign objects that are told of,
+constexpr std::size_t kMostShown = 8;                     // and in one turn
+
+bool is_of_content(const Error& error) {
+  return error.errc() == Errc::corrupt || error.errc() == Errc::incompatible ||
+         error.errc() == Errc::invalid_argument;
+}
 
 }  // namespace
 
@@ -38,6 +48,10 @@ struct SnapshotKeeper::Work {
   bool swept = false;
   std::uint64_t given_up = 0;  // what ends there in the stream or before is not merged any more
   Files files{};               // in the bucket, of all histories
+  std::vector<ForeignObject> foreign{};             // in it as well
+  std::set<std::string> told{};                     // names of those that were told of
+  std::vector<StoredFile> known{};                  // that are as the stream says
+  std::map<std::string, ForeignObject> unusable{};  // whose content is not what they say
   StreamRange stream{};
   Txid stored = 0;
   std::optional<Made> made{};  // in this turn
@@ -52,6 +66,8 @@ struct SnapshotKeeper::Work {
   PlanTime now() const;
   std::int64_t led_ms() const { return led.at(BootClock::now()); }
   Files own() const { return files_of(files, stream); }
+  std::vector<ForeignObject> news();
+  void give_up(const StoredFile& file, const Error& why);
   std::optional<StoredFile> snapshot_if_due(bool wanted);
   StoredFile snapshot(const std::string& why);
   void merge_stream();
@@ -88,6 +104,7 @@ SnapshotKeeper::Outcome SnapshotKeeper::Work::turn(Txid stored_now, bool wanted)
   // Somebody may have deleted it.
   if (outcome.failure) bucket_made = false;
   tell();
+  outcome.foreign = news();
   outcome.made = made;
   outcome.removed = removed;
   return outcome;
@@ -96,19 +113,43 @@ SnapshotKeeper::Outcome SnapshotKeeper::Work::turn(Txid stored_now, bool wanted)
 void SnapshotKeeper::Work::read() {
   if (!bucket_made) store.ensure(options.replicas, stop);
   bucket_made = true;
-  auto range = store.stream(options.stream, stop);
-  if (!range) throw Error(Errc::not_found, "there is no stream " + options.stream);
-  stream = *range;
-  auto listing = store.list(stop);
-  files = std::move(listing.files);
-  led_noted = listing.led_ms;
+  auto kept = kept_files(store, options.stream, stop, &known);
+  if (!kept.stream) throw Error(Errc::not_found, "there is no stream " + options.stream);
+  stream = *kept.stream;
+  files = std::move(kept.listing.files);
+  foreign = std::move(kept.listing.foreign);
+  std::erase_if(files, [&](const auto& file) {
+    const auto found = unusable.find(file.name());
+    if (found != unusable.end()) foreign.push_back(found->second);
+    return found != unusable.end();
+  });
+  led_noted = kept.listing.led_ms;
   const Time now = BootClock::now();
-  led.learn(listing.led_ms, now);
+  led.learn(kept.listing.led_ms, now);
   {
     const std::lock_guard lock(mutex);
     jetstream.learn(stream.last_ns, now);
     for (const auto& file : own()) jetstream.learn(file.time_ns, now);
   }
+  tell();
+}
+
+// Objects that are told of for the first time; with names that come and go for ever not of all.
+std::vector<ForeignObject> SnapshotKeeper::Work::news() {
+  std::vector<ForeignObject> fresh;
+  for (const auto& object : foreign) {
+    if (told.size() >= kMostTold || !told.insert(object.name).second) continue;
+    fresh.push_back(object);
+  }
+  return fresh;
+}
+
+// It stays where it is, and nothing is made of it any more.
+void SnapshotKeeper::Work::give_up(const StoredFile& file, const Error& why) {
+  const ForeignObject object{file.name(), why.what(), file.size};
+  unusable[object.name] = object;
+  foreign.push_back(object);
+  std::erase(files, file);
   tell();
 }
 
@@ -196,7 +237,17 @@ void SnapshotKeeper::Work::merge_files() {
   for (int i = 0; i < kMostFiles; ++i) {
     const auto merges = plan_merges(own(), options.plan);
     if (merges.empty()) return;
-    const auto file = store_merge(store, merges.front(), options.folder, stop);
+    StoredFile at;
+    std::optional<StoredFile> merged;
+    try {
+      merged = store_merge(store, merges.front(), options.folder, stop, at);
+    } catch (const Error& error) {
+      // What a source holds will not become better.
+      if (at.max == 0 || !is_of_content(error)) throw;
+      give_up(at, error);
+      continue;
+    }
+    const StoredFile& file = *merged;
     added(file);
     log::debug("snapshot_merge", {{"app", options.app},
                                   {"node", options.node},
@@ -247,6 +298,7 @@ void SnapshotKeeper::Work::note_led() {
 }
 
 void SnapshotKeeper::Work::added(const StoredFile& file) {
+  unusable.erase(file.name());
   led_noted = std::max(led_noted, file.led_ms);
   std::erase_if(files, [&](const auto& other) { return other.name() == file.name(); });
   files.push_back(file);
@@ -261,6 +313,7 @@ void SnapshotKeeper::Work::tell() {
   status.reach = chain.empty() ? 0 : chain.back().max;
   status.stream_first = stream.first;
   status.snapshots = status.merged = status.bytes = 0;
+  status.foreign = foreign.size();
   for (const auto& file : files) {
     ++(file.snapshot() ? status.snapshots : status.merged);
     status.bytes += file.size;
@@ -352,6 +405,13 @@ void SnapshotKeeper::done(const Outcome& outcome) {
                                {"bytes", made->file.size},
                                {"ms", made->took.count()},
                                {"why", made->why}});
+  for (std::size_t i = 0; i < std::min(outcome.foreign.size(), kMostShown); ++i)
+    journal_.warn(
+        "snapshot_foreign",
+        {{"object", outcome.foreign[i].name},
+         {"why", outcome.foreign[i].why},
+         {"more", outcome.foreign.size() - i - 1},
+         {"means", "it is left alone, and nothing is restored from it or decided by it"}});
   if (const auto& removed = outcome.removed; removed.files > 0)
     journal_.info("snapshot_retention", {{"files", removed.files},
                                          {"snapshots", removed.snapshots},

@@ -14,6 +14,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "core/journal.h"
 #include "core/loop.h"
@@ -48,6 +49,7 @@ class SnapshotKeeper {
     std::uint64_t taken = 0, failures = 0;  ///< since this object was made
     bool busy = false;                      ///< a snapshot is being taken:
     PageNumber done = 0, all = 0;           ///< pages of it
+    std::uint64_t foreign = 0;              ///< objects that are not ours, or can't be
     std::string trouble{};                  ///< what failed last, until it is mended
   };
 
@@ -83,6 +85,7 @@ class SnapshotKeeper {
     std::optional<StoredFile> taken{};
     std::optional<Made> made{};  // a snapshot that is new
     Removed removed{};
+    std::vector<ForeignObject> foreign{};  // that were not there before
   };
 
   void plan_next(Duration delay);

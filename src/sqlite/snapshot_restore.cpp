@@ -16,6 +16,7 @@
 #include "sqlite/handle.h"
 #include "sqlite/position_log.h"
 #include "sqlite/restore.h"
+#include "sqlite/stored_claims.h"
 #include "sqlite/stream_files.h"
 #include "sqlite/stream_message.h"
 
@@ -169,6 +170,44 @@ void tell(const RestoreRequest& request, Phase phase, std::uint64_t done, std::u
   if (request.progress) request.progress({phase, done, of});
 }
 
+// The files that lead to that object, with itself as the first one: of its history, whichever.
+Files files_up_to(SnapshotStore& store, const std::string& object, const std::stop_token& stop) {
+  // Who names an object wants that one, whatever the stream says today.
+  const Files all = store.list(stop).files;
+  const auto named =
+      std::find_if(all.begin(), all.end(), [&](const auto& file) { return file.name() == object; });
+  if (named == all.end())
+    throw Error(Errc::not_found, "bucket " + store.bucket() + " has no file \"" + object +
+                                     "\": the list of snapshots, with merged files, tells which "
+                                     "there are");
+  Files files{*named};
+  for (const auto& file : all)
+    if (file.end.history == named->end.history && file.max <= named->max && !(file == *named))
+      files.push_back(file);
+  return files;
+}
+
+// The files of a stream that is gone, when one of them ends with just the transaction that is
+// wanted and the present stream does not go as far; else nothing.
+Files older_history(const Files& all, const Files& own, const std::optional<StreamRange>& stream,
+                    const RestoreTarget& target, SnapshotStore& store,
+                    const std::stop_token& stop) {
+  if (!target.txid) return {};
+  const auto ends_there = [&](const auto& file) { return file.max == *target.txid; };
+  const auto reaches = [&](const auto& file) { return file.max >= *target.txid; };
+  if (std::any_of(own.begin(), own.end(), reaches)) return {};
+  if (stream)
+    if (const auto last = store.message(stream->name, stream->last, stop)) {
+      const auto record = stream_record_from(last->headers, last->sequence);
+      if (record && record.value().last >= *target.txid) return {};
+    }
+  const auto wanted = std::find_if(all.begin(), all.end(), ends_there);
+  Files files;
+  for (const auto& file : all)
+    if (wanted != all.end() && file.end.history == wanted->end.history) files.push_back(file);
+  return files;
+}
+
 struct Reached {
   StreamEnd end{};
   std::int64_t time_ns = 0;
@@ -272,7 +311,7 @@ bool restore_from(SnapshotStore& store, Files files, std::optional<StreamRange> 
 std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRange& stream,
                                           const std::string& path, const RestoreBytes& progress,
                                           std::stop_token stop) {
-  Files files = files_of(store.list(stop).files, stream);
+  Files files = files_of(files_kept(store, stream, stop), stream);
   Restored restored;
   ChainReader reader(store, progress, stop);
   for (int i = 0; i < kMostDamaged; ++i) {
@@ -303,12 +342,40 @@ std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRang
   return std::nullopt;
 }
 
+namespace {
+
+// As one file ends, whatever stream it is of, and nothing behind it.
+Restored restore_object(SnapshotStore& store, const RestoreRequest& request,
+                        const std::stop_token& stop) {
+  const auto stream = store.stream(request.stream, stop);
+  const Files files = files_up_to(store, request.object, stop);
+  RestoreRequest exact = request;
+  exact.target = {.txid = files.front().max};
+  Restored restored;
+  if (!restore_from(store, files, std::nullopt, exact, restored, stop))
+    nothing_kept(store, request, store.list(stop), restored);
+  restored.stream_gone = !stream || files.front().end.history != stream->history;
+  restored.newest = false;
+  return restored;
+}
+
+}  // namespace
+
 Restored restore_database(SnapshotStore& store, const RestoreRequest& request,
                           std::stop_token stop) {
   check_place(request.path, request.force);
-  const auto stream = store.stream(request.stream, stop);
-  const auto listing = store.list(stop);
+  if (!request.object.empty()) return restore_object(store, request, stop);
+  const auto kept = kept_files(store, request.stream, stop);
+  const auto& stream = kept.stream;
+  const auto& listing = kept.listing;
   Restored restored;
+  const Files older = older_history(listing.files, files_meant(listing.files, stream), stream,
+                                    request.target, store, stop);
+  if (!older.empty() && restore_from(store, older, std::nullopt, request, restored, stop)) {
+    restored.stream_gone = true;
+    restored.newest = false;
+    return restored;
+  }
   bool own = stream.has_value();
   for (const auto& files : histories_of(listing.files, stream)) {
     if (restore_from(store, files, own ? stream : std::nullopt, request, restored, stop)) {

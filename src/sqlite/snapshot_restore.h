@@ -50,8 +50,10 @@ std::optional<Restored> restore_connected(SnapshotStore& store, const StreamRang
 struct RestoreRequest {
   std::string stream{};    ///< whose database it is
   RestoreTarget target{};  ///< neither: the newest
-  std::string path{};      ///< where to
-  bool force = false;      ///< replace what is there
+  /// The file of that name, of whatever stream: the database as it ends. Then no target.
+  std::string object{};
+  std::string path{};  ///< where to
+  bool force = false;  ///< replace what is there
   std::function<void(const cluster::RestoreProgress&)> progress{};
 };
 

@@ -74,8 +74,18 @@ void SnapshotStore::ensure(int replicas, std::stop_token stop) {
 StoreListing SnapshotStore::list(std::stop_token stop) {
   using Objects = std::vector<nats::ObjectInfo>;
   try {
-    return listing_of(ask<Objects>(
-        "list", stop, [](Shared& shared, auto done) { shared.objects.list(std::move(done)); }));
+    const auto objects = ask<Objects>(
+        "list", stop, [](Shared& shared, auto done) { shared.objects.list(std::move(done)); });
+    // Behind the list: what is in that is counted here, unless it has gone meanwhile.
+    const auto bytes = ask<std::uint64_t>(
+        "list", stop, [bucket = bucket_](Shared& shared, const Callback<std::uint64_t>& done) {
+          shared.jetstream.stream(nats::object_stream(bucket),
+                                  [done](const Result<nats::StreamState>& state) {
+                                    if (!state) return done(state.error());
+                                    done(state.value().bytes);
+                                  });
+        });
+    return listing_of(objects, bytes);
   } catch (const Error& error) {
     if (error.errc() != Errc::not_found) throw;
     return {};

@@ -162,10 +162,11 @@ std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& s
 }
 
 StoredFile store_merge(SnapshotStore& store, const PlannedMerge& planned, const std::string& folder,
-                       std::stop_token stop) {
+                       std::stop_token stop, StoredFile& at) {
   FileMerge merge(folder);
   for (const auto& source : planned.sources) {
     stop_if_asked(stop);
+    at = source;
     const auto object = store.open(source.name(), stop);
     LtxDecoder decoder([&](char* into, std::size_t most) {
       stop_if_asked(stop);
@@ -177,6 +178,7 @@ StoredFile store_merge(SnapshotStore& store, const PlannedMerge& planned, const 
       throw Error(error.errc(), source.name() + ": " + error.what());
     }
   }
+  at = {};
   StoredFile file = planned.sources.back();
   file.level = planned.level;
   return store_merged(store, merge, file, stop);

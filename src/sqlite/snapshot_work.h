@@ -42,8 +42,8 @@ std::optional<StoredFile> store_range(SnapshotStore& store, const StreamRange& s
                                       const SnapshotOptions& options, const std::string& folder,
                                       std::stop_token stop);
 
-/// The merged file.
+/// The merged file. `at`: while a source is read, that source, for who catches what this throws.
 StoredFile store_merge(SnapshotStore& store, const PlannedMerge& merge, const std::string& folder,
-                       std::stop_token stop);
+                       std::stop_token stop, StoredFile& at);
 
 }  // namespace cluster::sqlite

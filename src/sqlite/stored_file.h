@@ -57,8 +57,13 @@ std::vector<nats::Header> headers_of(const StoredFile& file);
 struct StoreListing {
   std::vector<StoredFile> files{};  ///< by level, then by min and max
   std::vector<ForeignObject> foreign{};
-  std::int64_t led_ms = 0;  ///< the longest time led that an object says
+  std::int64_t led_ms = 0;     ///< the longest time led that an object of ours says
+  std::int64_t led_noted = 0;  ///< what the object says that has nothing else
 };
-StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects);
+/// By the files and that object, as they are now.
+std::int64_t longest_led(const StoreListing& listing);
+/// `bucket_bytes`: what the bucket takes, all in all; nothing in it is larger.
+StoreListing listing_of(const std::vector<nats::ObjectInfo>& objects,
+                        std::uint64_t bucket_bytes = UINT64_MAX);
 
 }  // namespace cluster::sqlite

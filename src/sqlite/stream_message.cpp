@@ -1,5 +1,6 @@
 #include "sqlite/stream_message.h"
 
+#include <algorithm>
 #include <optional>
 #include <string_view>
 
@@ -9,6 +10,12 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr std::string_view kRecordVersion = "2";
+constexpr std::size_t kMostPart = 1'000'000;
+constexpr std::size_t kLeastPart = 1'024;
+
+// What headers_of() gives and what says where the message is to stand, with all numbers at their
+// longest; three of them name the writer.
+std::size_t most_headers(const std::string& writer) { return 512 + 3 * writer.size(); }
 
 struct Pair {
   std::uint64_t first = 0, second = 0;
@@ -103,6 +110,17 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
   if (!place || *place == 0 || *place > 0xffffffffU) return corrupt(sequence, "Cluster-Part", part);
   record.part = static_cast<std::uint32_t>(*place);
   return record;
+}
+
+std::size_t most_part(const std::string& writer, std::int64_t max_payload) {
+  if (max_payload <= 0) return kMostPart;
+  const auto payload = static_cast<std::size_t>(max_payload);
+  if (payload < most_headers(writer) + kLeastPart) return 0;
+  return std::min(kMostPart, payload - most_headers(writer));
+}
+
+bool fits(std::size_t bytes, const std::string& writer, std::int64_t max_payload) {
+  return max_payload <= 0 || bytes + most_headers(writer) <= static_cast<std::size_t>(max_payload);
 }
 
 }  // namespace cluster::sqlite

@@ -18,4 +18,10 @@ std::vector<nats::Header> headers_of(const StreamRecord& record);
 Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers,
                                         std::uint64_t sequence);
 
+/// Bytes of a file that one message of `writer` may have, so that a server takes it that takes
+/// `max_payload` bytes (0: not known); 0: that is too little for any.
+std::size_t most_part(const std::string& writer, std::int64_t max_payload);
+/// The same the other way round: whether a message with so many bytes of a file is taken.
+bool fits(std::size_t bytes, const std::string& writer, std::int64_t max_payload);
+
 }  // namespace cluster::sqlite

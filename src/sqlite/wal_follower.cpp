@@ -69,7 +69,8 @@ void WalFollower::read_from(std::uint64_t sequence) {
   handlers.trouble = events_.trouble;
   consumer_ = std::make_unique<nats::OrderedConsumer>(
       jetstream_, stream_, std::vector<std::string>{},
-      nats::StartAt{nats::StartAt::Kind::sequence, sequence}, std::move(handlers));
+      nats::StartAt{.kind = nats::StartAt::Kind::sequence, .sequence = sequence, .goes_on = true},
+      std::move(handlers));
 }
 
 void WalFollower::take(nats::StoredMessage message) {

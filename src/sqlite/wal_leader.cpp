@@ -106,6 +106,16 @@ void WalLeader::publish(const Command& command) {
   message.subject = subject_;
   message.headers = headers_of(command.record);
   if (auto it = bytes_.find(command.id); it != bytes_.end()) message.shared = it->second;
+  const auto max_payload = jetstream_.connection().server().max_payload;
+  const std::size_t bytes = message.payload().size();
+  if (!fits(bytes, command.record.writer, max_payload))
+    return lose(Error(
+        Errc::invalid_argument,
+        "a message of " + std::to_string(bytes) + " bytes for stream " + stream_ +
+            " is over the max_payload of " + std::to_string(max_payload) +
+            " of the NATS server that this node is connected to now: whoever leads next sends "
+            "smaller ones; raise max_payload in nats-server's configuration, to 4096 at least and "
+            "the same on all servers"));
   nats::Expect expect;
   if (command.after_id.empty())
     expect.last_sequence = command.after_sequence;

@@ -28,7 +28,8 @@ class WalLeader {
     /// A higher epoch is in the stream. Nothing follows.
     std::function<void(std::uint64_t epoch)> fenced{};
     /// The stream has lost what it had acknowledged (it goes on with a gap), was emptied of what
-    /// this node lacks, or is gone. Nothing more is appended.
+    /// this node lacks, or is gone; or the server takes no message as large as one that is under
+    /// way any more. Nothing more is appended.
     std::function<void(const Error& error)> lost{};
     /// Something failed, and is tried again.
     std::function<void(const Error& error)> trouble{};

@@ -1,14 +1,8 @@
 #include "sqlite/wal_watch.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cerrno>
 #include <filesystem>
-#include <utility>
-
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/inotify.h>
-#include <unistd.h>
 
 #include "cluster/error.h"
 #include "core/log.h"
@@ -16,57 +10,72 @@
 namespace cluster::sqlite {
 namespace {
 
+using std::chrono::milliseconds;
+
 // So often in a row, with no longer pause, and the WAL is looked at by the clock for a while.
 constexpr int kBusyRow = 32;
 constexpr Duration kBusyPause = std::chrono::microseconds(500);
 constexpr Duration kPace = std::chrono::microseconds(250);
-constexpr Duration kPaced = std::chrono::milliseconds(50);
+constexpr Duration kPaced = milliseconds(50);
 
-Error failed(const std::string& what) {
-  return Error(Errc::system, what + ": " + std::generic_category().message(errno));
+// What can't be watched is looked at so often: a stat() of two files each time.
+constexpr Duration kFirstPoll = milliseconds(1);
+constexpr Duration kLastPoll = milliseconds(20);
+// A file system's clock may stand still for so long: then what is written has no other time.
+constexpr Duration kCoarseClock = milliseconds(25);
+constexpr Duration kNextWatch = std::chrono::seconds(10);
+
+template <typename File>
+bool same(const File& a, const File& b) {
+  return a.inode == b.inode && a.size == b.size && a.written.tv_sec == b.written.tv_sec &&
+         a.written.tv_nsec == b.written.tv_nsec;
+}
+
+std::string advice(int why, bool instance) {
+  if (instance && why == EMFILE)
+    return "raise /proc/sys/fs/inotify/max_user_instances, which holds for all processes of this "
+           "user, or the limit of open files (systemd: LimitNOFILE=)";
+  if (why == ENOSPC) return "raise /proc/sys/fs/inotify/max_user_watches";
+  if (why == EACCES) return "let this node's user read the folder";
+  return "see the reason";
 }
 
 }  // namespace
 
-WalWatch::WalWatch(const std::string& database) : paths_{database, database + "-wal"} {
-  const auto path = std::filesystem::absolute(database);
-  name_ = path.filename();
-  events_ = UniqueFd(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-  if (!events_)
-    throw failed("watch of " + database +
-                 ": inotify (the limit is /proc/sys/fs/inotify/max_user_instances)");
-  calls_ = UniqueFd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-  if (!calls_) throw failed("watch of " + database + ": eventfd");
-  folder_watch_ =
-      ::inotify_add_watch(events_.get(), path.parent_path().c_str(),
-                          IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR);
-  if (folder_watch_ < 0) throw failed("watch of folder " + path.parent_path().string());
-  watch_files();
+WalWatch::WalWatch(const std::string& database, Inotify& inotify)
+    : path_(std::filesystem::absolute(database)),
+      wal_path_(path_ + "-wal"),
+      folder_(std::filesystem::path(path_).parent_path()),
+      inotify_(inotify),
+      member_(inotify, std::filesystem::path(path_).filename()) {
+  if (struct stat found{}; ::stat(folder_.c_str(), &found) != 0)
+    throw Error(Errc::system,
+                "watch of folder " + folder_ + ": " + std::generic_category().message(errno));
+  watch();
 }
 
-// The same file is watched once, however often that is asked for. Without a watch it is looked at
-// all the same, only not at once.
-void WalWatch::watch_files() {
-  bool failed = false;
-  for (int i = 0; i < 2; ++i) {
-    const int watch = ::inotify_add_watch(events_.get(), paths_[i].c_str(), IN_MODIFY);
-    if (watch >= 0) file_watches_[i] = watch;
-    if (watch >= 0 || errno == ENOENT) continue;
-    failed = true;
-    if (!unwatched_)
-      log::warn("wal_not_watched",
-                {{"path", paths_[i]},
-                 {"why", std::generic_category().message(errno)},
-                 {"means",
-                  "what is committed is seen some times a second only; the limit is "
-                  "/proc/sys/fs/inotify/max_user_watches"}});
-  }
-  unwatched_ = failed;
+// The same file is watched once, however often that is asked for.
+void WalWatch::watch() {
+  int why = member_.watch_folder(folder_);
+  if (why == 0) why = member_.watch_files(path_, wal_path_);
+  const bool before = polled_;
+  polled_ = why != 0;
+  if (!polled_) return;
+  next_try_ = BootClock::now() + kNextWatch;
+  if (!before) not_watched(why);
 }
 
-void WalWatch::unwatch_files() {
-  for (int& watch : file_watches_)
-    if (const int was = std::exchange(watch, -1); was >= 0) ::inotify_rm_watch(events_.get(), was);
+void WalWatch::not_watched(int why) {
+  poll_pause_ = kFirstPoll;
+  look();
+  if (!inotify_.first_refusal()) return;
+  log::warn("wal_not_watched",
+            {{"path", path_},
+             {"why", std::generic_category().message(why)},
+             {"means",
+              "what is committed to this database, and to others that can't be watched, is looked "
+              "for every few milliseconds: it is replicated up to 20 ms later"},
+             {"do", advice(why, inotify_.missing())}});
 }
 
 WalWatch::Woken WalWatch::written() {
@@ -74,72 +83,64 @@ WalWatch::Woken WalWatch::written() {
   in_a_row_ = now - last_written_ < kBusyPause ? in_a_row_ + 1 : 0;
   last_written_ = now;
   if (in_a_row_ >= kBusyRow) {
-    unwatch_files();
+    member_.unwatch_files();
     paced_until_ = now + kPaced;
     in_a_row_ = 0;
   }
   return Woken::written;
 }
 
-void WalWatch::take_events() {
-  alignas(inotify_event) char buffer[4096];
-  ssize_t n = sizeof buffer;
-  // Until fewer came than there was room for: a busy writer makes more all the time.
-  while (n > static_cast<ssize_t>(sizeof buffer / 2) &&
-         (n = ::read(events_.get(), buffer, sizeof buffer)) > 0) {
-    for (ssize_t at = 0; at < n;) {
-      inotify_event event;
-      std::memcpy(&event, buffer + at, sizeof event);
-      const char* name = buffer + at + sizeof event;
-      at += static_cast<ssize_t>(sizeof event + event.len);
-      if ((event.mask & IN_Q_OVERFLOW) != 0) {
-        written_ = files_ = true;
-      } else if ((event.wd == file_watches_[0] || event.wd == file_watches_[1]) &&
-                 (event.mask & IN_MODIFY) != 0) {
-        written_ = true;
-      } else if (event.wd == folder_watch_ && event.len > 0) {
-        const std::string file = name;
-        if (file != name_ && file != name_ + "-wal") continue;
-        files_ = true;
-        watch_files();
-      }
-    }
+// By the clock.
+WalWatch::Woken WalWatch::look() {
+  const auto file_at = [](const std::string& path) {
+    struct stat found{};
+    if (::stat(path.c_str(), &found) != 0) return Look::File{};
+    return Look::File{found.st_ino, found.st_size, found.st_mtim};
+  };
+  const Look before = std::exchange(seen_, {file_at(path_), file_at(wal_path_)});
+  const bool files =
+      before.database.inode != seen_.database.inode || before.wal.inode != seen_.wal.inode;
+  const bool changed = !same(before.database, seen_.database) || !same(before.wal, seen_.wal);
+  const Time at = BootClock::now();
+  if (changed) changed_ = at;
+  if (at - changed_ >= kCoarseClock) {
+    poll_pause_ = std::min(poll_pause_ * 2, kLastPoll);
+    return Woken::timeout;
   }
+  poll_pause_ = kFirstPoll;
+  return files ? Woken::files : Woken::written;
 }
 
 WalWatch::Woken WalWatch::wait(Duration limit) {
   const Time end = BootClock::now() + limit;
   while (true) {
-    // Whoever is woken looks at everything: a call that came with a write is done with it.
-    eventfd_t calls = 0;
-    const bool called = ::eventfd_read(calls_.get(), &calls) == 0;
-    take_events();
-    if (std::exchange(files_, false)) return Woken::files;
-    if (std::exchange(written_, false)) return written();
-    if (called) return Woken::called;
-    const Time now = BootClock::now();
-    auto left = end - now;
+    Time now = BootClock::now();
     const bool paced = paced_until_ != Time{};
     if (paced && now >= paced_until_) {
       // What was written before it is watched again has to be looked for.
       paced_until_ = {};
-      watch_files();
+      watch();
       return Woken::written;
     }
-    if (left <= Duration(0)) return Woken::timeout;
-    if (paced) left = std::min(left, kPace);
-    pollfd fds[2] = {{events_.get(), POLLIN, 0}, {calls_.get(), POLLIN, 0}};
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
-    const timespec wait{seconds.count(), static_cast<long>((left - seconds).count())};
-    const int ready = ::ppoll(fds, 2, &wait, nullptr);
-    if (ready < 0 && errno != EINTR) throw failed("wait for " + paths_[1]);
-    if (ready == 0 && paced) return Woken::written;
+    Duration slice = std::max<Duration>(end - now, Duration(0));
+    if (paced)
+      slice = std::min(slice, kPace);
+    else if (polled_)
+      slice = std::min(slice, poll_pause_);
+    const auto woken = member_.wait(slice, paced);
+    if (woken.files) {
+      watch();
+      return Woken::files;
+    }
+    if (woken.written) return written();
+    if (woken.called) return Woken::called;
+    if (paced && slice > Duration(0)) return Woken::written;
+    now = BootClock::now();
+    if (polled_ && now >= next_try_) watch();
+    if (polled_)
+      if (const Woken found = look(); found != Woken::timeout) return found;
+    if (now >= end) return Woken::timeout;
   }
-}
-
-void WalWatch::wake() noexcept {
-  // It fails only when so many calls wait that one more changes nothing.
-  ::eventfd_write(calls_.get(), 1);
 }
 
 }  // namespace cluster::sqlite

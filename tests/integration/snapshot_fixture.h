@@ -13,6 +13,7 @@
 #include "sqlite/primary.h"
 #include "sqlite/snapshot_keeper.h"
 #include "sqlite/snapshot_restore.h"
+#include "sqlite/stored_claims.h"
 
 namespace cluster::sqlite {
 
@@ -113,6 +114,9 @@ class SnapshotFixture : public SqliteTest {
     EXPECT_TRUE(file) << file.error().what();
     return file ? file.value() : StoredFile{};
   }
+  KeptFiles kept() {
+    return blocking([this] { return kept_files(*store, "p_a_wal"); });
+  }
   StoreListing list() {
     return blocking([this] { return store->list(); });
   }
@@ -125,7 +129,7 @@ class SnapshotFixture : public SqliteTest {
   }
   Restored restore(const std::string& name, RestoreTarget target = {}, bool force = false) {
     return blocking(
-        [&] { return restore_database(*store, {"p_a_wal", target, path(name), force}); });
+        [&] { return restore_database(*store, {"p_a_wal", target, {}, path(name), force}); });
   }
   std::int64_t rows(const std::string& name) {
     Handle db(path(name), Handle::Access::read_only);

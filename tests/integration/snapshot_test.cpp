@@ -2,6 +2,8 @@
 #include "integration/snapshot_fixture.h"
 
 #include "core/wall_time.h"
+#include "integration/platform_fixture.h"
+#include "sqlite/snapshot_removal.h"
 #include "sqlite/snapshot_work.h"
 #include "sqlite/stream_message.h"
 
@@ -446,9 +448,14 @@ TEST_F(DamagedSnapshots, AFileOfAnotherContentUnderItsNameIsNoticed) {
     sink->finish();
     return true;
   });
+  const auto listing = kept().listing;
+  ASSERT_EQ(listing.foreign.size(), 1U);
+  EXPECT_EQ(listing.foreign[0].name, second.name());
+  EXPECT_NE(listing.foreign[0].why.find("another hash"), std::string::npos)
+      << listing.foreign[0].why;
   const auto restored = bootstrap("r.db");
   ASSERT_TRUE(restored);
-  EXPECT_EQ(restored->damaged.size(), 1U);
+  EXPECT_EQ(restored->from.front(), first);
 }
 
 TEST_F(DamagedSnapshots, AnExistingFileIsReplacedOnlyOnDemandAndNeverOneInUse) {
@@ -510,6 +517,159 @@ TEST_F(SnapshotsTest, OldFilesGoAndTheStreamIsTrimmed) {
   const auto begun = bootstrap("b.db");
   ASSERT_TRUE(begun);
   EXPECT_GE(begun->sequence + 1, range.first);
+}
+
+// ---- objects that claim what can't be
+
+class HostileObjects : public SnapshotsTest {
+ protected:
+  void put(const StoredFile& claims, const std::string& bytes) {
+    blocking([&] {
+      const auto sink = store->create(claims);
+      sink->write(bytes);
+      sink->finish();
+      return true;
+    });
+  }
+  static StoredFile changed(StoredFile file, const std::function<void(StoredFile&)>& change) {
+    change(file);
+    return file;
+  }
+};
+
+TEST_F(HostileObjects, AreReportedAndChangeNothing) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  auto options = keeper_options();
+  std::vector<std::string> audited;
+  options.audit = [&](const AuditEntry& entry) {
+    if (entry.action == "snapshot_foreign") audited.push_back(entry.action);
+  };
+  auto keeper = keep(lead, options);
+  for (int i = 0; i < 10; ++i) db.exec("INSERT INTO t(v) VALUES(randomblob(1000))");
+  lead.sync();
+  const StoredFile real = create_snapshot(*keeper);
+  const Txid most = ~Txid{0};
+  const std::string junk(500, 'x');
+  int count = 0;
+  const auto hostile = [&](const std::function<void(StoredFile&)>& change) {
+    put(changed(real, change), junk);
+    ++count;
+  };
+  hostile([&](auto& f) { f.max = most; });
+  hostile([&](auto& f) { f.max = most / 8; });
+  hostile([&](auto& f) { f.max = real.max + 1'000; });
+  hostile([&](auto& f) { f.level = 1, f.min = 2, f.max = most / 8; });
+  hostile([&](auto& f) { f.level = 8, f.min = real.max, f.max = real.max + 5'000; });
+  hostile([&](auto& f) { f.max = real.max + 1, f.end.sequence = real.end.sequence + 1; });
+  hostile([&](auto& f) { f.max = real.max + 2, f.end.sequence = most / 8; });
+  hostile([&](auto& f) { f.max = real.max - 1, f.end.epoch = 4'711; });
+  hostile([&](auto& f) { f.max = real.max - 2, f.time_ns = 9'000'000'000'000'000'000; });
+  hostile([&](auto& f) { f.max = real.max - 3, f.end.hash = 1; });
+  put(changed(real, [&](auto& f) { f.max = real.max - 4; }), "x");
+  ++count;
+  // What they say will be in the stream in time.
+  for (int i = 0; i < 20; ++i) {
+    db.exec("INSERT INTO t(v) VALUES(randomblob(1000))");
+    lead.sync();
+  }
+  const Txid last = lead.sync();
+  const StoredFile taken = create_snapshot(*keeper);
+  EXPECT_EQ(taken.max, last);
+  EXPECT_EQ(taken.end.sequence, stream().last);
+  const auto status = keeper->status();
+  EXPECT_EQ(status.trouble, "");
+  EXPECT_EQ(status.foreign, static_cast<std::uint64_t>(count));
+  EXPECT_EQ(status.newest, taken);
+  EXPECT_EQ(static_cast<int>(audited.size()), std::min(count, 8)) << "the rest is counted";
+  create_snapshot(*keeper);
+  EXPECT_EQ(static_cast<int>(audited.size()), std::min(count, 8)) << "they are told of once";
+  const auto listing = kept().listing;
+  EXPECT_EQ(static_cast<int>(listing.foreign.size()), count);
+  EXPECT_EQ(listing.files.size(), status.snapshots + status.merged);
+  EXPECT_EQ(bootstrap("r.db")->state.txid, last);
+  EXPECT_EQ(restore("s.db").state.txid, last);
+  EXPECT_EQ(rows("s.db"), 30);
+  EXPECT_TRUE(restore("u.db", {.txid = real.max}).damaged.empty());
+  for (const Txid txid : {most, most / 8, real.max + 1'000, real.max - 2})
+    EXPECT_EQ(testing::errc_of([&] {
+                blocking([&] { return remove_snapshot(*store, "p_a_wal", txid, true); });
+              }),
+              Errc::not_found)
+        << txid;
+}
+
+// What its content is shows only when it is read; then the others go on without it.
+TEST_F(HostileObjects, AMergedFileThatIsNoneDoesNotStopTheRest) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  auto options = keeper_options();
+  options.plan.merge_count = 2;
+  auto keeper = keep(lead, options);
+  db.exec("INSERT INTO t(v) VALUES(1)");
+  lead.sync();
+  create_snapshot(*keeper);
+  for (int i = 0; i < 2; ++i) {
+    db.exec("INSERT INTO t(v) VALUES(1)");
+    lead.sync();
+    const auto at = create_snapshot(*keeper);
+    auto claims = at;
+    claims.level = 3;
+    claims.min = at.max;
+    put(claims, std::string(500, 'x'));
+  }
+  for (int i = 0; i < 3; ++i) {
+    db.exec("INSERT INTO t(v) VALUES(1)");
+    lead.sync();
+    create_snapshot(*keeper);
+    EXPECT_EQ(keeper->status().trouble, "");
+  }
+  EXPECT_GE(keeper->status().foreign, 1U);
+}
+
+// ---- a stream that was deleted
+
+TEST_F(SnapshotsTest, OfAStreamThatWasDeletedSnapshotsAreListedAndRestoredByName) {
+  Handle db = create("p.db");
+  StoredFile old;
+  {
+    Lead lead(*this, "p.db", 1);
+    auto keeper = keep(lead, keeper_options());
+    for (int i = 0; i < 30; ++i) {
+      db.exec("INSERT INTO t(v) VALUES('old')");
+      lead.sync();
+    }
+    old = create_snapshot(*keeper);
+  }
+  testing::must(loop, [&](auto done) { js.delete_stream("p_a_wal", done); });
+  SetUp();
+  db.exec("DELETE FROM t; INSERT INTO t(v) VALUES('new')");
+  Lead lead(*this, "p.db", 2);
+  auto keeper = keep(lead, keeper_options());
+  const StoredFile now = create_snapshot(*keeper);
+  ASSERT_LT(now.max, old.max);
+  ASSERT_NE(now.end.history, old.end.history);
+  EXPECT_EQ(list().files.size(), 2U);
+  restore("newest.db");
+  EXPECT_EQ(rows("newest.db"), 1) << "the newest is of the present stream";
+  const auto by_txid = restore("txid.db", {.txid = old.max});
+  EXPECT_TRUE(by_txid.stream_gone);
+  EXPECT_EQ(rows("txid.db"), 30);
+  EXPECT_FALSE(restore("own.db", {.txid = now.max}).stream_gone);
+  const auto by_name = blocking([&] {
+    return restore_database(*store,
+                            {.stream = "p_a_wal", .object = old.name(), .path = path("name.db")});
+  });
+  EXPECT_EQ(by_name.state.txid, old.max);
+  EXPECT_EQ(rows("name.db"), 30);
+  EXPECT_EQ(testing::errc_of([&] {
+              blocking([&] {
+                return restore_database(
+                    *store, {.stream = "p_a_wal", .object = "ltx/9/none", .path = path("none.db")});
+              });
+            }),
+            Errc::not_found);
+  EXPECT_FALSE(there("none.db"));
 }
 
 TEST_F(SnapshotsTest, ABucketThatWasDeletedIsMadeAgain) {

@@ -19,7 +19,7 @@ TEST(Outgoing, GivesWhatItWasGivenInOrder) {
       std::string given, taken;
       const auto take = [&] {
         const auto before = queue.size();
-        const std::string bytes = queue.take();
+        const std::string bytes = queue.take(piece);
         ASSERT_EQ(bytes.size(), std::min<std::uint64_t>(piece, before));
         taken += bytes;
       };
@@ -36,9 +36,27 @@ TEST(Outgoing, GivesWhatItWasGivenInOrder) {
         ASSERT_EQ(queue.size(), given.size() - taken.size());
       }
       while (queue.size() > 0) take();
-      EXPECT_EQ(queue.take(), "");
+      EXPECT_EQ(queue.take(piece), "");
       EXPECT_TRUE(taken == given) << "seed " << seed;
     }
+  }
+}
+
+// A server that takes less has come in the place of another one.
+TEST(Outgoing, GivesNoMoreThanIsAskedFor) {
+  const testing::TemporaryFolder folder;
+  for (const std::size_t size : {std::size_t{3'500}, Outgoing::kMemory + 3'500}) {
+    Outgoing queue(folder / "", 1'000'000);
+    std::string given(size, 'a'), taken;
+    for (std::size_t i = 0; i < size; i += 7) given[i] = static_cast<char>('b' + i % 23);
+    for (std::size_t at = 0; at < size; at += 100'000) queue.append(given.substr(at, 100'000));
+    for (std::size_t most = 1'000'000; queue.size() > 0; most = most / 2 + 300) {
+      const std::string bytes = queue.take(most);
+      ASSERT_FALSE(bytes.empty());
+      ASSERT_LE(bytes.size(), most);
+      taken += bytes;
+    }
+    EXPECT_TRUE(taken == given) << size;
   }
 }
 

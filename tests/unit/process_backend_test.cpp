@@ -15,12 +15,14 @@
 #include <pwd.h>
 #include <spawn.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "built.h"
 #include "core/ids.h"
+#include "core/open_files.h"
 #include "core/process_scan.h"
 #include "core/unique_fd.h"
 #include "ops/leftovers.h"
@@ -236,6 +238,23 @@ TEST_F(ProcessBackendTest, GetsNoDescriptorsSignalsOrMaskOfTheNode) {
   ASSERT_TRUE(came);
   EXPECT_EQ(read_file(path("report")), "descriptors 0 1 2");
   EXPECT_EQ(input, "/dev/null");
+}
+
+// A node raises its own; select() can't be used with descriptors beyond 1,023.
+TEST_F(ProcessBackendTest, MayHaveAsManyFilesOpenAsItsNodeMightAtItsStart) {
+  const rlimit before = open_files_of_children();
+  rlimit limits{512, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limits), 0);
+  raise_open_files();
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limits), 0);
+  EXPECT_EQ(limits.rlim_cur, limits.rlim_max);
+  make({.command = shell("ulimit -Sn >files.part; ulimit -Hn >>files.part; mv files.part files; "
+                         "exec sleep 1000"),
+        .folder = folder_});
+  EXPECT_EQ(start(), "");
+  ASSERT_TRUE(until_file("files"));
+  EXPECT_EQ(read_file(path("files")), "512\n" + std::to_string(limits.rlim_max) + "\n");
+  stop();
 }
 
 TEST_F(ProcessBackendTest, RunsInItsFolderAndAppendsToItsLogFile) {

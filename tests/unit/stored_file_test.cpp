@@ -2,6 +2,8 @@
 // foreign, with a reason.
 #include "sqlite/stored_file.h"
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
@@ -17,6 +19,7 @@ nats::ObjectInfo object_of(const StoredFile& file) {
   object.name = file.name();
   object.headers = headers_of(file);
   object.size = file.size;
+  object.chunks = 1;
   return object;
 }
 
@@ -35,12 +38,13 @@ TEST(StoredFile, IsNamedAsLitestreamNamesIt) {
 RC_GTEST_PROP(StoredFile, IsReadBack, ()) {
   StoredFile file;
   file.level = *rc::gen::inRange(1, 10);
-  file.max = *rc::gen::arbitrary<Txid>() | 1;
+  file.max = *rc::gen::arbitrary<Txid>() >> 2 | 1;
   file.min = file.snapshot() ? 1 : 1 + *rc::gen::arbitrary<Txid>() % file.max;
   file.time_ns = *rc::gen::inRange<std::int64_t>(0, 4'000'000'000'000'000'000);
-  file.end = {*rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() | 1,
-              *rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() | 1};
-  file.size = *rc::gen::arbitrary<std::uint64_t>();
+  file.end = {
+      *rc::gen::arbitrary<std::uint64_t>() | 1, *rc::gen::arbitrary<std::uint64_t>() >> 2 | 1,
+      *rc::gen::arbitrary<std::uint64_t>() >> 2 | 1, *rc::gen::arbitrary<std::uint64_t>() | 1};
+  file.size = std::max<std::uint64_t>(*rc::gen::arbitrary<std::uint64_t>(), 131);
   file.led_ms = *rc::gen::inRange<std::int64_t>(0, 1'000'000'000'000'000);
   const auto listing = listing_of({object_of(file)});
   RC_ASSERT(listing.foreign.empty());
@@ -110,6 +114,39 @@ TEST(StoredFile, TheTimeLedIsTheLongestThatAnyObjectSays) {
   EXPECT_TRUE(listing.foreign.empty()) << "it is ours";
   led.headers = {{"Cpp-Cluster-Led", "for ever"}};
   EXPECT_EQ(listing_of({led}).led_ms, 0);
+}
+
+TEST(StoredFile, WhatCantBeIsForeignAndSaysWhy) {
+  const std::string cant = "what it claims can't be: ";
+  const auto with = [](auto change, std::uint64_t bucket_bytes = 1'000'000) {
+    auto object = object_of(some_file());
+    change(object);
+    const auto listing = listing_of({object}, bucket_bytes);
+    return listing.foreign.size() == 1 ? listing.foreign[0].why : "";
+  };
+  const std::string most(16, 'f');
+  EXPECT_EQ(with([&](auto& o) { o.name = "ltx/9/0000000000000001-" + most + ".ltx"; }),
+            cant + "transaction 18446744073709551615");
+  EXPECT_EQ(with([](auto& o) { o.headers[2].second = "9223372036854775807"; }),
+            "header Cpp-Cluster-Epoch is \"9223372036854775807\"");
+  EXPECT_EQ(with([](auto& o) { o.headers[3].second = "9223372036854775807"; }),
+            "header Cpp-Cluster-Sequence is \"9223372036854775807\"");
+  EXPECT_EQ(with([](auto& o) { o.size = 130; }), cant + "130 bytes are too few for an LTX file");
+  EXPECT_EQ(with([](auto&) {}, 1'233), cant + "1234 bytes in a bucket of 1233");
+  EXPECT_EQ(with([](auto& o) { o.chunks = 1'235; }), cant + "1234 bytes in 1235 chunks");
+  EXPECT_EQ(with([](auto& o) { o.chunk_size = 1'233; }), cant + "1234 bytes in 1 chunks");
+  EXPECT_EQ(with([](auto& o) { o.headers[0].second = "1969-12-31T23:59:59Z"; }),
+            cant + "a time before 1970");
+  const std::int64_t day = std::int64_t{24} * 3'600 * 1'000'000'000;
+  const std::int64_t time = some_file().time_ns;
+  EXPECT_EQ(with([&](auto& o) { o.mtime_ns = time - day - 1; }),
+            cant + "a time after it was stored");
+  EXPECT_EQ(with([&](auto& o) { o.mtime_ns = time - day; }), "") << "clocks differ";
+  EXPECT_EQ(with([&](auto& o) {
+              o.mtime_ns = time;
+              o.headers[5].second = std::to_string(time / 1'000'000 + 1);
+            }),
+            cant + "led for " + std::to_string(time / 1'000'000 + 1) + " ms");
 }
 
 TEST(StoredFile, DeletedObjectsAreNotListed) {

@@ -96,5 +96,43 @@ TEST(StreamMessage, SaysWhichHeaderIsWrong) {
       << "the epoch before a fence is a lower one";
 }
 
+// ---- what fits into a message
+
+std::size_t wire_size(const std::vector<nats::Header>& headers) {
+  std::size_t size = sizeof "NATS/1.0\r\n\r\n" - 1;
+  for (const auto& [key, value] : headers) size += key.size() + value.size() + 4;
+  return size;
+}
+
+RC_GTEST_PROP(StreamMessage, APartOfThatSizeIsTakenWhateverItsHeaders, ()) {
+  StreamRecord record = data();
+  record.writer = std::string(*rc::gen::inRange<std::size_t>(1, 120), 'w');
+  record.epoch = record.first = record.last = record.before = record.hash = record.attempt =
+      ~std::uint64_t{0};
+  record.part = 0xffffffff;
+  record.fence = *rc::gen::arbitrary<bool>();
+  record.epoch_before = ~std::uint64_t{0};
+  auto headers = headers_of(record);
+  if (*rc::gen::arbitrary<bool>())
+    headers.emplace_back("Nats-Expected-Last-Msg-Id", record.id());
+  else
+    headers.emplace_back("Nats-Expected-Last-Sequence", std::to_string(record.attempt));
+  const auto max_payload = *rc::gen::inRange<std::int64_t>(1, 2'000'000);
+  const std::size_t most = most_part(record.writer, max_payload);
+  if (most == 0) RC_DISCARD("too little for any");
+  RC_ASSERT(most >= 1'000U);
+  RC_ASSERT(most <= 1'000'000U);
+  RC_ASSERT(most + wire_size(headers) <= static_cast<std::size_t>(max_payload));
+  RC_ASSERT(fits(most, record.writer, max_payload));
+}
+
+TEST(StreamMessage, FourKilobytesAreEnoughForAnyWriter) {
+  const std::string longest(32 + 1 + 20 + 1 + 16, 'w');
+  EXPECT_GT(most_part(longest, 4'096), 3'000U);
+  EXPECT_EQ(most_part(longest, 1'000), 0U);
+  EXPECT_FALSE(fits(3'800, longest, 4'096));
+  EXPECT_EQ(most_part(longest, 0), 1'000'000U) << "not known";
+}
+
 }  // namespace
 }  // namespace cluster::sqlite
