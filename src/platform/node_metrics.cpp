@@ -130,6 +130,11 @@ constexpr auto kDatabaseMetrics = std::to_array<DatabaseMetric>({
      [](const Database& d) -> std::optional<double> {
        return real(d.counts.copy.foreign_writes);
      }},
+    {"cluster_database_foreign_messages_total", "counter",
+     "Messages in the database's stream that are none of ours, and were passed over",
+     [](const Database& d) -> std::optional<double> {
+       return real(d.counts.copy.foreign_messages);
+     }},
     {"cluster_database_damages_total", "counter", "Copies that were damaged, and were quarantined",
      [](const Database& d) -> std::optional<double> { return real(d.counts.copy.damages); }},
     {"cluster_database_restores_total", "counter", "Copies that were had anew from a snapshot",

@@ -94,6 +94,7 @@ Json json_of(const sqlite::ReplicatedDatabase::Status& d) {
             {"degraded", c.degraded},
             {"divergences", c.copy.divergences},
             {"foreign_writes", c.copy.foreign_writes},
+            {"foreign_messages", c.copy.foreign_messages},
             {"damages", c.copy.damages},
             {"had_anew", c.copy.had_anew},
             {"restores", c.copy.restores},

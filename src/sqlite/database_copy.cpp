@@ -25,11 +25,12 @@ constexpr Duration kLaggingServer = std::chrono::seconds(20);
 constexpr Duration kLastRetry = milliseconds(5'000);
 constexpr int kMostFailures = 3;  // of one record, before another way is tried
 constexpr Duration kProofRetry = milliseconds(500);
+constexpr Duration kForeignToldAgain = std::chrono::minutes(1);
 
-/// Fences of leaders that have committed nothing yet are no history.
+/// Fences of leaders that have committed nothing yet are no history, nor is what others publish.
 bool has_transactions(const nats::StoredMessage& message) {
   const auto record = stream_record_from(message.headers, message.sequence);
-  return !record || record.value().last > 0;
+  return record ? record.value().last > 0 : !is_foreign(record.error());
 }
 
 }  // namespace
@@ -58,6 +59,7 @@ DatabaseCopy::DatabaseCopy(Loop& loop, StrandPool& strands, nats::JetStream& jet
       checkpoints_(strands.strand()),
       scans_(strands.strand()),
       lag_(loop, jetstream, options_.stream, options_.subject, [this] { return behind(); }),
+      foreign_told_(kForeignToldAgain),
       retry_(kFirstRetry) {}
 
 // Tasks on the strands use this object.
@@ -322,14 +324,14 @@ void DatabaseCopy::recognise(const PositionRecord& record) {
 // Whether the stream has ever had a transaction.
 void DatabaseCopy::ask_begun(const nats::StreamState& stream, std::function<void(bool)> then) {
   if (stream.last_seq == 0) return then(false);
-  jetstream_.last_message(options_.stream, options_.subject,
-                          [this, alive = alive_, turn = turn_,
-                           then = std::move(then)](const Result<nats::StoredMessage>& last) {
-                            if (!*alive || turn != turn_) return;
-                            if (!last && last.error().errc() != Errc::not_found)
-                              return wait_and_open(last.error());
-                            then(!last || has_transactions(last.value()));
-                          });
+  newest_ = std::make_unique<NewestRecord>(
+      jetstream_, options_.stream, 1,
+      [this, turn = turn_, then = std::move(then)](const Result<NewestRecord::Found>& newest) {
+        if (turn != turn_) return;
+        if (!newest) return wait_and_open(newest.error());
+        const auto& record = newest.value().record;
+        then(record ? record->last > 0 : newest.value().gone > 0);
+      });
 }
 
 void DatabaseCopy::seed() {
@@ -468,6 +470,9 @@ void DatabaseCopy::follow(std::uint64_t after) {
     trouble_ = error.what();
     missing(error);
   };
+  events.foreign = [this](std::uint64_t sequence, const Error&) {
+    found_foreign(sequence, sequence);
+  };
   follower_ = std::make_unique<WalFollower>(jetstream_, *strand_, options_.stream, replica_, after,
                                             std::move(events));
   position_ = follower_->position();
@@ -588,6 +593,20 @@ std::optional<CopyPosition> DatabaseCopy::position() const {
 
 std::uint64_t DatabaseCopy::sequence() const noexcept {
   return follower_ ? follower_->applied() : sequence_;
+}
+
+void DatabaseCopy::found_foreign(std::uint64_t first, std::uint64_t last) {
+  if (last <= newest_foreign_) return;
+  counts_.foreign_messages += last - std::max(newest_foreign_, first - 1);
+  newest_foreign_ = last;
+  if (const auto kept_back = foreign_told_.tell("foreign", BootClock::now()))
+    journal_.warn("database_foreign_message",
+                  {{"stream", options_.stream},
+                   {"sequence", last},
+                   {"not_told", *kept_back},
+                   {"means",
+                    "somebody else publishes to " + options_.subject +
+                        ": all nodes pass over it; find who does, and take that right away"}});
 }
 
 std::optional<std::uint64_t> DatabaseCopy::hash_at(Txid txid) const {
@@ -931,7 +950,7 @@ std::optional<std::uint64_t> DatabaseCopy::behind() const {
   if (phase_ == Phase::restoring || phase_ == Phase::waiting) return sequence();
   if (phase_ != Phase::following || !follower_) return std::nullopt;
   const bool all_read = caught_up_ && !follower_->paused() && follower_->read() >= follower_->end();
-  return all_read ? std::nullopt : std::optional(sequence());
+  return all_read ? std::nullopt : std::optional(follower_->done());
 }
 
 void DatabaseCopy::add_lag(Status& status) const {
@@ -950,7 +969,8 @@ void DatabaseCopy::add_lag(Status& status) const {
     if (const auto read = follower_->waits_since_ns(); read != 0) since = read;
   }
   if (last > position_.txid) status.lag_transactions = last - position_.txid;
-  if (end > status.sequence) status.lag_records = end - status.sequence;
+  const std::uint64_t done = follower_ ? follower_->done() : status.sequence;
+  if (end > done) status.lag_records = end - done;
   if (since != 0 && status.lag_records > 0)
     status.lag_time = milliseconds(std::max<std::int64_t>(0, wall_ns() - since) / 1'000'000);
 }

@@ -17,9 +17,11 @@
 #include "core/journal.h"
 #include "core/loop.h"
 #include "core/result.h"
+#include "core/repeat_limit.h"
 #include "core/strand.h"
 #include "nats/jetstream.h"
 #include "sqlite/hash_file.h"
+#include "sqlite/newest_record.h"
 #include "sqlite/position_log.h"
 #include "sqlite/quarantine.h"
 #include "sqlite/replica.h"
@@ -69,6 +71,7 @@ class DatabaseCopy {
   struct Counts {
     std::uint64_t divergences = 0;        ///< copies with transactions of their own, set aside
     std::uint64_t foreign_writes = 0;     ///< that somebody else had written to, set aside
+    std::uint64_t foreign_messages = 0;   ///< of the stream, that are none of ours
     std::uint64_t damages = 0;            ///< that were no sound database, set aside
     std::uint64_t had_anew = 0;           ///< that lacked what the stream has no more
     std::uint64_t restores = 0;           ///< that were made from a snapshot
@@ -130,6 +133,8 @@ class DatabaseCopy {
   PositionLog& log() { return *log_; }
   HashFile& hashes() { return *hashes_; }
   Status status() const;
+  /// Those messages of the stream are none of ours: they are told of and counted, once.
+  void found_foreign(std::uint64_t first, std::uint64_t last);
   /// Somebody may have removed a database from quarantine: looks, for the status.
   void look_at_quarantine();
 
@@ -234,6 +239,7 @@ class DatabaseCopy {
   std::unique_ptr<WalFollower> follower_;
   StreamLag lag_;
   std::unique_ptr<nats::OrderedConsumer> others_;
+  std::unique_ptr<NewestRecord> newest_;
   bool caught_up_ = false;
   bool hold_ = false;
   bool checkpointing_ = false;
@@ -245,6 +251,8 @@ class DatabaseCopy {
   CopyPosition position_;                   // the last one that was known
   std::uint64_t sequence_ = 0;
   Counts counts_;
+  std::uint64_t newest_foreign_ = 0;  // message of the stream that was told of
+  RepeatLimit foreign_told_;
   mutable std::mutex aside_mutex_;
   QuarantineSummary aside_;  // under aside_mutex_
   std::string trouble_;

@@ -19,6 +19,8 @@ enum class StreamMutation {
   unfinished_counts,      ///< a fence takes a file without its last part for whole
   part_without_others,    ///< a part is taken though those before it are not here
   trust_any_copy,  ///< a fence in a purged stream takes its own copy for whole, whatever it lacks
+  expect_record,   ///< an append expects the newest record, though foreign messages stand behind it
+  look_behind_own,  ///< a fence behind foreign messages goes on from its own copy unseen
 };
 
 #ifdef CLUSTER_SIM_MUTANTS

@@ -234,6 +234,9 @@ WalLeader::Events ReplicatedDatabase::leader_events() {
     if (events_.lost) events_.lost(error, true);
   };
   events.lost = [this](const Error& error) { lose(error); };
+  events.foreign = [this](std::uint64_t first, std::uint64_t last) {
+    copy_.found_foreign(first, last);
+  };
   events.trouble = [this](const Error& error) {
     if (trouble_ != error.what())
       log::warn("database_stream", {{"app", options_.app},

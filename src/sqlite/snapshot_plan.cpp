@@ -222,9 +222,11 @@ std::uint64_t plan_trim(const Files& files, const StreamRange& stream, std::int6
   const bool much = stream.bytes > std::max(options.replay_bytes, 2 * snapshots.front().size);
   const std::int64_t limit = led_ms - ms(much ? options.least_window : options.stream_window);
   std::uint64_t before = stream.first;
+  // The record that a file ends with stays: the last one of all must, and foreign messages may
+  // stand behind it.
   for (const auto& file : files)
     if (file.end.sequence <= start->end.sequence && file.led_ms < limit)
-      before = std::max(before, file.end.sequence + 1);
+      before = std::max(before, file.end.sequence);
   return std::min(before, std::max(stream.first, stream.last));
 }
 

@@ -197,10 +197,8 @@ Files older_history(const Files& all, const Files& own, const std::optional<Stre
   const auto reaches = [&](const auto& file) { return file.max >= *target.txid; };
   if (std::any_of(own.begin(), own.end(), reaches)) return {};
   if (stream)
-    if (const auto last = store.message(stream->name, stream->last, stop)) {
-      const auto record = stream_record_from(last->headers, last->sequence);
-      if (record && record.value().last >= *target.txid) return {};
-    }
+    if (const auto newest = newest_record(store, *stream, stop))
+      if (newest->last >= *target.txid) return {};
   const auto wanted = std::find_if(all.begin(), all.end(), ends_there);
   Files files;
   for (const auto& file : all)

@@ -19,7 +19,7 @@ struct Beginning {
 
 std::optional<Beginning> beginning_of(const StreamRange& stream, const RecordAt& record_at) {
   for (std::uint64_t i = 0; i < kMostPassed && stream.first + i <= stream.last; ++i)
-    if (const auto record = record_at(stream.first + i))
+    if (const auto record = record_at(stream.first + i); record && record->epoch > 0)
       return Beginning{record->fence ? record->last : record->first - 1, record->before,
                        record->epoch};
   return std::nullopt;
@@ -28,6 +28,7 @@ std::optional<Beginning> beginning_of(const StreamRange& stream, const RecordAt&
 std::string at(std::uint64_t sequence) { return "record " + std::to_string(sequence); }
 
 std::string contradicted_by(const StreamRecord& record, const StoredFile& file) {
+  if (record.epoch == 0) return at(record.sequence) + " of the stream is none of ours";
   if (!record.final && !record.fence)
     return at(record.sequence) + " of the stream does not end a file";
   if (record.last != file.max)
@@ -89,6 +90,7 @@ RecordAt records_of(SnapshotStore& store, const StreamRange& stream, const std::
     const auto message = store.message(name, sequence, stop);
     if (!message) return std::nullopt;
     auto record = stream_record_from(message->headers, sequence);
+    if (!record && is_foreign(record.error())) return StreamRecord{.sequence = sequence};
     return record ? std::optional(std::move(record.value())) : std::nullopt;
   };
 }

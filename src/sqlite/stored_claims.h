@@ -16,7 +16,8 @@
 
 namespace cluster::sqlite {
 
-/// The record of a stream at a place; nothing when it has none there.
+/// The record of a stream at a place; with epoch 0 for a message that is no record; nothing when
+/// it has none there, or none that can be read.
 using RecordAt = std::function<std::optional<StreamRecord>(std::uint64_t sequence)>;
 
 /// Looks at the files that say that they are of that stream, and makes foreign what its records

@@ -1,10 +1,13 @@
 #include "sqlite/stream_feed.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <utility>
 #include <vector>
+
+#include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -12,6 +15,7 @@ namespace {
 constexpr std::size_t kMostQueued = 8 * 1024 * 1024;  // bytes
 constexpr std::size_t kMessage = 512;                 // bytes that one takes besides its data
 constexpr auto kPatience = std::chrono::seconds(30);  // for the next message
+constexpr std::uint64_t kFirstStep = 16, kStepFactor = 16;
 
 }  // namespace
 
@@ -122,6 +126,23 @@ std::optional<nats::StoredMessage> StreamFeed::next() {
   sequence_ = message.sequence;
   if (message.sequence > until_) return std::nullopt;
   return message;
+}
+
+std::optional<StreamRecord> newest_record(SnapshotStore& store, const StreamRange& stream,
+                                          const std::stop_token& stop) {
+  std::optional<StreamRecord> newest;
+  // From the end on, in steps that grow: what stands behind the newest record is foreign.
+  for (std::uint64_t most = kFirstStep;; most *= kStepFactor) {
+    const std::uint64_t all = stream.last + 1 - stream.first;
+    StreamFeed feed(store, stream.name, stream.last - std::min(most, all), stream.last,
+                    StreamFeed::What::headers, stop);
+    while (const auto message = feed.next()) {
+      auto record = stream_record_from(message->headers, message->sequence);
+      if (!record && !is_foreign(record.error())) throw record.error();
+      if (record) newest = std::move(record.value());
+    }
+    if (newest || most >= all) return newest;
+  }
 }
 
 }  // namespace cluster::sqlite

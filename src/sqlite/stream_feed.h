@@ -8,8 +8,14 @@
 #include <string>
 
 #include "sqlite/snapshot_store.h"
+#include "sqlite/stream_record.h"
 
 namespace cluster::sqlite {
+
+/// The newest record of a stream, up to `stream.last`; nothing when there is none. Blocks, and
+/// throws, as StreamFeed::next does; Error{incompatible} for a message of another version.
+std::optional<StreamRecord> newest_record(SnapshotStore& store, const StreamRange& stream,
+                                          const std::stop_token& stop);
 
 class StreamFeed {
  public:

@@ -19,6 +19,7 @@ std::optional<StreamFiles::File> StreamFiles::next() {
   while (auto message = feed_.next()) {
     const std::int64_t time_ns = time_.at(message->time_ns);
     const auto record = stream_record_from(message->headers, message->sequence);
+    if (!record && is_foreign(record.error())) continue;
     if (!record) throw record.error();
     const auto verdict = reader_.next(record.value());
     using Kind = StreamReader::Kind;

@@ -51,7 +51,9 @@ void StreamLag::ask_last(std::int64_t oldest_ns) {
         asking_ = false;
         if (!last) return;
         const auto record = stream_record_from(last.value().headers, last.value().sequence);
-        if (record) known_ = {record.value().last, last.value().sequence, oldest_ns};
+        // Behind a message that is none of ours, how many transactions those are can't be told.
+        if (record || is_foreign(record.error()))
+          known_ = {record ? record.value().last : 0, last.value().sequence, oldest_ns};
       });
 }
 

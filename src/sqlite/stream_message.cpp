@@ -67,6 +67,12 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
                                         std::uint64_t sequence) {
   StreamRecord record;
   record.sequence = sequence;
+  // The server has checked what a record is to follow. A copy of one, published once more, would
+  // stand elsewhere.
+  const auto after = find(headers, "Nats-Expected-Last-Sequence");
+  const auto after_id = find(headers, "Nats-Expected-Last-Msg-Id");
+  if (after.empty() ? after_id.empty() : number_from(after) != sequence - 1)
+    return corrupt(sequence, "Nats-Expected-Last-Sequence", after);
   const auto version = find(headers, "Cluster-Version");
   if (const auto v = number_from(version); !v || *v == 0)
     return corrupt(sequence, "Cluster-Version", version);
@@ -74,7 +80,8 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
     return Error(Errc::incompatible, "message " + std::to_string(sequence) +
                                          " of the WAL stream has version " + std::string(version) +
                                          " of the format, known is " + std::string(kRecordVersion) +
-                                         ": upgrade cpp-cluster on this node");
+                                         ": upgrade cpp-cluster on this node, or, where an earlier "
+                                         "version wrote it, delete the stream");
   const auto epoch = find(headers, "Cluster-Epoch");
   record.epoch = number_from(epoch).value_or(0);
   if (record.epoch == 0) return corrupt(sequence, "Cluster-Epoch", epoch);

@@ -13,10 +13,14 @@ namespace cluster::sqlite {
 /// Headers for an append, with the message's id.
 std::vector<nats::Header> headers_of(const StreamRecord& record);
 
-/// The record of a message with these headers; `sequence`: its place. Error{incompatible} for a
-/// newer version of the format, Error{corrupt}, with the header, for what no version writes.
+/// The record of a message with these headers; `sequence`: its place. Error{incompatible} for
+/// another version of the format, Error{corrupt}, with the header, for what no version writes.
 Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers,
                                         std::uint64_t sequence);
+
+/// Whether that error means that the message is no record: somebody else has published it. All
+/// nodes pass over it alike.
+inline bool is_foreign(const Error& error) { return error.errc() == Errc::corrupt; }
 
 /// Bytes of a file that one message of `writer` may have, so that a server takes it that takes
 /// `max_payload` bytes (0: not known); 0: that is too little for any.

@@ -146,9 +146,17 @@ void StreamWriter::settle(Output& out) {
   if (all_in) read_last(out);
 }
 
-void StreamWriter::last_read(const StreamRecord& last, Output& out) {
+// The record up to where it is known is wanted, too: a copy may have more than it says.
+std::uint64_t StreamWriter::look_from(const Own& own) const {
+  if (phase_ == Phase::open) return last_stored_.sequence;
+  if (mutant(StreamMutation::look_behind_own)) return own.sequence + 1;
+  return std::max<std::uint64_t>(own.sequence, 1);
+}
+
+void StreamWriter::last_read(const StreamRecord& last, std::uint64_t end, Output& out) {
   if (!reading_ || phase_ == Phase::fenced) return;
   reading_ = false;
+  if (mutant(StreamMutation::expect_record)) end = last.sequence;
   if (!mutant(StreamMutation::ignore_epoch) &&
       (last.epoch > epoch_ || (last.epoch == epoch_ && last.writer != writer_)))
     return give_up(last.epoch, out);
@@ -156,7 +164,7 @@ void StreamWriter::last_read(const StreamRecord& last, Output& out) {
     if (is_ours(last)) {  // an answer was lost
       failures_ = 0;
       fence_ = last_stored_ = last;
-      end_ = last.sequence;
+      end_ = end;
       phase_ = Phase::open;
       out.fence_stored = true;
       return;
@@ -165,11 +173,11 @@ void StreamWriter::last_read(const StreamRecord& last, Output& out) {
     const bool whole = last.final || mutant(StreamMutation::unfinished_counts);
     const CopyPosition before = whole ? CopyPosition{last.epoch, last.last, last.hash}
                                       : CopyPosition{last.epoch, last.first - 1, last.before};
-    return publish_fence(last.sequence, before, out);
+    return publish_fence(end, before, out);
   }
-  // What stands at the end is one of ours: it and all before it are stored. If it is none of those
-  // under way, none of them is, as far as this read knows; it may be an old one, and then sending
-  // again is refused.
+  // The newest record is one of ours: it and all before it are stored, one behind the other, since
+  // each of those under way follows just what it states. If it is none of those under way, none of
+  // them is, as far as this read knows; it may be an old one, and then sending again is refused.
   auto at = appends_.end();
   if (is_ours(last))
     at = std::find_if(appends_.begin(), appends_.end(), [&](const Append& append) {
@@ -183,18 +191,18 @@ void StreamWriter::last_read(const StreamRecord& last, Output& out) {
     }
     take_stored(out);
   }
-  send_again(last.sequence, out);
+  send_again(end, out);
 }
 
 // With messages purged, what stood last is known from the own copy, if that has all of it.
-void StreamWriter::empty_read(std::uint64_t end, const Own& own, Output& out) {
+void StreamWriter::empty_read(std::uint64_t gone, std::uint64_t end, const Own& own, Output& out) {
   if (!reading_ || phase_ == Phase::fenced) return;
   reading_ = false;
   const std::uint64_t newest = std::max(own.copy.epoch, own.epoch);
   if (newest > epoch_) return give_up(newest, out);
   if (phase_ == Phase::open) {
     // What came behind the last that is known to be stored is purged: whose it was can't be told.
-    if (end > last_stored_.sequence) {
+    if (gone > last_stored_.sequence) {
       out.emptied = true;
       return;
     }
@@ -205,8 +213,8 @@ void StreamWriter::empty_read(std::uint64_t end, const Own& own, Output& out) {
     out.emptied = true;
     return;
   }
-  if (end == 0) return publish_fence(0, {}, out);
-  if (own.sequence >= end || mutant(StreamMutation::trust_any_copy))
+  if (gone == 0) return publish_fence(end, {}, out);
+  if (own.sequence >= gone || mutant(StreamMutation::trust_any_copy))
     return publish_fence(end, own.copy, out);
   out.emptied = true;
 }

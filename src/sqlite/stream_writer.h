@@ -34,14 +34,14 @@ class StreamWriter {
 
   struct Command {
     enum class Kind {
-      read_last,  ///< read the stream's last message; answer with last_read(), empty_read() or
-                  ///< read_failed()
+      read_last,  ///< find the stream's newest record, look_from() or later; answer with
+                  ///< last_read(), empty_read() or read_failed()
       publish,    ///< append `record` behind what it states; answer: outcome()
     } kind{};
     AppendId id = 0;  ///< of publish; 0: the fence
     StreamRecord record{};
-    std::uint64_t after_sequence = 0;  ///< of the stream's last record; with after_id: not stated
-    std::string after_id{};            ///< of the stream's last record; empty: not stated
+    std::uint64_t after_sequence = 0;  ///< of the stream's last message; with after_id: not stated
+    std::string after_id{};            ///< of the stream's last message; empty: not stated
     int failures = 0;                  ///< in a row before it: wait a little longer each time
   };
 
@@ -51,7 +51,7 @@ class StreamWriter {
     bool fence_stored = false;
     bool fenced = false;   ///< by fenced_by()
     bool rewound = false;  ///< the stream has lost what it had acknowledged
-    bool emptied = false;  ///< the stream has no message any more, and this copy may lack some
+    bool emptied = false;  ///< the stream has no record any more, and this copy may lack some
   };
 
   /// Where this node's copy of the database stands, for a stream that somebody has purged.
@@ -81,9 +81,13 @@ class StreamWriter {
   const StreamRecord& last_stored() const noexcept { return last_stored_; }
 
   void outcome(AppendId id, Outcome outcome, std::uint64_t sequence, Output& out);
-  void last_read(const StreamRecord& last, Output& out);
-  /// There is no message, and the last one that ever was stood at `end`; 0: there never was one.
-  void empty_read(std::uint64_t end, const Own& own, Output& out);
+  /// From where the newest record is to be looked for: what is before it is known.
+  std::uint64_t look_from(const Own& own) const;
+  /// The newest record. The stream ends at `end`: what stands behind the record is foreign.
+  void last_read(const StreamRecord& last, std::uint64_t end, Output& out);
+  /// There is no record, look_from() or later, up to `end`, where the stream ends (0: it never had
+  /// a message). What stood up to `gone` is not there any more, or was not looked at.
+  void empty_read(std::uint64_t gone, std::uint64_t end, const Own& own, Output& out);
   void read_failed(Output& out);
 
  private:
@@ -110,7 +114,7 @@ class StreamWriter {
   StreamRecord fence_;
   StreamRecord last_stored_;
   std::deque<Append> appends_;  // the oldest first
-  std::uint64_t end_ = 0;       // sequence of the last record that is known to be stored
+  std::uint64_t end_ = 0;       // sequence of the last message that is known to be stored
   AppendId last_id_ = 0;
   std::uint64_t attempts_ = 0;
   bool settling_ = false;  // something failed: nothing is sent until the stream's end was read

@@ -36,11 +36,16 @@ WalFollower::WalFollower(nats::JetStream& jetstream, Strand& strand, std::string
       reader_(replica_position(*replica_)),
       folder_(std::filesystem::absolute(replica_->path()).parent_path()),
       applied_(after),
+      taken_(after),
       newest_(reader_.position().txid) {
   read_from(after + 1);
 }
 
 WalFollower::~WalFollower() { *alive_ = false; }
+
+std::uint64_t WalFollower::done() const noexcept {
+  return tasks_ == 0 && !file_ ? std::max(applied_, taken_) : applied_;
+}
 
 void WalFollower::stop() {
   stopped_ = true;
@@ -77,7 +82,12 @@ void WalFollower::take(nats::StoredMessage message) {
   if (stopped_ || paused_) return;
   // Records are removed from the stream's beginning only: none is missing in between.
   end_ = std::max(end_, message.sequence + message.pending);
+  taken_ = std::max(taken_, message.sequence);
   auto record = stream_record_from(message.headers, message.sequence);
+  if (!record && is_foreign(record.error())) {
+    if (events_.foreign) events_.foreign(message.sequence, record.error());
+    return;
+  }
   if (!record) {
     stop();
     if (events_.failed) events_.failed(record.error(), message.sequence);
@@ -180,7 +190,7 @@ void WalFollower::worked(const StreamRecord& record, std::size_t size) {
   if (record.final) applied_ = record.sequence;
   if (paused_ && pending_bytes_ < kMostPending / 2 && tasks_ < kMostTasks / 2) {
     paused_ = false;
-    read_from(reader_.sequence() + 1);
+    read_from(taken_ + 1);
   }
   if (record.final && events_.applied) events_.applied(record);
   if (*alive && tasks_ == 0 && passed_) pass(*std::exchange(passed_, std::nullopt));

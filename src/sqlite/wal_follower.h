@@ -42,6 +42,8 @@ class WalFollower {
     std::function<void(const Error& error, std::uint64_t sequence)> failed{};
     /// Reading failed, and is tried again.
     std::function<void(const Error& error)> trouble{};
+    /// A message of the stream is none of ours, and was passed over.
+    std::function<void(std::uint64_t sequence, const Error& why)> foreign{};
   };
 
   /// Begins behind `after`, a sequence up to which the replica has all. The replica must have a
@@ -53,11 +55,13 @@ class WalFollower {
   WalFollower(const WalFollower&) = delete;
   WalFollower& operator=(const WalFollower&) = delete;
 
-  /// The newest record read, and the newest whose transactions the replica has.
-  std::uint64_t read() const noexcept { return reader_.sequence(); }
+  /// The newest message read, and the newest record whose transactions the replica has.
+  std::uint64_t read() const noexcept { return taken_; }
   /// Of the newest record that was read; 0: none was.
   std::uint64_t epoch() const noexcept { return reader_.epoch(); }
   std::uint64_t applied() const noexcept { return applied_; }
+  /// All up to this message is applied, or has nothing to apply. At least applied().
+  std::uint64_t done() const noexcept;
   /// Of records that were read and are not applied yet.
   std::size_t pending_bytes() const noexcept { return pending_bytes_; }
   /// Nothing is being applied: the replica may be looked at, until the loop goes on.
@@ -95,6 +99,7 @@ class WalFollower {
   std::string folder_;          // of the replica
   std::shared_ptr<File> file_;  // that is coming
   std::uint64_t applied_ = 0;
+  std::uint64_t taken_ = 0;  // the newest message read
   Txid newest_ = 0;
   std::uint64_t end_ = 0;
   std::size_t pending_bytes_ = 0;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "sqlite/snapshot_store.h"
 #include "sqlite/stream_message.h"
 
 namespace cluster::sqlite {
@@ -146,40 +145,32 @@ void WalLeader::lose(const Error& error) {
 }
 
 void WalLeader::read_last() {
-  jetstream_.last_message(
-      stream_, subject_, [this, alive = alive_](Result<nats::StoredMessage> message) {
-        if (!*alive || lost_) return;
-        if (!message && message.error().errc() == Errc::not_found) return read_end();
-        auto record = message
-                          ? stream_record_from(message.value().headers, message.value().sequence)
-                          : Result<StreamRecord>(message.error());
-        if (!record && events_.trouble) events_.trouble(record.error());
-        if (!*alive) return;
-        decide([&](StreamWriter::Output& out) {
-          record ? writer_.last_read(record.value(), out) : writer_.read_failed(out);
-        });
+  newest_ = std::make_unique<NewestRecord>(
+      jetstream_, stream_, writer_.look_from(own_()), [this](Result<NewestRecord::Found> found) {
+        if (lost_) return;
+        if (found) return read(found.value());
+        if (found.error().errc() == Errc::not_found)
+          return lose(
+              Error(Errc::not_found, "stream " + stream_ + " is gone: somebody has deleted it"));
+        const auto alive = alive_;
+        if (events_.trouble) events_.trouble(found.error());
+        if (*alive) decide([&](StreamWriter::Output& out) { writer_.read_failed(out); });
       });
 }
 
-// There is no message, or no stream.
-void WalLeader::read_end() {
-  jetstream_.stream(stream_, [this, alive = alive_](Result<nats::StreamState> state) {
-    if (!*alive || lost_) return;
-    if (!state && state.error().errc() == Errc::not_found)
-      return lose(
-          Error(Errc::not_found, "stream " + stream_ + " is gone: somebody has deleted it"));
-    // What stands there now goes on from nothing of ours.
-    if (state && history_of(state.value()) != history_)
-      return lose(Error(Errc::corrupt, "stream " + stream_ +
-                                           " is another one than it was: somebody has deleted it, "
-                                           "and it was made anew"));
-    if (!state && events_.trouble) events_.trouble(state.error());
-    if (!*alive) return;
-    decide([&](StreamWriter::Output& out) {
-      // A message that has come meanwhile is read again.
-      state&& state.value().messages == 0 ? writer_.empty_read(state.value().last_seq, own_(), out)
-                                          : writer_.read_failed(out);
-    });
+void WalLeader::read(const NewestRecord::Found& found) {
+  // What stands there now goes on from nothing of ours.
+  if (found.history != 0 && found.history != history_)
+    return lose(Error(Errc::corrupt, "stream " + stream_ +
+                                         " is another one than it was: somebody has deleted it, "
+                                         "and it was made anew"));
+  const auto alive = alive_;
+  const std::uint64_t record = found.record ? found.record->sequence : found.gone;
+  if (found.end > record && events_.foreign) events_.foreign(record + 1, found.end);
+  if (!*alive) return;
+  decide([&](StreamWriter::Output& out) {
+    found.record ? writer_.last_read(*found.record, found.end, out)
+                 : writer_.empty_read(found.gone, found.end, own_(), out);
   });
 }
 

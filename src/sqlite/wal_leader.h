@@ -10,6 +10,7 @@
 
 #include "core/loop.h"
 #include "nats/jetstream.h"
+#include "sqlite/newest_record.h"
 #include "sqlite/stream_writer.h"
 
 namespace cluster::sqlite {
@@ -33,6 +34,8 @@ class WalLeader {
     std::function<void(const Error& error)> lost{};
     /// Something failed, and is tried again.
     std::function<void(const Error& error)> trouble{};
+    /// These messages of the stream, behind its newest record, are none of ours.
+    std::function<void(std::uint64_t first, std::uint64_t last)> foreign{};
   };
 
   /// `writer`: unique to this lead. `own`: where this node's copy stands now; asked when the stream
@@ -58,7 +61,7 @@ class WalLeader {
   void execute(const Command& command);
   void publish(const Command& command);
   void read_last();
-  void read_end();
+  void read(const NewestRecord::Found& found);
   void lose(const Error& error);
   template <typename Fn>
   void decide(Fn&& fn);
@@ -70,6 +73,7 @@ class WalLeader {
   const std::function<StreamWriter::Own()> own_;
   const Events events_;
   StreamWriter writer_;
+  std::unique_ptr<NewestRecord> newest_;
   bool lost_ = false;
   std::map<StreamWriter::AppendId, SharedBytes> bytes_;
   std::map<std::uint64_t, LoopSource> delayed_;

@@ -35,7 +35,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     expect(record.error().errc() == Errc::corrupt || record.error().errc() == Errc::incompatible);
     return 0;
   }
-  const auto again = stream_record_from(headers_of(record.value()), 7);
+  auto stored = headers_of(record.value());
+  stored.emplace_back("Nats-Expected-Last-Sequence", "6");
+  const auto again = stream_record_from(stored, 7);
   expect(again.ok());
   expect(headers_of(again.value()) == headers_of(record.value()));
   return 0;

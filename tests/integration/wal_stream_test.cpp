@@ -134,17 +134,17 @@ class WalStreamTest : public SqliteTest {
       strand.reset();
     }
 
-    void begin_with_first_file() {
+    void begin_with_first_file(std::uint64_t sequence = 2) {
       Result<nats::StoredMessage> message = Error(Errc::unavailable, "not asked yet");
       ASSERT_TRUE(test.wait([&] {
         message = nats::await<nats::StoredMessage>(
-            test.loop, kSoon, [&](auto done) { test.js.message("p_a_wal", 2, done); });
+            test.loop, kSoon, [&](auto done) { test.js.message("p_a_wal", sequence, done); });
         return message.ok();
       })) << message.error().what();
       LtxDecoder file(source_of(message.value().data));
       const auto state = write_database(path + ".new", {&file});
       replace_database(path + ".new", path);
-      log.append({1, state.txid, 2, state.pages.database(), state.page_size});
+      log.append({1, state.txid, sequence, state.pages.database(), state.page_size});
       follow();
     }
     void follow() {
@@ -261,6 +261,55 @@ TEST_F(WalStreamTest, TheNextLeaderFencesTheOldOneAndHasAllThatWasStored) {
   back.follow();
   ASSERT_TRUE(loop.run_until([&] { return !back.stuck.empty(); }, kSoon));
   EXPECT_NE(back.stuck.find("the stream goes on behind"), std::string::npos) << back.stuck;
+}
+
+// As `nats pub p.a.wal hello`, or a copy of what stands there.
+TEST_F(WalStreamTest, MessagesOfOthersArePassedOver) {
+  const auto publish = [this](nats::Message message) {
+    message.subject = "p.a.wal";
+    ASSERT_TRUE(nats::await<nats::PubAck>(
+        loop, kSoon, [&](auto done) { js.publish(message, {}, kSoon, done); }));
+  };
+  nats::Message hello;
+  hello.data = "hello";
+  ASSERT_NO_FATAL_FAILURE(publish(hello));
+  Handle db = create("p.db");
+  Primary primary(*this, 1);
+  ASSERT_TRUE(primary.wait_for_fence());
+  EXPECT_EQ(primary.fence->sequence, 2U);
+  EXPECT_EQ(primary.fence->last, 0U);
+  primary.open("p.db");
+  ASSERT_TRUE(primary.ship());
+  ASSERT_TRUE(primary.wait_until_stored());
+  Standby standby(*this, "r.db");
+  ASSERT_NO_FATAL_FAILURE(standby.begin_with_first_file(3));
+  const auto first = nats::await<nats::StoredMessage>(
+      loop, kSoon, [&](auto done) { js.message("p_a_wal", 3, done); });
+  ASSERT_TRUE(first);
+  nats::Message copy;
+  copy.data = first.value().data;
+  for (const auto& header : first.value().headers)
+    if (!header.first.starts_with("Nats-")) copy.headers.push_back(header);
+  for (int i = 0; i < 20; ++i) {
+    db.exec("INSERT INTO t(v) VALUES(" + std::to_string(i) + ")");
+    ASSERT_NO_FATAL_FAILURE(publish(i % 2 == 0 ? hello : copy));
+    ASSERT_TRUE(primary.ship());
+  }
+  ASSERT_TRUE(primary.wait_until_stored());
+  EXPECT_EQ(primary.lost, "");
+  // More than are looked at in one step.
+  for (int i = 0; i < 300; ++i) ASSERT_NO_FATAL_FAILURE(publish(i % 2 == 0 ? hello : copy));
+  Primary next(*this, 2);
+  ASSERT_TRUE(next.wait_for_fence());
+  EXPECT_EQ(next.fence->last, primary.stored);
+  EXPECT_EQ(next.fence->epoch_before, 1U);
+  ASSERT_TRUE(standby.wait_for(primary.stored)) << standby.stuck << standby.failed;
+  ASSERT_TRUE(wait([&] { return standby.follower->applied() == next.fence->sequence; }));
+  EXPECT_EQ(standby.stuck + standby.failed, "");
+  standby.stop();
+  primary.capture.reset();
+  db.close();
+  EXPECT_TRUE(settled("r.db") == settled("p.db"));
 }
 
 // What it has goes into no other history: the next leader begins the new one with all of it.

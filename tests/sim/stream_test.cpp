@@ -17,7 +17,8 @@ using sqlite::StreamMutation;
 constexpr std::uint64_t kSeeds = 200;
 
 TEST(StreamSimulation, TheStreamIsOneHistoryAndNothingAcknowledgedIsLost) {
-  std::uint64_t acknowledged = 0, promotions = 0, divergences = 0, mistaken = 0, emptied = 0;
+  std::uint64_t acknowledged = 0, promotions = 0, divergences = 0, mistaken = 0, emptied = 0,
+                foreign = 0;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     const auto outcome = stream_chaos(seed);
     ASSERT_EQ(outcome.violation, "") << "seed " << seed << "\n" << stream_chaos(seed, true).trace;
@@ -26,6 +27,7 @@ TEST(StreamSimulation, TheStreamIsOneHistoryAndNothingAcknowledgedIsLost) {
     divergences += outcome.divergences;
     mistaken += outcome.mistaken;
     emptied += outcome.emptied;
+    foreign += outcome.foreign;
   }
   // It was not for want of anything happening.
   EXPECT_GT(acknowledged, kSeeds * 100);
@@ -33,6 +35,7 @@ TEST(StreamSimulation, TheStreamIsOneHistoryAndNothingAcknowledgedIsLost) {
   EXPECT_GT(divergences, kSeeds);
   EXPECT_LT(mistaken, promotions / 100);
   EXPECT_GT(emptied, kSeeds / 4);
+  EXPECT_GT(foreign, kSeeds);
 }
 
 TEST(StreamSimulation, ASeedReplaysExactly) {
@@ -76,7 +79,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Mutant{"AcceptGap", StreamMutation::accept_gap, 600},
                       Mutant{"UnfinishedCounts", StreamMutation::unfinished_counts, 100},
                       Mutant{"PartWithoutOthers", StreamMutation::part_without_others, 600},
-                      Mutant{"TrustAnyCopy", StreamMutation::trust_any_copy, 600}),
+                      Mutant{"TrustAnyCopy", StreamMutation::trust_any_copy, 600},
+                      Mutant{"ExpectRecord", StreamMutation::expect_record, 20},
+                      Mutant{"LookBehindOwn", StreamMutation::look_behind_own, 600}),
     [](const auto& one) { return one.param.name; });
 
 }  // namespace

@@ -66,6 +66,7 @@ struct Stored {
   StreamRecord record;
   std::vector<Value> values;
   std::uint64_t file = 0;  // which file its part is of
+  bool foreign = false;    // no record: somebody else has published it
 };
 
 struct Node {
@@ -105,6 +106,7 @@ class StreamWorld {
     stale_ = random_.chance(0.5) ? 0.0 : random_.unit() * 0.5;
     trims_ = random_.unit();
     purges_ = seed % 2 == 0 ? 0.0 : Random(~seed).unit();
+    foreigns_ = seed % 3 == 0 ? 0.0 : Random(seed + 1'000'000).unit();
     depth_ = 1 + random_.below(6);
   }
 
@@ -126,6 +128,7 @@ class StreamWorld {
     outcome.divergences = divergences_;
     outcome.mistaken = mistaken_;
     outcome.emptied = emptied_;
+    outcome.foreign = foreign_;
     for (const auto& line : trace_) outcome.trace += line + "\n";
     return outcome;
   }
@@ -190,7 +193,9 @@ class StreamWorld {
       if (lost || (away() && !late)) return;  // nothing was stored, nobody answers
       const std::uint64_t end = stream_.size();
       const bool follows =
-          after_id.empty() ? after == end : end > 0 && stream_.back().record.id() == after_id;
+          after_id.empty()
+              ? after == end
+              : end > 0 && !stream_.back().foreign && stream_.back().record.id() == after_id;
       const bool fits = follows || mutant(StreamMutation::expect_nothing);
       std::uint64_t sequence = 0;
       if (fits) {
@@ -238,10 +243,18 @@ class StreamWorld {
     follow(index);
   }
 
-  void read_empty(int index, std::uint64_t end, StreamWriter::Output& out) {
-    const auto& n = nodes_[index];
-    if (end > 0 && n.writer->phase() == StreamWriter::Phase::fencing) ++emptied_;
-    n.writer->empty_read(end, {n.database.position(), n.has, n.seen}, out);
+  /// What a node finds that sees the stream up to `end`.
+  void read_end(int index, std::uint64_t end, StreamWriter::Output& out) {
+    auto& n = nodes_[index];
+    const StreamWriter::Own own{n.database.position(), n.has, n.seen};
+    // An old end may be before what is known, and still have what is trimmed.
+    const std::uint64_t known = n.writer->look_from(own), from = end < known ? 1 : known;
+    const std::uint64_t trimmed = end < stream_.size() ? 0 : trimmed_;
+    for (std::uint64_t at = end; at >= from && at > trimmed; --at)
+      if (!stream_[at - 1].foreign) return n.writer->last_read(stream_[at - 1].record, end, out);
+    const std::uint64_t gone = std::min(end, std::max(trimmed, from - 1));
+    if (gone > 0 && n.writer->phase() == StreamWriter::Phase::fencing) ++emptied_;
+    n.writer->empty_read(gone, end, own, out);
   }
 
   void carry_out(int index, StreamWriter::Output& out) {
@@ -273,10 +286,7 @@ class StreamWorld {
           } else {
             const std::uint64_t back = random_.chance(stale_) ? random_.below(8) : 0;
             const std::uint64_t end = stream_.size() > back ? stream_.size() - back : 0;
-            if (end == 0 || (end == trimmed_ && end == stream_.size()))
-              read_empty(index, end, next);
-            else
-              nodes_[index].writer->last_read(stream_[end - 1].record, next);
+            read_end(index, end, next);
           }
           carry_out(index, next);
         });
@@ -334,7 +344,9 @@ class StreamWorld {
          " transactions, " + std::to_string(fence.last) + " in the stream");
     if (n.database.txid() > fence.last) {
       // What it has left over may follow what it led itself, and nobody else since.
-      const auto before = fence.sequence < 2 ? 0 : stream_[fence.sequence - 2].record.epoch;
+      auto at = fence.sequence - 1;
+      while (at > 0 && stream_[at - 1].foreign) --at;
+      const auto before = at == 0 ? 0 : stream_[at - 1].record.epoch;
       if (claimed_from != before)
         return violate("node " + std::to_string(index) + " inherits transactions of epoch " +
                        std::to_string(claimed_from) + " behind epoch " + std::to_string(before));
@@ -423,18 +435,32 @@ class StreamWorld {
   void trim() {
     if (history_.parts.empty()) {
       snapshot_ = canon_;
-      snapshot_sequence_ = stream_.size();
+      snapshot_sequence_ = last_record();
       note("snapshot at " + std::to_string(snapshot_.txid()));
     }
-    if (trimmed_ == stream_.size()) return;
-    const auto most = std::min<std::uint64_t>(snapshot_sequence_, stream_.size() - 1);
-    trimmed_ += random_.below(most - trimmed_ + 1);
+    if (trimmed_ >= last_record()) return;
+    const auto most = std::min<std::uint64_t>(snapshot_sequence_, last_record() - 1);
+    if (most > trimmed_) trimmed_ += random_.below(most - trimmed_ + 1);
+  }
+  /// Its sequence; where it is purged, what is known to be gone.
+  std::uint64_t last_record() const {
+    std::uint64_t at = stream_.size();
+    while (at > trimmed_ && stream_[at - 1].foreign) --at;
+    return at;
+  }
+  void publish_foreign() {
+    Stored message;
+    message.foreign = true;
+    message.record.sequence = stream_.size() + 1;
+    stream_.push_back(message);
+    ++foreign_;
+    note("foreign  message " + std::to_string(stream_.size()));
   }
 
   /// All of it goes, and it still counts on from there. A snapshot has all; and some node must have
   /// it to lead.
   void purge() {
-    if (!history_.parts.empty() || stream_.empty()) return;
+    if (!history_.parts.empty() || stream_.empty() || stream_.back().foreign) return;
     bool whole = false;
     for (const auto& n : nodes_) whole = whole || (n.running && n.has == stream_.size());
     if (!whole) return;
@@ -468,6 +494,7 @@ class StreamWorld {
 
   void take(int index, const Stored& message) {
     auto& n = nodes_[index];
+    if (message.foreign) return;
     const auto verdict = n.reader->next(message.record);
     using Kind = StreamReader::Kind;
     switch (verdict.kind) {
@@ -608,6 +635,9 @@ class StreamWorld {
       case 8:
         if (random_.chance(purges_)) purge();
         break;
+      case 9:
+        if (random_.chance(foreigns_)) publish_foreign();
+        break;
       default: break;
     }
     schedule(random_.between(kMillisecond, 400 * kMillisecond), [this] { chaos(); });
@@ -677,7 +707,7 @@ class StreamWorld {
   Random random_;
   const bool keep_trace_;
   std::uint64_t mistaken_ = 0;  // leads that were given up without need
-  double loss_ = 0, late_ = 0, stale_ = 0, trims_ = 0, purges_ = 0;
+  double loss_ = 0, late_ = 0, stale_ = 0, trims_ = 0, purges_ = 0, foreigns_ = 0;
   std::size_t depth_ = 1;
   Nanos now_ = 0;
   std::uint64_t order_ = 0, steps_ = 0, digest_ = 0;
@@ -694,7 +724,7 @@ class StreamWorld {
   Value values_ = 0;
   std::uint64_t files_ = 0;
   std::map<Value, std::uint64_t> acknowledged_;  // and where it stands
-  std::uint64_t promotions_ = 0, divergences_ = 0;
+  std::uint64_t promotions_ = 0, divergences_ = 0, foreign_ = 0;
   std::uint64_t emptied_ = 0;  // fences that were to go into a stream that was purged
   std::size_t values_at_heal_ = 0;
   bool healed_ = false, quiet_ = false;

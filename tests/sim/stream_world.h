@@ -20,11 +20,12 @@ struct StreamOutcome {
   std::uint64_t divergences = 0;   ///< databases that were set aside
   std::uint64_t mistaken = 0;      ///< leads that were given up for a stream that had lost nothing
   std::uint64_t emptied = 0;       ///< ends of a purged stream that were read to fence it
+  std::uint64_t foreign = 0;       ///< messages in the stream that are none of ours
   std::string trace;
 };
 
-/// Promotions, crashes, pauses, a stream that is away, loses answers, lands appends late and shows
-/// old ends; then all heals, and every database must be the stream's history.
+/// Promotions, crashes, pauses, messages of others, a stream that is away, loses answers, lands
+/// appends late and shows old ends; then all heals, and every database must be the stream's history.
 StreamOutcome stream_chaos(std::uint64_t seed, bool keep_trace = false);
 
 }  // namespace cluster::sim

@@ -188,24 +188,28 @@ TEST(SnapshotPlan, TheStreamIsTrimmedBehindItsWindowOnly) {
   const Files files{snapshot(10), file(1, 11, 20), file(1, 21, 30)};
   const auto at = [&](std::int64_t now) { return plan_trim(files, stream(1, 40), now, {}); };
   EXPECT_EQ(at(20 * kSecond), 11U) << "all that there is";
-  EXPECT_EQ(at(20 * kSecond + kHour), 21U);
-  EXPECT_EQ(at(20 * kSecond + kHour + 1), 31U);
-  EXPECT_EQ(at(100 * kHour), 41U) << "what no file has stays";
+  EXPECT_EQ(at(20 * kSecond + kHour), 20U) << "what it ends with stays";
+  EXPECT_EQ(at(20 * kSecond + kHour + 1), 30U);
+  EXPECT_EQ(at(100 * kHour), 40U) << "what no file has stays";
   auto much = stream(1, 40);
   much.bytes = 1'000'000'000;
-  EXPECT_EQ(plan_trim(files, much, 20 * kSecond + 60'001, {}), 31U);
+  EXPECT_EQ(plan_trim(files, much, 20 * kSecond + 60'001, {}), 30U);
 }
 
 TEST(SnapshotPlan, WhatIsNotMergedStaysInTheStreamEvenIfASnapshotHasIt) {
   // Else no moment between the two snapshots could be restored.
   EXPECT_EQ(
       plan_trim({snapshot(10), file(1, 11, 20), snapshot(30)}, stream(5, 40), 100 * kHour, {}),
-      31U);
+      30U);
 }
 
 TEST(SnapshotPlan, TheLastRecordOfTheStreamStays) {
   EXPECT_EQ(plan_trim({snapshot(40)}, stream(1, 40), 100 * kHour, {}), 50U);
   EXPECT_EQ(plan_trim({}, stream(1, 40), 100 * kHour, {}), 11U);
+  auto more = stream(1, 40);
+  more.last += 5;
+  EXPECT_EQ(plan_trim({snapshot(40)}, more, 100 * kHour, {}), 50U)
+      << "with messages behind it that are none of ours";
 }
 
 TEST(SnapshotPlan, WithoutAStreamTheHistoryCountsThatWasWrittenLast) {

@@ -19,6 +19,13 @@ StreamRecord data() {
   return record;
 }
 
+// As a server has stored it in place 5.
+std::vector<nats::Header> stored(const StreamRecord& record) {
+  auto headers = headers_of(record);
+  headers.emplace_back("Nats-Expected-Last-Sequence", "4");
+  return headers;
+}
+
 std::string refusal(std::vector<nats::Header> headers, const std::string& name,
                     const std::string& value) {
   for (auto& [key, old] : headers)
@@ -41,7 +48,11 @@ RC_GTEST_PROP(StreamMessage, ReadsBackWhatItWrote, ()) {
     record.part = *rc::gen::inRange<std::uint32_t>(1, 5000);
     record.final = *rc::gen::arbitrary<bool>();
   }
-  const auto read = stream_record_from(headers_of(record), 99);
+  auto headers = headers_of(record);
+  headers.push_back(*rc::gen::arbitrary<bool>()
+                        ? nats::Header("Nats-Expected-Last-Sequence", "98")
+                        : nats::Header("Nats-Expected-Last-Msg-Id", "node-1.Qd7/1"));
+  const auto read = stream_record_from(headers, 99);
   RC_ASSERT(read.ok());
   const auto& r = read.value();
   RC_ASSERT(r.sequence == 99U);
@@ -68,7 +79,7 @@ TEST(StreamMessage, IdsTellSendingsApart) {
 }
 
 TEST(StreamMessage, SaysWhichHeaderIsWrong) {
-  const auto good = headers_of(data());
+  const auto good = stored(data());
   for (const auto& [name, value] : std::vector<nats::Header>{{"Cluster-Version", "x"},
                                                              {"Cluster-Epoch", "0"},
                                                              {"Cluster-Epoch", "-1"},
@@ -91,9 +102,26 @@ TEST(StreamMessage, SaysWhichHeaderIsWrong) {
   StreamRecord fence = data();
   fence.fence = true;
   fence.first = fence.last;
-  EXPECT_NE(refusal(headers_of(fence), "Cluster-Fence", "7").find("Cluster-Fence"),
+  EXPECT_NE(refusal(stored(fence), "Cluster-Fence", "7").find("Cluster-Fence"),
             std::string::npos)
       << "the epoch before a fence is a lower one";
+}
+
+TEST(StreamMessage, ACopyOfARecordIsNone) {
+  const auto is_record = [](std::vector<nats::Header> headers, std::uint64_t sequence) {
+    const auto record = stream_record_from(headers, sequence);
+    EXPECT_TRUE(record || is_foreign(record.error()));
+    return record.ok();
+  };
+  EXPECT_TRUE(is_record(stored(data()), 5));
+  EXPECT_FALSE(is_record(stored(data()), 6)) << "the server has checked another place";
+  EXPECT_FALSE(is_record(headers_of(data()), 5)) << "it has checked none";
+  EXPECT_FALSE(is_record({}, 5));
+  auto older = stored(data());
+  older[1].second = "1";
+  const auto refused = stream_record_from(older, 5);
+  ASSERT_FALSE(refused);
+  EXPECT_FALSE(is_foreign(refused.error())) << "another version is not passed over";
 }
 
 // ---- what fits into a message

@@ -22,7 +22,7 @@ class StreamWriterTest : public ::testing::Test {
     last.sequence = 9;
     last.first = last.last = 6;
     out = {};
-    writer.last_read(last, out);
+    writer.last_read(last, last.sequence, out);
     out = {};
     writer.outcome(0, StreamWriter::Outcome::stored, 10, out);
     ASSERT_TRUE(out.fence_stored);
@@ -47,7 +47,7 @@ class StreamWriterTest : public ::testing::Test {
     writer.outcome(command.id, StreamWriter::Outcome::refused, 0, out);
     EXPECT_EQ(out.commands.size(), 1U);
     out = {};
-    writer.last_read(last, out);
+    writer.last_read(last, last.sequence, out);
     return out;
   }
 
@@ -78,7 +78,7 @@ TEST_F(StreamWriterTest, WhileNothingAnswersAStaleReadProvesNothing) {
     Output out;
     writer.outcome(command.id, StreamWriter::Outcome::unknown, 0, out);
     out = {};
-    writer.last_read(writer.fence(), out);
+    writer.last_read(writer.fence(), writer.fence().sequence, out);
     ASSERT_FALSE(out.rewound);
     ASSERT_EQ(out.commands.size(), 1U);
     command = out.commands.front();
