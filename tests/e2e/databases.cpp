@@ -10,6 +10,7 @@
 #include <sqlite3.h>
 
 #include "built.h"
+#include "core/number_text.h"
 #include "sqlite/handle.h"
 #include "sqlite/set_aside.h"
 

@@ -442,9 +442,9 @@ class StreamWorld {
     const auto most = std::min<std::uint64_t>(snapshot_sequence_, last_record() - 1);
     if (most > trimmed_) trimmed_ += random_.below(most - trimmed_ + 1);
   }
-  /// Its sequence; where it is purged, what is known to be gone.
-  std::uint64_t last_record() const {
-    std::uint64_t at = stream_.size();
+  /// Up to `at`. Its sequence; where it is purged, what is known to be gone.
+  std::uint64_t last_record() const { return last_record(stream_.size()); }
+  std::uint64_t last_record(std::uint64_t at) const {
     while (at > trimmed_ && stream_[at - 1].foreign) --at;
     return at;
   }
@@ -558,7 +558,8 @@ class StreamWorld {
       if (r.epoch == history_.epoch) return violate("two fences of an epoch");
       history_.epoch = r.epoch;
       history_.parts.clear();
-      if (r.last > history_.values.size() && trimmed_ + 1 == r.sequence) take_over_own(r, node);
+      if (r.last > history_.values.size() && last_record(r.sequence - 1) == trimmed_)
+        take_over_own(r, node);
       if (r.last != history_.values.size()) violate("a fence at another transaction: " + text(r));
       return;
     }
