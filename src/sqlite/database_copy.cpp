@@ -600,13 +600,13 @@ void DatabaseCopy::found_foreign(std::uint64_t first, std::uint64_t last) {
   counts_.foreign_messages += last - std::max(newest_foreign_, first - 1);
   newest_foreign_ = last;
   if (const auto kept_back = foreign_told_.tell("foreign", BootClock::now()))
-    journal_.warn("database_foreign_message",
-                  {{"stream", options_.stream},
-                   {"sequence", last},
-                   {"not_told", *kept_back},
-                   {"means",
-                    "somebody else publishes to " + options_.subject +
-                        ": all nodes pass over it; find who does, and take that right away"}});
+    journal_.warn(
+        "database_foreign_message",
+        {{"stream", options_.stream},
+         {"sequence", last},
+         {"not_told", *kept_back},
+         {"means", "somebody else publishes to " + options_.subject +
+                       ": all nodes pass over it; find who does, and take that right away"}});
 }
 
 std::optional<std::uint64_t> DatabaseCopy::hash_at(Txid txid) const {

@@ -16,8 +16,8 @@
 
 #include "core/journal.h"
 #include "core/loop.h"
-#include "core/result.h"
 #include "core/repeat_limit.h"
+#include "core/result.h"
 #include "core/strand.h"
 #include "nats/jetstream.h"
 #include "sqlite/hash_file.h"

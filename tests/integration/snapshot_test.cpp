@@ -175,7 +175,7 @@ TEST_F(SnapshotTimes, EveryFileIsOfTheTimeOfTheRecordThatItEndsWith) {
   for (const auto& file : files) {
     EXPECT_EQ(file.time_ns, latest_up_to(file.end.sequence)) << file.name();
     EXPECT_EQ(time_in_file(file), file.time_ns / 1'000'000) << file.name();
-    const auto record = stream_record_from(message(file.end.sequence).headers, 1);
+    const auto record = stream_record_from(message(file.end.sequence).headers, file.end.sequence);
     ASSERT_TRUE(record);
     EXPECT_EQ(record.value().last, file.max) << file.name();
   }

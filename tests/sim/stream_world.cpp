@@ -192,10 +192,9 @@ class StreamWorld {
     auto land = [this, node, message, after, after_id, done, lost, answer_lost, late] {
       if (lost || (away() && !late)) return;  // nothing was stored, nobody answers
       const std::uint64_t end = stream_.size();
-      const bool follows =
-          after_id.empty()
-              ? after == end
-              : end > 0 && !stream_.back().foreign && stream_.back().record.id() == after_id;
+      const bool follows = after_id.empty() ? after == end
+                                            : end > 0 && !stream_.back().foreign &&
+                                                  stream_.back().record.id() == after_id;
       const bool fits = follows || mutant(StreamMutation::expect_nothing);
       std::uint64_t sequence = 0;
       if (fits) {

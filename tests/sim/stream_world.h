@@ -25,7 +25,8 @@ struct StreamOutcome {
 };
 
 /// Promotions, crashes, pauses, messages of others, a stream that is away, loses answers, lands
-/// appends late and shows old ends; then all heals, and every database must be the stream's history.
+/// appends late and shows old ends; then all heals, and every database must be the stream's
+/// history.
 StreamOutcome stream_chaos(std::uint64_t seed, bool keep_trace = false);
 
 }  // namespace cluster::sim

@@ -102,8 +102,7 @@ TEST(StreamMessage, SaysWhichHeaderIsWrong) {
   StreamRecord fence = data();
   fence.fence = true;
   fence.first = fence.last;
-  EXPECT_NE(refusal(stored(fence), "Cluster-Fence", "7").find("Cluster-Fence"),
-            std::string::npos)
+  EXPECT_NE(refusal(stored(fence), "Cluster-Fence", "7").find("Cluster-Fence"), std::string::npos)
       << "the epoch before a fence is a lower one";
 }
 
