@@ -267,7 +267,7 @@ void Capture::forget_mark() {
 
 void Capture::leave() {
   std::lock_guard lock(mutex_);
-  if (options_.hashes == nullptr) return;
+  if (options_.hashes == nullptr || overwritten_) return;
   try {
     if (!options_.hashes->mark()) {
       // Its WAL was never long enough for a checkpoint. No writer is held back for this one.
@@ -314,7 +314,7 @@ void Capture::mark(PageNumber number) {
 void Capture::tell() {
   pending_bytes_ = std::uint64_t{marked_.size()} * page_size_;
   wal_bytes_ = wal_length(position_.frame, page_size_);
-  wants_checkpoint_ = wal_bytes_ > options_.wal_limit / 2 && !may_begin_anew();
+  wants_checkpoint_ = wal_bytes_ > options_.wal_limit / 2 && !may_begin_anew() && !overwritten_;
 }
 
 bool Capture::follow() {
@@ -324,6 +324,8 @@ bool Capture::follow() {
 
 bool Capture::follow_locked() {
   catch_up();
+  // What was committed on top of another content was read after that was there.
+  check_file();
   if (checkpointing_ && too_long()) shut_gate(kGateWait);
   renew_marks(runs_ahead());
   tell();
@@ -336,6 +338,36 @@ void Capture::catch_up() {
   if (header.salts() == position_.salts && header.max_frame > position_.frame)
     follow_frames(header);
   tell();
+}
+
+void Capture::check_file() {
+  if (options_.hashes == nullptr || !hashing_) return;
+  if (!overwritten_) {
+    if (!file_writes_.unexplained(index_, options_.path)) return;
+    if (file_is_as_known()) {
+      log::info("database_file_touched",
+                {{"path", options_.path}, {"means", "its time was set; its content is as it was"}});
+      return;
+    }
+    overwritten_ = true;
+    wants_checkpoint_ = false;
+    forget_mark();
+  }
+  throw Error(Errc::corrupt,
+              "database " + options_.path +
+                  " was written to by somebody who does not use SQLite (cp over it?): what is "
+                  "committed to it since is not replicated. Nothing that was replicated before is "
+                  "lost");
+}
+
+// Of the pages that the WAL has the file may have older contents.
+bool Capture::file_is_as_known() {
+  for (PageNumber n = 1; n <= commit_; ++n) {
+    if (n == lock_page(page_size_) || frames_.contains(n)) continue;
+    gate_.read_file(n, page_buffer_);
+    if (page_hash(n, page_buffer_) != pages_.at(n)) return false;
+  }
+  return true;
 }
 
 // The WAL was begun anew: at the newest mark, if all is as it should be. It may be so again as long

@@ -25,6 +25,7 @@
 #include "cluster/clock.h"
 #include "core/result.h"
 #include "core/unique_fd.h"
+#include "sqlite/file_writes.h"
 #include "sqlite/handle.h"
 #include "sqlite/hash_file.h"
 #include "sqlite/image_copy.h"
@@ -96,8 +97,11 @@ class Capture {
   /// Notes what has been committed since, and lets checkpoints go further where they may; tells
   /// whether anything is to be written. To be called when the WAL or the database file was written
   /// to, and when JetStream has acknowledged something. Throws Error{corrupt} when a frame's
-  /// checksum is wrong.
+  /// checksum is wrong, and from then on when overwritten().
   bool follow();
+  /// Somebody has written to the file, not by SQLite's means: what is committed since then stands
+  /// on another content, and is no history. Any thread.
+  bool overwritten() const noexcept { return overwritten_.load(); }
   /// JetStream has all up to there. Any thread; follow() makes use of it.
   void acknowledged(Txid txid) noexcept { acknowledged_ = txid; }
   /// A checkpoint of somebody's is under way, or has just ended: follow() is to be called within
@@ -190,6 +194,8 @@ class Capture {
   PageNumber pages_of(const WalIndexHeader& header);
   bool follow_locked();
   void catch_up();
+  void check_file();
+  bool file_is_as_known();
   void follow_frames(const WalIndexHeader& header);
   void begin_run(const WalIndexHeader& header);
   void compare_all();
@@ -226,6 +232,7 @@ class Capture {
   int newest_ = 0;
   Duration mark_age_{};  // then the newest one goes to another place
   WalIndex index_;
+  FileWrites file_writes_;
   WalFile wal_;
   std::uint64_t inode_ = 0;
   std::uint32_t page_size_ = 0;
@@ -252,7 +259,7 @@ class Capture {
 
   std::atomic<Txid> noted_{0}, written_txid_{0}, acknowledged_{0};
   std::atomic<std::uint64_t> pending_bytes_{0}, wal_bytes_{0}, gaps_{0};
-  std::atomic<bool> wants_checkpoint_{false}, unsynced_{false};
+  std::atomic<bool> wants_checkpoint_{false}, unsynced_{false}, overwritten_{false};
 };
 
 }  // namespace cluster::sqlite

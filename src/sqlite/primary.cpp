@@ -377,7 +377,11 @@ void Primary::follow() {
   capture_->acknowledged(stored_);
   try {
     capture_->follow();
-  } catch (const std::exception&) {
+  } catch (const std::exception& error) {
+    if (capture_->overwritten()) {
+      if (!failed_) fail(Error(Errc::corrupt, error.what()));
+      throw;
+    }
     // All is looked at again, and what differs from what was written is sent.
     known_ = capture_->written_state();
     trusted_ = false;
@@ -498,9 +502,12 @@ void Primary::write_file() {
 // What follows a part must be the rest of its file. A node that can't read its database is not the
 // one to lead, either.
 void Primary::give_up(const std::exception& error) {
+  fail(Error(Errc::system,
+             "database " + options_.path + " can't be read while it is sent: " + error.what()));
+}
+
+void Primary::fail(const Error& failure) {
   failed_ = true;
-  const Error failure(Errc::system, "database " + options_.path +
-                                        " can't be read while it is sent: " + error.what());
   set_degraded(failure);
   on_loop([this, failure] {
     if (events_.failed) events_.failed(failure);
@@ -571,11 +578,14 @@ void Primary::note_end() {
   try {
     if (!capture_) return;
     log_stored();
-    capture_->follow();
-    committed_ = capture_->noted();
-    if (const auto captured = capture_->write([](std::string_view) {}))
-      note(*capture_, captured->hashes.after, captured->end);
-    capture_->leave();
+    // What it holds now is at no position.
+    if (!capture_->overwritten()) {
+      capture_->follow();
+      committed_ = capture_->noted();
+      if (const auto captured = capture_->write([](std::string_view) {}))
+        note(*capture_, captured->hashes.after, captured->end);
+      capture_->leave();
+    }
   } catch (const std::exception& error) {
     log::warn("database_position_unknown",
               {{"path", options_.path},

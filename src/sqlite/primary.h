@@ -46,7 +46,8 @@ class Primary {
     std::function<void(Failure)> opened{};
     /// It can't be followed now, or (nothing) can again. Tried for as long as this object lives.
     std::function<void(Failure)> degraded{};
-    /// Once: a part of a file is on its way and the rest can't be read. Nothing more is sent.
+    /// Once: a part of a file is on its way and the rest can't be read, or somebody has written to
+    /// the database's file, not by SQLite's means. Nothing more is sent.
     std::function<void(const Error&)> failed{};
     /// Another file was put in its place: what differs is sent.
     std::function<void()> replaced{};
@@ -145,6 +146,7 @@ class Primary {
   void write_file();
   bool send_parts();
   void give_up(const std::exception& error);
+  void fail(const Error& failure);
   PositionRecord note(const Capture& capture, std::uint64_t hash, const WalPosition& end);
   void log_stored();
   void note_end();

@@ -83,6 +83,28 @@ TEST_P(DatabaseLeaderFile, WhenACopyIsPutInItsPlaceAHandOverMendsThat) {
   d.check(allowed());
 }
 
+// `cp` over it: the file stays the same, and what its WAL has no longer goes with what it holds.
+TEST_P(DatabaseLeaderFile, WhenACopyIsWrittenOverItASoundCopyLeads) {
+  start();
+  const std::string other = d.folder(leader) + "/other.db";
+  {
+    Handle db(d.file(leader), Handle::Access::read_write);
+    sqlite::wait_for_locks(db.get(), 60'000 * slowness());
+    db.exec("PRAGMA wal_checkpoint(PASSIVE)");
+  }
+  fs::copy_file(d.file(leader), other);
+  ASSERT_TRUE(d.wait_for_rows(2 * kRowsFirst));
+  const auto epoch = d.c.epoch();
+  // Not fs::copy_file(): it might put another file there.
+  ASSERT_EQ(std::system(("cat '" + other + "' > '" + d.file(leader) + "'").c_str()), 0);
+  ASSERT_TRUE(d.c.wait_logged(leader, {" database_lost ", "does not use SQLite"}));
+  EXPECT_EQ(d.c.wait_leader("db", leader, epoch), standby);
+  ASSERT_TRUE(d.wait_for_rows(kRowsFirst));
+  ASSERT_TRUE(d.wait_ready(leader));
+  EXPECT_TRUE(d.c.wait_logged(leader, {" database_diverged "})) << "it is kept";
+  d.check(allowed());
+}
+
 // The worst: a program that makes its tables where it finds none.
 TEST_P(DatabaseLeaderFile, AnEmptyOneInItsPlaceIsReplicatedAndASnapshotTakesItBack) {
   start();

@@ -4,10 +4,13 @@
 
 #include <atomic>
 #include <deque>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 
 #include "integration/capture_fixture.h"
 #include "sqlite/file.h"
@@ -330,6 +333,134 @@ TEST_F(CaptureTest, CheckpointsOfTheProgramComplete) {
   capturing.reset();
   db.close();
   other.close();
+  EXPECT_EQ(mirror.bytes(), settled("a.db"));
+}
+
+// ---- somebody writes to the file, not by SQLite's means
+
+class OverwrittenTest : public CaptureTest {
+ protected:
+  OverwrittenTest() : db(create("a.db")), hashes(hash_file_path(path("a.db"))) {
+    db.exec("PRAGMA wal_autocheckpoint=0");
+    insert(100);
+    capturing = std::make_unique<Capture>(
+        CaptureOptions{.path = path("a.db"), .hashes = &hashes, .history = 1, .epoch = 1},
+        DatabaseState{}, false);
+    ship(*capturing, mirror);
+    checkpoint("PASSIVE");
+    before = bytes();
+  }
+  void insert(int rows) {
+    for (int i = 0; i < rows; ++i) db.exec("INSERT INTO t(v) VALUES(randomblob(500))");
+  }
+  void checkpoint(const std::string& mode) {
+    capturing->acknowledged(mirror.txid());
+    capturing->follow();
+    db.exec("PRAGMA wal_checkpoint(" + mode + ")");
+    capturing->follow();
+  }
+  std::string bytes() {
+    std::ifstream in(path("a.db"), std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  /// As `cp` does: the file stays the same, and gets other bytes.
+  void overwrite(const std::string& bytes) {
+    std::ofstream out(path("a.db"), std::ios::binary | std::ios::in);
+    out << bytes;
+  }
+  void expect_overwritten() {
+    try {
+      capturing->follow();
+      ADD_FAILURE() << "it was not noticed";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.errc(), Errc::corrupt);
+      EXPECT_NE(std::string(error.what()).find("does not use SQLite"), std::string::npos);
+    }
+    EXPECT_TRUE(capturing->overwritten());
+    EXPECT_THROW(capturing->follow(), Error) << "it stays so";
+    EXPECT_FALSE(capturing->wants_checkpoint());
+    EXPECT_FALSE(hashes.mark()) << "nobody vouches for what it holds";
+  }
+
+  Handle db;
+  HashFile hashes;
+  std::unique_ptr<Capture> capturing;
+  Mirror mirror;
+  std::string before;  // what the file held
+};
+
+TEST_F(OverwrittenTest, ACopyOfItselfFromBeforeIsNoticed) {
+  insert(10);
+  ship(*capturing, mirror);
+  checkpoint("PASSIVE");
+  ASSERT_NE(bytes(), before);
+  overwrite(before);
+  expect_overwritten();
+}
+
+TEST_F(OverwrittenTest, AlsoWhatIsCommittedOnTopOfItIsNoHistory) {
+  insert(10);
+  ship(*capturing, mirror);
+  checkpoint("TRUNCATE");
+  overwrite(before);
+  db.exec("DELETE FROM t WHERE id % 2 = 0");
+  expect_overwritten();
+}
+
+TEST_F(OverwrittenTest, OneByteIsEnough) {
+  checkpoint("PASSIVE");
+  const std::string now = bytes();
+  std::string other = now;
+  other[other.size() - 1] = static_cast<char>(other.back() ^ 1);
+  overwrite(other);
+  expect_overwritten();
+}
+
+TEST_F(OverwrittenTest, AFileThatWasCutOffIsNoticed) {
+  checkpoint("PASSIVE");
+  ASSERT_EQ(::truncate(path("a.db").c_str(), 4096), 0);
+  expect_overwritten();
+}
+
+TEST_F(OverwrittenTest, AFileWhoseTimeWasSetIsAsItWas) {
+  for (int i = 0; i < 3; ++i) {
+    insert(5);
+    ship(*capturing, mirror);
+    checkpoint(i == 1 ? "RESTART" : "PASSIVE");
+    const timespec times[2] = {{1'000'000'000 + i, 0}, {1'000'000'000 + i, 0}};
+    ASSERT_EQ(::utimensat(AT_FDCWD, path("a.db").c_str(), times, 0), 0);
+    EXPECT_FALSE(capturing->follow());
+  }
+  overwrite(bytes());
+  EXPECT_FALSE(capturing->follow()) << "the same bytes once more";
+  EXPECT_FALSE(capturing->overwritten());
+}
+
+// Whatever the program's checkpoints do to the file.
+TEST_F(OverwrittenTest, ACheckpointOfTheProgramIsNone) {
+  const char* const modes[] = {"PASSIVE", "FULL", "RESTART", "TRUNCATE"};
+  std::atomic<bool> over{false};
+  std::thread program([&] {
+    Handle other(path("a.db"), Handle::Access::read_write);
+    wait_for_locks(other.get(), 60'000);
+    for (int i = 0; i < 400; ++i) {
+      other.exec("INSERT INTO t(v) VALUES(randomblob(3000))");
+      if (i % 7 == 0) other.exec("DELETE FROM t WHERE id % 3 = 0");
+      if (i % 40 == 39) other.exec("VACUUM");
+      if (i % 3 == 0)
+        other.try_exec(std::string("PRAGMA wal_checkpoint(") + modes[i / 3 % 4] + ")");
+    }
+    over = true;
+  });
+  while (!over) {
+    ship(*capturing, mirror);
+    capturing->acknowledged(mirror.txid());
+  }
+  program.join();
+  EXPECT_FALSE(capturing->overwritten());
+  ship(*capturing, mirror);
+  capturing.reset();
+  db.close();
   EXPECT_EQ(mirror.bytes(), settled("a.db"));
 }
 
