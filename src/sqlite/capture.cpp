@@ -36,6 +36,9 @@ constexpr int kShrinkFactor = 4;  // a WAL file so many times the limit is cut o
 // for longer and longer.
 constexpr Duration kFirstMarkAge = milliseconds(5);
 constexpr Duration kLastMarkAge = milliseconds(160);
+// A file whose time was set is read again until nobody writes to it any more.
+constexpr int kMostRereads = 100;
+constexpr Duration kReread = milliseconds(5);
 // So long without an answer of JetStream's, and checkpoints do not wait for it any more.
 constexpr Duration kAnswerPatience = std::chrono::seconds(1);
 
@@ -324,8 +327,6 @@ bool Capture::follow() {
 
 bool Capture::follow_locked() {
   catch_up();
-  // What was committed on top of another content was read after that was there.
-  check_file();
   if (checkpointing_ && too_long()) shut_gate(kGateWait);
   renew_marks(runs_ahead());
   tell();
@@ -333,20 +334,27 @@ bool Capture::follow_locked() {
 }
 
 void Capture::catch_up() {
+  check_file(false);
+  const WalPosition before = position_;
   const auto header = stable_header();
   if (header.salts() != position_.salts) begin_run(header);
   if (header.salts() == position_.salts && header.max_frame > position_.frame)
     follow_frames(header);
+  // Who commits on top of another content has read it before.
+  check_file(!position_.same(before));
   tell();
 }
 
-void Capture::check_file() {
+// `followed`: what is known is of later than the last look. Then it can't be told what was
+// committed on top of which content.
+void Capture::check_file(bool followed) {
   if (options_.hashes == nullptr || !hashing_) return;
   if (!overwritten_) {
     if (!file_writes_.unexplained(index_, options_.path)) return;
-    if (file_is_as_known()) {
+    if (!followed && file_is_as_known()) {
       log::info("database_file_touched",
-                {{"path", options_.path}, {"means", "its time was set; its content is as it was"}});
+                {{"path", options_.path},
+                 {"means", "somebody has set its time; its content is as it was"}});
       return;
     }
     overwritten_ = true;
@@ -360,10 +368,24 @@ void Capture::check_file() {
                   "lost");
 }
 
-// Of the pages that the WAL has the file may have older contents.
+// Until nobody writes to it any more.
 bool Capture::file_is_as_known() {
+  for (int i = 0; i < kMostRereads; ++i) {
+    const bool again = file_writes_.may_hide_more();
+    if (!pages_are_as_known()) return false;
+    if (!file_writes_.unexplained(index_, options_.path) && !again) return true;
+    std::this_thread::sleep_for(kReread);
+  }
+  return false;
+}
+
+// Frames that are not in the file yet are to be written there still, over whatever it has.
+bool Capture::pages_are_as_known() {
   for (PageNumber n = 1; n <= commit_; ++n) {
-    if (n == lock_page(page_size_) || frames_.contains(n)) continue;
+    if (n == lock_page(page_size_)) continue;
+    if (const auto it = frames_.find(n);
+        it != frames_.end() && it->second > file_writes_.backfilled())
+      continue;
     gate_.read_file(n, page_buffer_);
     if (page_hash(n, page_buffer_) != pages_.at(n)) return false;
   }

@@ -194,8 +194,9 @@ class Capture {
   PageNumber pages_of(const WalIndexHeader& header);
   bool follow_locked();
   void catch_up();
-  void check_file();
+  void check_file(bool followed);
   bool file_is_as_known();
+  bool pages_are_as_known();
   void follow_frames(const WalIndexHeader& header);
   void begin_run(const WalIndexHeader& header);
   void compare_all();

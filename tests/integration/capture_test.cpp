@@ -347,16 +347,16 @@ class OverwrittenTest : public CaptureTest {
         CaptureOptions{.path = path("a.db"), .hashes = &hashes, .history = 1, .epoch = 1},
         DatabaseState{}, false);
     ship(*capturing, mirror);
-    checkpoint("PASSIVE");
+    checkpoint();
     before = bytes();
   }
   void insert(int rows) {
     for (int i = 0; i < rows; ++i) db.exec("INSERT INTO t(v) VALUES(randomblob(500))");
   }
-  void checkpoint(const std::string& mode) {
+  void checkpoint() {
     capturing->acknowledged(mirror.txid());
     capturing->follow();
-    db.exec("PRAGMA wal_checkpoint(" + mode + ")");
+    db.exec("PRAGMA wal_checkpoint(PASSIVE)");
     capturing->follow();
   }
   std::string bytes() {
@@ -392,7 +392,7 @@ class OverwrittenTest : public CaptureTest {
 TEST_F(OverwrittenTest, ACopyOfItselfFromBeforeIsNoticed) {
   insert(10);
   ship(*capturing, mirror);
-  checkpoint("PASSIVE");
+  checkpoint();
   ASSERT_NE(bytes(), before);
   overwrite(before);
   expect_overwritten();
@@ -401,14 +401,14 @@ TEST_F(OverwrittenTest, ACopyOfItselfFromBeforeIsNoticed) {
 TEST_F(OverwrittenTest, AlsoWhatIsCommittedOnTopOfItIsNoHistory) {
   insert(10);
   ship(*capturing, mirror);
-  checkpoint("TRUNCATE");
+  checkpoint();
   overwrite(before);
   db.exec("DELETE FROM t WHERE id % 2 = 0");
   expect_overwritten();
 }
 
 TEST_F(OverwrittenTest, OneByteIsEnough) {
-  checkpoint("PASSIVE");
+  checkpoint();
   const std::string now = bytes();
   std::string other = now;
   other[other.size() - 1] = static_cast<char>(other.back() ^ 1);
@@ -417,7 +417,7 @@ TEST_F(OverwrittenTest, OneByteIsEnough) {
 }
 
 TEST_F(OverwrittenTest, AFileThatWasCutOffIsNoticed) {
-  checkpoint("PASSIVE");
+  checkpoint();
   ASSERT_EQ(::truncate(path("a.db").c_str(), 4096), 0);
   expect_overwritten();
 }
@@ -426,7 +426,7 @@ TEST_F(OverwrittenTest, AFileWhoseTimeWasSetIsAsItWas) {
   for (int i = 0; i < 3; ++i) {
     insert(5);
     ship(*capturing, mirror);
-    checkpoint(i == 1 ? "RESTART" : "PASSIVE");
+    checkpoint();
     const timespec times[2] = {{1'000'000'000 + i, 0}, {1'000'000'000 + i, 0}};
     ASSERT_EQ(::utimensat(AT_FDCWD, path("a.db").c_str(), times, 0), 0);
     EXPECT_FALSE(capturing->follow());
@@ -448,7 +448,7 @@ TEST_F(OverwrittenTest, ACheckpointOfTheProgramIsNone) {
       if (i % 7 == 0) other.exec("DELETE FROM t WHERE id % 3 = 0");
       if (i % 40 == 39) other.exec("VACUUM");
       if (i % 3 == 0)
-        other.try_exec(std::string("PRAGMA wal_checkpoint(") + modes[i / 3 % 4] + ")");
+        other.try_exec((std::string("PRAGMA wal_checkpoint(") + modes[i / 3 % 4] + ")").c_str());
     }
     over = true;
   });
