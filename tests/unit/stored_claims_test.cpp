@@ -49,14 +49,14 @@ struct Records {
 
 StoredFile claimed(int level, Txid min, Txid max) {
   // A transaction a second.
-  const auto seconds = static_cast<std::int64_t>(std::min<Txid>(max, 1'000'000'000));
+  const auto elapsed = static_cast<std::int64_t>(std::min<Txid>(max, 1'000'000'000));
   return {level,
           min,
           max,
-          kNs + seconds * 1'000'000'000,
+          kNs + elapsed * 1'000'000'000,
           {kOurHistory, 3, max + 10, hash_of(max)},
           5'000,
-          seconds * 1'000};
+          elapsed * 1'000};
 }
 
 std::string why_foreign(StoredFile claims, const StreamRange& stream = stream_of(20, 40)) {
