@@ -23,6 +23,7 @@ using std::chrono::milliseconds;
 
 constexpr int kBusyMs = 2'000;        // for what takes SQLite's other users moments
 constexpr int kHeaderTries = 10'000;  // a writer changes the header within microseconds
+constexpr Duration kHeaderWait = std::chrono::seconds(2);
 constexpr Duration kWriterWait = milliseconds(200);  // for a gap between two writers
 constexpr Duration kGateWait = milliseconds(5);      // the next look tries again
 constexpr Duration kTurnWait = milliseconds(20);     // for a gap between others' checkpoints
@@ -288,13 +289,16 @@ void Capture::leave() {
 }
 
 WalIndexHeader Capture::stable_header() {
-  for (int i = 0; i < kHeaderTries; ++i) {
-    if (auto header = index_.header()) return *header;
-    if (i % 16 == 15) std::this_thread::sleep_for(microseconds(10));
-  }
-  // Whoever was changing it has died over that: SQLite mends it when somebody reads.
-  open_beside(options_.path, kBusyMs).exec("PRAGMA user_version");
-  if (auto header = index_.header()) return *header;
+  const Time limit = BootClock::now() + kHeaderWait;
+  do {
+    for (int i = 0; i < kHeaderTries; ++i) {
+      if (auto header = index_.header()) return *header;
+      if (i % 16 == 15) std::this_thread::sleep_for(microseconds(10));
+    }
+    // Whoever is changing it has no core now, or has died over that: SQLite waits for the first,
+    // and mends what the second has left.
+    open_beside(options_.path, kBusyMs).exec("PRAGMA user_version");
+  } while (BootClock::now() < limit);
   throw Error(Errc::unavailable, "database " + options_.path + ": its wal-index does not settle");
 }
 
