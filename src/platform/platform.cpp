@@ -167,6 +167,7 @@ struct Platform::Core final : AppHost {
   bool server_restart_due(Duration patience);
   int server_turn();
   void mend_cluster(const Error& error);
+  void begin_start_limit();
   std::string status_json();
   App::Core* find_app(const std::string& name);
   NodeStatus status() const;
@@ -241,9 +242,11 @@ struct Platform::Core final : AppHost {
   Time told_at_{};
   Time server_trouble_since_{};
   int server_restarts_ = 0;
+  bool leaderless_ = false;  // was the last trouble
   std::optional<int> server_turn_;
   Time store_trouble_at_{};     // when JetStream did not take or give something last
   std::size_t servers_up_ = 0;  // of the NATS cluster that the own server is one of
+  std::size_t most_servers_up_ = 0;
   Time servers_counted_at_{};
   bool counting_servers_ = false;
   std::string waiting_for_;
@@ -326,14 +329,7 @@ void Platform::Core::live() {
     start_nats();
     for (const auto& process : leftovers.ended)
       nodes_journal_.warn("leftover_ended", {{"pid", process.pid}, {"command", process.command}});
-    if (options.nats.start_timeout.count() > 0)
-      start_limit_ = loop_.after(options.nats.start_timeout, [this] {
-        finish(std::make_exception_ptr(Error(
-            Errc::unavailable, "node \"" + options.node + "\" could not join platform \"" +
-                                   options.name + "\" within nats.start_timeout (" +
-                                   std::to_string(options.nats.start_timeout.count() / 1000) +
-                                   " s): " + (waiting_for_.empty() ? "no answer" : waiting_for_))));
-      });
+    begin_start_limit();
     if (stop_asked_.load()) begin_stop();
     loop_.run();
   } catch (...) {
@@ -507,10 +503,26 @@ void Platform::Core::mend_cluster(const Error& error) {
   const std::size_t all = embedded_->options().routes.size();
   const std::size_t wanted = leaderless ? all / 2 + 1 : std::min(all, kServersPlaced);
   if (servers_up_ < wanted) return;
+  // With a leader it gets on: that one needs a while until it knows its peers.
+  if (std::exchange(leaderless_, leaderless) != leaderless) server_trouble_since_ = {};
   if (!server_restart_due(leaderless ? kElectionPatience : kPlacementPatience)) return;
   restart_server(leaderless
                      ? "a majority of the NATS cluster's servers is there, and it has no leader"
                      : "the NATS cluster places no replicas; it may have left this server out");
+  if (start_limit_) begin_start_limit();
+}
+
+// Begins again when more servers have come, and when the own one was restarted: who ended then
+// would take its server away from a cluster that is being formed. Both happen some times at most.
+void Platform::Core::begin_start_limit() {
+  if (options.nats.start_timeout.count() == 0) return;
+  start_limit_ = loop_.after(options.nats.start_timeout, [this] {
+    finish(std::make_exception_ptr(Error(
+        Errc::unavailable, "node \"" + options.node + "\" could not join platform \"" +
+                               options.name + "\" within nats.start_timeout (" +
+                               std::to_string(options.nats.start_timeout.count() / 1000) +
+                               " s): " + (waiting_for_.empty() ? "no answer" : waiting_for_))));
+  });
 }
 
 void Platform::Core::count_servers() {
@@ -523,6 +535,10 @@ void Platform::Core::count_servers() {
           servers_counted_at_ = BootClock::now();
           // Patience begins anew: it may be all right with those that have come.
           if (std::exchange(servers_up_, up) != up) server_trouble_since_ = {};
+          if (up > most_servers_up_) {
+            most_servers_up_ = up;
+            if (start_limit_) begin_start_limit();
+          }
         });
       });
 }
