@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "flip_byte.h"
 #include "integration/sqlite_fixture.h"
 #include "sqlite/replica.h"
 #include "sqlite/restore.h"
@@ -229,11 +230,7 @@ TEST_F(KnownContentTest, AWalThatIsGoneLeavesWhatTheFileHas) {
 
 // It may be what SQLite has moved from the WAL: that is seen when all of it is read.
 TEST_F(KnownContentTest, AByteThatIsChangedIsNoticed) {
-  {
-    std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(512 * 1 + 300);
-    file.put('!');
-  }
+  flip_byte(path("r.db"), 512 * 1 + 300);
   open();
   EXPECT_FALSE(replica_->proven());
   EXPECT_EQ(txid(), files_.size());
@@ -270,11 +267,7 @@ TEST_F(KnownContentTest, WhatSqliteHasMovedIntoTheFileIsProvenByReading) {
 
 TEST_F(KnownContentTest, WhatIsChangedBehindTheNodesBackIsNoCheckpointOfItsOwn) {
   open();
-  {
-    std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(512 * 1 + 300);
-    file.put('!');
-  }
+  flip_byte(path("r.db"), 512 * 1 + 300);
   commit();
   ASSERT_TRUE(replica_->settle());
   EXPECT_FALSE(replica_->proven());

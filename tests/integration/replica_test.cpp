@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
+#include "flip_byte.h"
 #include "integration/sqlite_fixture.h"
 #include "slowness.h"
 #include "sqlite/restore.h"
@@ -258,11 +259,7 @@ TEST_F(ReplicaTest, NoticesAFlippedBit) {
   auto capturing = capture("p.db");
   PositionLog log(path("r.db-cluster"));
   replica_from(next_file(*capturing), log);
-  {
-    std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(30'000);
-    file.put('x');
-  }
+  flip_byte(path("r.db"), 30'000);
   EXPECT_FALSE(Replica(path("r.db"), log, hashes_, kWalLimit).position());
 }
 
@@ -274,10 +271,7 @@ TEST_F(ReplicaTest, FindsAFlippedBitWhileItIsOpen) {
   auto replica = replica_from(next_file(*capturing), log);
   EXPECT_EQ(replica->check(), std::nullopt);
   // In the text of a row: SQLite itself does not notice.
-  std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
-  file.seekp(2 * 4096 + 100);
-  file.put('1');
-  file.close();
+  flip_byte(path("r.db"), 2 * 4096 + 100);
   EXPECT_EQ(Handle(path("r.db"), Handle::Access::read_only).text("PRAGMA integrity_check"), "ok");
   EXPECT_EQ(replica->check(), "page 3 is not as it was written");
 }
