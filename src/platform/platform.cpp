@@ -48,7 +48,7 @@ constexpr Duration kServerCheck = std::chrono::seconds(1);
 constexpr Duration kServerCount = std::chrono::seconds(2);
 constexpr std::size_t kServersPlaced = 3;
 constexpr Duration kTroubleLasts = std::chrono::seconds(5);
-constexpr Duration kPlacementPatience = std::chrono::seconds(5);
+constexpr Duration kPlacementPatience = std::chrono::seconds(10);
 constexpr Duration kElectionPatience = std::chrono::seconds(20);  // an election takes up to 9
 // Between the restarts of two servers: until the first one counts as a peer again.
 constexpr Duration kRestartSpacing = std::chrono::seconds(8);
@@ -433,7 +433,10 @@ void Platform::Core::restart_server(const std::string& why) {
 bool Platform::Core::server_restart_due(Duration patience) {
   const Time now = BootClock::now();
   if (server_trouble_since_ == Time{}) server_trouble_since_ = now;
-  if (now < server_trouble_since_ + patience + server_turn() * kRestartSpacing) return false;
+  // Once more only after all others have had their turn.
+  const auto turns =
+      server_restarts_ == 0 ? server_turn() : static_cast<int>(embedded_->options().routes.size());
+  if (now < server_trouble_since_ + patience + turns * kRestartSpacing) return false;
   if (server_restarts_ >= kMostServerRestarts) return false;
   ++server_restarts_;
   server_trouble_since_ = {};
@@ -503,17 +506,19 @@ void Platform::Core::mend_cluster(const Error& error) {
   const std::size_t all = embedded_->options().routes.size();
   const std::size_t wanted = leaderless ? all / 2 + 1 : std::min(all, kServersPlaced);
   if (servers_up_ < wanted) return;
+  // Who gave up now would take its server away from a cluster that is being mended. It is mended
+  // some times at most.
+  if (start_limit_ && server_restarts_ < kMostServerRestarts) begin_start_limit();
   // With a leader it gets on: that one needs a while until it knows its peers.
   if (std::exchange(leaderless_, leaderless) != leaderless) server_trouble_since_ = {};
   if (!server_restart_due(leaderless ? kElectionPatience : kPlacementPatience)) return;
   restart_server(leaderless
                      ? "a majority of the NATS cluster's servers is there, and it has no leader"
                      : "the NATS cluster places no replicas; it may have left this server out");
-  if (start_limit_) begin_start_limit();
 }
 
-// Begins again when more servers have come, and when the own one was restarted: who ended then
-// would take its server away from a cluster that is being formed. Both happen some times at most.
+// Begins again when more servers have come, and while the cluster that the own one belongs to is
+// mended.
 void Platform::Core::begin_start_limit() {
   if (options.nats.start_timeout.count() == 0) return;
   start_limit_ = loop_.after(options.nats.start_timeout, [this] {

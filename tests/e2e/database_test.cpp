@@ -56,7 +56,7 @@ TEST(Database, AHandOverLosesNothing) {
 // Whoever leads has the database at its path, and whoever follows at the replica's.
 TEST(Database, AReplicaMayHaveAFileOfItsOwn) {
   namespace fs = std::filesystem;
-  Databases d(Settings{.session_timeout = milliseconds(1500)});
+  Databases d(kPatient);
   d.separate = true;
   std::string leader = d.start_watched(2);
   for (int i = 0; i < 4; ++i) {
