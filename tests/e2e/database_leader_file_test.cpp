@@ -89,10 +89,6 @@ TEST_P(DatabaseLeaderFile, WhenACopyIsPutInItsPlaceAHandOverMendsThat) {
 TEST_P(DatabaseLeaderFile, WhenACopyIsWrittenOverItASoundCopyLeads) {
   start();
   const std::string other = d.folder(leader) + "/other.db";
-  const auto bytes = [](const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(in), {});
-  };
   const auto checkpoint = [this] {
     Handle db(d.file(leader), Handle::Access::read_write);
     sqlite::wait_for_locks(db.get(), 60'000 * slowness());
@@ -108,7 +104,7 @@ TEST_P(DatabaseLeaderFile, WhenACopyIsWrittenOverItASoundCopyLeads) {
   // What is in the WAL alone would not be lost by it.
   ASSERT_TRUE(d.c.wait_for("what came since to get into the file", [&] {
     checkpoint();
-    return bytes(d.file(leader)) != bytes(other);
+    return read_file(d.file(leader)) != read_file(other);
   }));
   const auto epoch = d.c.epoch();
   // Not fs::copy_file(): it might put another file there.
