@@ -641,14 +641,15 @@ testing::AssertionResult Cluster::wait_members(const std::vector<std::string>& n
   return wait_for("nodes to be live members", all_live, limit);
 }
 
-testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& nodes) {
+testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& nodes,
+                                               seconds limit) {
   std::set<std::pair<json, json>> acknowledged;  // owner, voter
   const auto listening = store_->connection.subscribe(
       platform_ + "._.session.*.ack", [&](const nats::Message& message) {
         const json ack = json::parse(message.data);
         acknowledged.emplace(ack.at("owner"), ack.at("voter"));
       });
-  return wait_for("nodes to be live members that all watch each other", [&] {
+  const auto watched = [&] {
     std::map<json, json> voters;  // of the current sessions
     for (const auto& name : nodes) {
       const auto record = member(name);
@@ -662,7 +663,8 @@ testing::AssertionResult Cluster::wait_watched(const std::vector<std::string>& n
                return voters.contains(voter) && acknowledged.contains({owner, voter});
              });
     });
-  });
+  };
+  return wait_for("nodes to be live members that all watch each other", watched, limit);
 }
 
 Result<nats::KvEntry> Cluster::read(const std::string& bucket, const std::string& key) {

@@ -188,7 +188,8 @@ class Cluster {
   /// And until each has all others (three at most) as its voters, and they have acknowledged a
   /// heartbeat of it: the loss of a node whose session is too young for that is seen by lease_ttl
   /// alone.
-  testing::AssertionResult wait_watched(const std::vector<std::string>& nodes);
+  testing::AssertionResult wait_watched(const std::vector<std::string>& nodes,
+                                        seconds limit = seconds(60));
   std::optional<json> lease(const std::string& app = "db");
   std::optional<json> member(const std::string& node);
   /// As its record has it; "none": there is no record.
