@@ -25,27 +25,6 @@ using sqlite::Handle;
 
 constexpr std::size_t kSomeRows = 50;  // rows
 
-void flip_bit(const std::string& path, std::uint64_t offset) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(static_cast<std::streamoff>(offset));
-  char byte = 0;
-  ASSERT_TRUE(file.get(byte)) << path << " is shorter than " << offset;
-  byte = static_cast<char>(byte ^ 0x10);
-  file.seekp(static_cast<std::streamoff>(offset));
-  ASSERT_TRUE(file.put(byte).flush());
-}
-
-// As a disk does it: no time tells of it.
-void rot_bit(Databases& d, const std::string& leader, std::uint64_t offset) {
-  const pid_t processes[] = {d.c.node(leader).pid(), d.c.backend_pid(leader)};
-  for (const pid_t pid : processes) stop_and_wait(pid);
-  const std::string file = d.file(leader);
-  const auto time = fs::last_write_time(file);
-  flip_bit(file, offset);
-  fs::last_write_time(file, time);
-  for (const pid_t pid : processes) ::kill(pid, SIGCONT);
-}
-
 // What the first row is filled with: no structure of SQLite's, so that only checksums can tell.
 std::string first_filler(const std::string& database) {
   Handle db = open_to_read(database);
@@ -61,13 +40,12 @@ std::uint64_t place_of(const std::string& filler, const std::string& file) {
   return read_file(file).rfind(filler);
 }
 
-// Waits until the first row is in a database's file and no more in its WAL. The database is not
-// read meanwhile: readers keep a WAL from being begun again.
+// Waits until the first row is in a database's file and no more in its WAL.
 testing::AssertionResult wait_first_row_in_file(Cluster& c, const std::string& filler,
                                                 const std::string& file) {
   return c.wait_for("the first row in the file", [&] {
     return place_of(filler, file) != std::string::npos &&
-           place_of(filler, file + "-wal") == std::string::npos;
+           live_wal(file).find(filler) == std::string::npos;
   });
 }
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <sstream>
 
@@ -13,6 +15,7 @@
 #include "core/number_text.h"
 #include "sqlite/handle.h"
 #include "sqlite/set_aside.h"
+#include "sqlite/wal_index.h"
 
 namespace cluster::e2e {
 namespace {
@@ -341,6 +344,35 @@ void Databases::check_rows(const std::set<Row>& rows, Loss loss) {
     if (!committed.contains(row) && !unsure.contains(row)) ++untold[row.first];
   for (const auto& [epoch, count] : untold)
     EXPECT_LE(count, backends[epoch]) << "rows of epoch " << epoch << " that nobody committed";
+}
+
+std::string live_wal(const std::string& database) {
+  const std::string index = read_file(database + "-shm");
+  sqlite::WalIndexHeader header;
+  if (index.size() < sizeof header) return read_file(database + "-wal");
+  std::memcpy(&header, index.data(), sizeof header);
+  return read_file(database + "-wal")
+      .substr(0, sqlite::wal_length(header.max_frame, header.page_size()));
+}
+
+void flip_bit(const std::string& path, std::uint64_t offset) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(offset));
+  char byte = 0;
+  ASSERT_TRUE(file.get(byte)) << path << " is shorter than " << offset;
+  byte = static_cast<char>(byte ^ 0x10);
+  file.seekp(static_cast<std::streamoff>(offset));
+  ASSERT_TRUE(file.put(byte).flush());
+}
+
+void rot_bit(Databases& d, const std::string& leader, std::uint64_t offset) {
+  const pid_t processes[] = {d.c.node(leader).pid(), d.c.backend_pid(leader)};
+  for (const pid_t pid : processes) stop_and_wait(pid);
+  const std::string file = d.file(leader);
+  const auto time = std::filesystem::last_write_time(file);
+  flip_bit(file, offset);
+  std::filesystem::last_write_time(file, time);
+  for (const pid_t pid : processes) ::kill(pid, SIGCONT);
 }
 
 }  // namespace cluster::e2e

@@ -127,4 +127,12 @@ class Databases {
   std::map<std::string, Aside> aside_;  // by file; the oldest are dropped in time
 };
 
+/// What counts of a database's WAL. The file may have older frames behind that, which stay there.
+/// Reads no database: readers keep a WAL from being begun anew.
+std::string live_wal(const std::string& database);
+
+void flip_bit(const std::string& path, std::uint64_t offset);
+/// In the file of the node that leads, as a disk does it: no time tells of it.
+void rot_bit(Databases& d, const std::string& leader, std::uint64_t offset);
+
 }  // namespace cluster::e2e
