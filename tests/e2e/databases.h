@@ -59,6 +59,7 @@ class Databases {
   Commit commit = Commit::async;
   /// Replicas have a file of their own.
   bool separate = false;
+  bool spoilt = false;  ///< what was set aside need be no sound database
   /// Changes what a node is started with.
   std::function<void(const std::string& node, json& options, Child::Options& how)> adjust{};
 
