@@ -762,6 +762,39 @@ void DatabaseCopy::tell_of(const Aside& aside, const WalFollower::Stuck& why, bo
       {{"epoch", was.epoch}, {"txid", was.txid}, {"kept", aside.path}, {"why", why.why}});
 }
 
+void DatabaseCopy::check(Callback<std::string> done) {
+  auto not_ready = [this] {
+    return Error(Errc::unavailable,
+                 "its copy is not ready to lead: " + std::string(to_text(phase_)) +
+                     (trouble_.empty() ? "" : ", " + trouble_));
+  };
+  if (!ready()) return done(not_ready());
+  if (phase_ == Phase::seed) return done(std::string());
+  auto answer = [this, alive = alive_, turn = turn_, done, not_ready](Result<std::string> wrong) {
+    if (!*alive) return;
+    if (turn != turn_) return done(not_ready());
+    if (wrong && !wrong.value().empty()) start_over({wrong.value(), true}, true);
+    look_for_proof();
+    // Somebody has written to its file, and it is proven first.
+    if (wrong && wrong.value().empty() && !ready()) return done(not_ready());
+    done(std::move(wrong));
+  };
+  const bool queued = strand_->post([this, &loop = loop_, replica = replica_, answer] {
+    Result<std::string> wrong = std::string();
+    try {
+      // While a checkpoint writes, the file is as nobody has noted it.
+      std::lock_guard lock(files_);
+      wrong = replica->check_frames().value_or("");
+    } catch (const Error& error) {
+      wrong = error;
+    } catch (const std::exception& error) {
+      wrong = Error(Errc::system, error.what());
+    }
+    loop.post([answer, wrong = std::move(wrong)] { answer(wrong); });
+  });
+  if (!queued) done(Error(Errc::system, "no thread to work on the database with"));
+}
+
 void DatabaseCopy::hand_over(std::optional<Txid> since, std::uint64_t epoch,
                              Callback<HandedOver> done) {
   next_turn();

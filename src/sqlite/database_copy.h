@@ -153,6 +153,11 @@ class DatabaseCopy {
   /// meanwhile: try again), corrupt (its WAL is damaged), system.
   void verify(std::shared_ptr<VerifyProgress> progress, Txid at, Callback<Verified> done);
 
+  /// Checks what hand_over() would check, while the copy goes on following: answers with what is
+  /// wrong with it, or nothing. It is started over then. Errors: unavailable (it is not ready, or
+  /// has just become so), system.
+  void check(Callback<std::string> done);
+
   struct HandedOver {
     DatabaseState state{};  ///< of txid 0 when there is none, or it is not known
     std::string damage{};   ///< what was found wrong with it: it was not handed over

@@ -19,6 +19,7 @@ namespace cluster::sqlite {
 namespace {
 
 constexpr int kReplicaBusyMs = 10'000;
+constexpr Duration kVerifiedFor = std::chrono::minutes(1);
 constexpr const char* kOtherContent =
     "with the file's pages its content is not what the stream says it becomes";
 
@@ -381,12 +382,31 @@ bool Replica::untouched() const {
   return header && header->change == changes_ && file_ && FileState::of(path_) == file_;
 }
 
+std::optional<std::string> Replica::check_frames() {
+  if (!exists()) return std::nullopt;
+  if (replaced()) return "its file was removed, or another one put in its place";
+  look_for_others();
+  try {
+    verify_wal();
+    return std::nullopt;
+  } catch (const Error& error) {
+    if (error.errc() == Errc::corrupt) return error.what();
+    throw;
+  }
+}
+
 // Its frames as they were written. Throws Error{corrupt}.
-void Replica::verify_wal() const {
+void Replica::verify_wal() {
   const auto header = WalIndex(handle_).header();
-  if (header)
-    WalFile(path_, state_.page_size)
-        .visit_frames(*header, {header->salts(), 0, {}}, [](const WalFile::Frame&) {});
+  if (!header) return;
+  const Time now = BootClock::now();
+  const bool known = verified_ && verified_->salts == header->salts() &&
+                     verified_->frame <= header->max_frame && now < verified_since_ + kVerifiedFor;
+  if (!known) verified_since_ = now;
+  const WalPosition from = known ? *verified_ : WalPosition{header->salts(), 0, {}};
+  verified_.reset();
+  WalFile(path_, state_.page_size).visit_frames(*header, from, [](const WalFile::Frame&) {});
+  verified_ = end_of(*header);
 }
 
 std::optional<std::string> Replica::compare() {

@@ -276,6 +276,52 @@ TEST_F(ReplicaTest, FindsAFlippedBitWhileItIsOpen) {
   EXPECT_EQ(replica->check(), "page 3 is not as it was written");
 }
 
+// What is checked before a hand-over: the frames that came since the last look, each once.
+TEST_F(ReplicaTest, ChecksTheFramesOfItsWalWhileItFollows) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  const auto more = [&](std::uint64_t sequence) {
+    db.exec("INSERT INTO t(v) VALUES(hex(zeroblob(5000)))");
+    ASSERT_FALSE(apply(*replica, next_file(*capturing), sequence));
+  };
+  const auto spoil = [&](std::uint64_t at) {
+    std::fstream wal(path("r.db-wal"), std::ios::in | std::ios::out | std::ios::binary);
+    wal.seekp(static_cast<std::streamoff>(at));
+    wal.put('x');
+  };
+  more(2);
+  EXPECT_EQ(replica->check_frames(), std::nullopt);
+  const auto first = replica->wal_bytes();
+  more(3);
+  EXPECT_EQ(replica->check_frames(), std::nullopt);
+  more(4);
+  const auto third = replica->wal_bytes();
+  ASSERT_GT(third, first);
+  spoil(third - 100);
+  ASSERT_TRUE(replica->check_frames());
+  EXPECT_NE(replica->check_frames()->find("has a wrong checksum"), std::string::npos);
+  EXPECT_TRUE(replica->check()) << "as a promotion would find";
+  EXPECT_TRUE(replica->proven());
+}
+
+TEST_F(ReplicaTest, ACheckOfFramesFindsThatSomebodyHasWrittenToItsFile) {
+  Handle db = create("p.db");
+  auto capturing = capture("p.db");
+  PositionLog log(path("r.db-cluster"));
+  auto replica = replica_from(next_file(*capturing), log);
+  ASSERT_EQ(replica->check_frames(), std::nullopt);
+  ASSERT_TRUE(replica->proven());
+  {
+    std::fstream file(path("r.db"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(100);
+    file.put('x');
+  }
+  replica->check_frames();
+  EXPECT_FALSE(replica->proven());
+}
+
 TEST_F(ReplicaTest, NoticesThatItsFileWasReplaced) {
   Handle db = create("p.db");
   auto capturing = capture("p.db");
