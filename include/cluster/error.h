@@ -35,6 +35,7 @@ enum class Errc {
   unknown_outcome,
   overloaded,   ///< the limit of what may run or wait at a time is reached; nothing was done
   call_failed,  ///< the handler of a call answered with an error of its own: see CallError::name()
+  not_replicated,  ///< what was committed to a database has not got into JetStream
 };
 
 /// The category of Errc; its name is "cluster".

@@ -29,6 +29,7 @@ const char* name_of(Errc code) noexcept {
     case Errc::unknown_outcome: return "unknown_outcome";
     case Errc::overloaded: return "overloaded";
     case Errc::call_failed: return "call_failed";
+    case Errc::not_replicated: return "not_replicated";
   }
   return "unknown";
 }

@@ -349,7 +349,7 @@ void App::Core::up(Step which, std::uint64_t ticket) {
 void App::Core::undo(Step which, std::uint64_t ticket) {
   if (which == Step::database) {
     // Without a session others may lead already: there is no time for courtesy.
-    database_->demote(in_force_ ? Duration(options.sqlite.drain_timeout) : Duration(0),
+    database_->demote({in_force_ ? Duration(options.sqlite.drain_timeout) : Duration(0)},
                       [this, ticket] {
                         *database_leads = false;
                         step([&](Transition& t, Time now, Transition::Output& out) {

@@ -103,7 +103,22 @@ Capture::Capture(CaptureOptions options, DatabaseState known, bool trusted)
 }
 
 // A lock of SQLite's that is not given back stays for as long as this process has the file open.
-Capture::~Capture() { open_gate(); }
+Capture::~Capture() {
+  sealed_ = false;
+  open_gate();
+}
+
+bool Capture::seal() {
+  std::lock_guard lock(mutex_);
+  return sealed_ = shut_gate(kGateWait);
+}
+
+void Capture::unseal() noexcept {
+  std::lock_guard lock(mutex_);
+  sealed_ = false;
+  // A checkpoint opens it when that has ended.
+  if (!checkpointing_) open_gate();
+}
 
 void Capture::open_database() {
   inode_ = inode_of(options_.path);
@@ -414,6 +429,7 @@ void Capture::begin_run(const WalIndexHeader& header) {
 void Capture::follow_frames(const WalIndexHeader& header) {
   transaction_.clear();
   wal_.visit_frames(header, position_, [this](const WalFile::Frame& frame) {
+    ++worked_;
     frames_[frame.page] = frame.end.frame;
     mark(frame.page);
     if (hashing_) transaction_.emplace_back(frame.page, page_hash(frame.page, frame.content));
@@ -552,6 +568,7 @@ std::optional<Captured> Capture::write(const ByteSink& sink,
                                      " is not what was committed: the disk, or a program that goes "
                                      "around SQLite, has changed it");
     encoder.add(n, content);
+    ++worked_;
   }
   encoder.finish();
   // What is known of what was written changes only once the file is complete: the sink may fail.
@@ -728,6 +745,7 @@ bool Capture::shut_gate(Duration wait) {
 }
 
 void Capture::open_gate() noexcept {
+  if (sealed_) return;
   if (!std::exchange(shut_, false)) return;
   if (const int rc = shm_lock(gate_, kWriterLock, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
       rc != SQLITE_OK)

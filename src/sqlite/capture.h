@@ -102,6 +102,12 @@ class Capture {
   /// Somebody has written to the file, not by SQLite's means: what is committed since then stands
   /// on another content, and is no history. Any thread.
   bool overwritten() const noexcept { return overwritten_.load(); }
+  /// Keeps writers away, until unseal(): they get "database is locked". Returns whether that is so;
+  /// not while another process is in the middle of a write transaction. Throws as Handle does.
+  bool seal();
+  void unseal() noexcept;
+  /// Frames that it has looked at, and pages that it has written. Any thread.
+  std::uint64_t worked() const noexcept { return worked_.load(); }
   /// JetStream has all up to there. Any thread; follow() makes use of it.
   void acknowledged(Txid txid) noexcept { acknowledged_ = txid; }
   /// A checkpoint of somebody's is under way, or has just ended: follow() is to be called within
@@ -241,6 +247,7 @@ class Capture {
   WalPosition position_;  // followed so far
   bool checkpointing_ = false;
   bool shut_ = false;                  // the gate
+  bool sealed_ = false;                // and it stays shut
   std::optional<Time> behind_since_;   // JetStream has answered nothing, and something waits
   Txid last_acknowledged_ = 0;         // then
   PageNumber commit_ = 0;              // pages of the database at position_
@@ -259,7 +266,7 @@ class Capture {
   std::optional<Result<Copy>> copy_;  // that is complete, or has failed
 
   std::atomic<Txid> noted_{0}, written_txid_{0}, acknowledged_{0};
-  std::atomic<std::uint64_t> pending_bytes_{0}, wal_bytes_{0}, gaps_{0};
+  std::atomic<std::uint64_t> pending_bytes_{0}, wal_bytes_{0}, gaps_{0}, worked_{0};
   std::atomic<bool> wants_checkpoint_{false}, unsynced_{false}, overwritten_{false};
 };
 

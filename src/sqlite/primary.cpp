@@ -32,6 +32,8 @@ constexpr Duration kLastCaptureRetry = milliseconds(2'000);
 constexpr Duration kFirstCheckpointRetry = milliseconds(2);
 constexpr Duration kLastCheckpointRetry = milliseconds(250);
 constexpr Duration kNotesSync = std::chrono::seconds(1);
+constexpr Duration kDrainLook = milliseconds(50);
+constexpr Duration kSealLook = milliseconds(2);
 
 // Waits of this thread's end on time, not some 50 µs later as the kernel has it by default. It is
 // only a hint: where it is refused, all is a little slower.
@@ -61,6 +63,7 @@ Primary::Primary(Loop& loop, WalLeader& leader, PositionLog& log, HashFile& hash
 
 Primary::~Primary() {
   *alive_ = false;
+  ending_ = true;
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
@@ -70,8 +73,10 @@ Primary::~Primary() {
   if (follower_.joinable()) follower_.join();
   if (checkpointer_.joinable()) checkpointer_.join();
   const Error error(Errc::not_leader, "this node has stopped leading database " + options_.path);
+  give_up_drain(error);
   for (auto& [id, sync] : std::exchange(syncs_, {})) sync.done(error);
   for (auto& done : std::exchange(images_, {})) done(error);
+  for (auto& done : std::exchange(unsealed_, {})) done();
 }
 
 // ---- on the loop
@@ -112,6 +117,7 @@ void Primary::stored(const StreamRecord& record) {
   {
     std::lock_guard lock(mutex_);
     unstored_bytes_ -= sent_.front().size;
+    stored_parts_ += sent_.front().size;
     if (record.final) newest_stored_ = record;
   }
   unfinished_ = record.final ? std::nullopt : std::optional(sent_.front().since);
@@ -136,15 +142,19 @@ void Primary::sync(Duration limit, Callback<Txid> done) {
     return done(Error(Errc::unavailable, "database " + options_.path + ": " +
                                              std::to_string(kMostSyncs) +
                                              " calls wait for JetStream already"));
-  const SyncId id = ++last_sync_;
-  auto timer = loop_.after(limit, [this, id, limit] {
+  const SyncId id = begin_sync(std::move(done));
+  syncs_.at(id).limit = loop_.after(limit, [this, id, limit] {
     const auto ms = std::chrono::duration_cast<milliseconds>(limit).count();
     finish_sync(id,
                 Error(Errc::timeout,
                       "database " + options_.path + ": JetStream has not acknowledged within " +
                           std::to_string(ms) + " ms; what was committed is here, and is sent on"));
   });
-  syncs_.emplace(id, Sync{std::move(done), std::move(timer)});
+}
+
+Primary::SyncId Primary::begin_sync(Callback<Txid> done) {
+  const SyncId id = ++last_sync_;
+  syncs_.emplace(id, Sync{std::move(done), {}});
   bool first = false;
   {
     std::lock_guard lock(mutex_);
@@ -152,6 +162,7 @@ void Primary::sync(Duration limit, Callback<Txid> done) {
     asked_.push_back(id);
   }
   if (first) watch_.wake();
+  return id;
 }
 
 // The database was looked at after these had been asked for.
@@ -223,12 +234,86 @@ void Primary::answer_image() {
   done(std::move(image));
 }
 
-void Primary::stop(Duration drain, std::function<void()> done) {
+void Primary::drain(const DrainLimits& limits, bool seal, Completion done) {
+  if (ending_)
+    return done(Error(Errc::not_leader, "this node has stopped leading database " + options_.path));
+  give_up_drain(Error(Errc::shutting_down, "something else waits for it now"));
+  drain_ = std::make_unique<Drain>(Drain{limits, std::move(done)});
+  drain_->moved = drained_so_far();
+  drain_->look = loop_.every(kDrainLook, [this] { look_at_drain(); });
+  if (!seal || sealed_) return sync_drain();
+  set_seal(true);
+}
+
+void Primary::sync_drain() {
+  drain_->sync = begin_sync([this](const Result<Txid>& all) {
+    if (!drain_) return;
+    finish_drain(all ? Failure() : Failure(all.error()));
+  });
+}
+
+// What is stored counts. Before that the database is looked at, which takes long where much was
+// committed at once; what is committed later gets nothing on.
+std::uint64_t Primary::drained_so_far() const {
+  const auto sync = syncs_.find(drain_->sync);
+  if (sync == syncs_.end() || sync->second.until) return stored_parts_;
+  std::lock_guard lock(mutex_);
+  return stored_parts_ + (capture_ ? capture_->worked() : 0);
+}
+
+void Primary::look_at_drain() {
+  const Time now = BootClock::now();
+  const auto& [quiet, until] = drain_->limits;
+  if (const auto moved = drained_so_far(); moved != drain_->moved) {
+    drain_->moved = moved;
+    drain_->moved_at = now;
+  }
+  const bool stalled = now - drain_->moved_at >= quiet;
+  if (!stalled && now < until) return;
+  const auto ms = std::chrono::duration_cast<milliseconds>(quiet).count();
+  finish_drain(Error(Errc::not_replicated,
+                     drain_->sync == 0 ? "another process is in the middle of a write transaction"
+                     : stalled ? "nothing of it has got on for " + std::to_string(ms) + " ms"
+                               : "the time for it is over"));
+}
+
+void Primary::finish_drain(const Failure& failure) {
+  // With it goes what has called this.
+  auto drain = std::move(drain_);
+  syncs_.extract(drain->sync);
+  if (!failure || ending_) return drain->done(failure);
+  unseal([done = std::move(drain->done), failure] { done(failure); });
+}
+
+void Primary::give_up_drain(const Error& why) {
+  if (drain_) finish_drain(why);
+}
+
+void Primary::unseal(std::function<void()> done) {
+  const bool wanted = [this] {
+    std::lock_guard lock(mutex_);
+    return seal_wanted_;
+  }();
+  if (!wanted && !sealed_) return done();
+  unsealed_.push_back(std::move(done));
+  set_seal(false);
+}
+
+void Primary::set_seal(bool wanted) {
+  {
+    std::lock_guard lock(mutex_);
+    seal_wanted_ = wanted;
+    if (!wanted) unseal_asked_ = true;
+  }
+  watch_.wake();
+}
+
+void Primary::stop(const DrainLimits& limits, std::function<void()> done) {
   ended_ = std::move(done);
-  if (drain <= Duration(0)) return end();
-  sync(drain, [this, alive = alive_](const Result<Txid>& all) {
+  if (limits.quiet <= Duration(0)) return end();
+  drain(limits, false, [this, alive = alive_](const Failure& failure) {
     if (!*alive) return;
-    if (!all && events_.not_drained) events_.not_drained(all.error());
+    if (failure && events_.not_drained) events_.not_drained(*failure);
     end();
   });
 }
@@ -255,6 +340,7 @@ Primary::Status Primary::status() const {
   std::lock_guard lock(mutex_);
   status.degraded = degraded_;
   status.pending_bytes = unstored_bytes_ + unsent_bytes_;
+  status.stored_bytes = stored_parts_;
   if (!capture_) return status;
   status.pending_bytes += capture_->pending_bytes();
   status.wal_bytes = capture_->wal_bytes();
@@ -276,6 +362,7 @@ void Primary::run() {
     try {
       // Who asks may have committed to another file that has just taken the place of this one.
       if (check || !asked.empty()) check_file();
+      if (!keep_writers_away()) wait = std::min(wait, kSealLook);
       Txid covered_until = 0;
       // Who asks wants what is committed replicated now.
       if (open(!asked.empty())) {
@@ -321,6 +408,34 @@ bool Primary::stopping(std::vector<SyncId>& asked) {
   std::lock_guard lock(mutex_);
   asked.swap(asked_);
   return stop_;
+}
+
+// As it is wanted; false: it is to be tried again soon. Before the database is looked at, so that
+// nothing is committed behind that.
+bool Primary::keep_writers_away() {
+  bool wanted = false, unseal = false;
+  {
+    std::lock_guard lock(mutex_);
+    wanted = seal_wanted_;
+    unseal = std::exchange(unseal_asked_, false);
+  }
+  if (unseal) {
+    seal_told_ = false;
+    if (capture_) capture_->unseal();
+    on_loop([this] {
+      sealed_ = false;
+      for (auto& done : std::exchange(unsealed_, {})) done();
+    });
+  }
+  if (!wanted) return true;
+  // Also a database that was opened meanwhile.
+  if (capture_ && !capture_->seal()) return false;
+  if (std::exchange(seal_told_, true)) return true;
+  on_loop([this] {
+    sealed_ = true;
+    if (drain_ && drain_->sync == 0) sync_drain();
+  });
+  return true;
 }
 
 // Before a program may write, the database is opened at once. One that it makes later, not before
@@ -582,7 +697,8 @@ void Primary::note_end() {
     if (!capture_->overwritten()) {
       capture_->follow();
       committed_ = capture_->noted();
-      if (const auto captured = capture_->write([](std::string_view) {}))
+      const auto not_sent = [this](std::string_view bytes) { unsent_bytes_ += bytes.size(); };
+      if (const auto captured = capture_->write(not_sent))
         note(*capture_, captured->hashes.after, captured->end);
       capture_->leave();
     }

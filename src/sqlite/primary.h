@@ -29,6 +29,13 @@
 
 namespace cluster::sqlite {
 
+/// How long what was committed may take to be stored: for as long as something of it moves at least
+/// that often, and not after `until`. `quiet` 0: it is not waited for.
+struct DrainLimits {
+  Duration quiet{};
+  Time until = Time::max();
+};
+
 class Primary {
  public:
   struct Options {
@@ -58,6 +65,7 @@ class Primary {
     Txid committed = 0;               ///< the last transaction that was seen
     Txid stored = 0;                  ///< the last that JetStream has acknowledged
     std::uint64_t pending_bytes = 0;  ///< of pages and files that are not stored yet
+    std::uint64_t stored_bytes = 0;   ///< of all files so far, also of parts of one
     /// How long the oldest transaction that is not stored has been on its way.
     std::chrono::milliseconds oldest{0};
     std::uint64_t wal_bytes = 0;
@@ -90,9 +98,20 @@ class Primary {
   /// room), not_leader (stopped), unavailable (too many wait).
   void image(Callback<std::shared_ptr<DatabaseImage>> done);
 
-  /// Stores what there is, for at most `drain`; then ends following and says where the database
-  /// stands. No event comes any more. To be called once.
-  void stop(Duration drain, std::function<void()> done);
+  /// Answers once all that was committed before is stored. With `seal` writers are kept away first:
+  /// then nothing is committed behind that either, until unseal() or the end. One at a time; a new
+  /// one takes the place of the last. Errors: not_replicated (the limits have passed: says which),
+  /// unavailable (degraded), not_leader (stopped), shutting_down (another drain, or give_up_drain).
+  /// Writers may come again by the time of an error.
+  void drain(const DrainLimits& limits, bool seal, Completion done);
+  /// Nothing more can be stored: a drain waits no more.
+  void give_up_drain(const Error& why);
+  /// Lets writers come again; `done` once they may.
+  void unseal(std::function<void()> done);
+
+  /// Stores what there is, as long as the limits allow; then ends following and says where the
+  /// database stands. No event but `not_drained` comes any more. To be called once.
+  void stop(const DrainLimits& limits, std::function<void()> done);
 
   Status status() const;
 
@@ -102,6 +121,14 @@ class Primary {
     Callback<Txid> done;
     LoopSource limit;
     std::optional<Txid> until{};
+  };
+  struct Drain {
+    DrainLimits limits{};
+    Completion done{};
+    SyncId sync = 0;  // 0: writers are not kept away yet
+    std::uint64_t moved = 0;
+    Time moved_at = BootClock::now();
+    LoopSource look{};
   };
   struct Part {
     StreamRecord record{};
@@ -128,6 +155,12 @@ class Primary {
   void covered(const std::vector<SyncId>& syncs, const Result<Txid>& until);
   void answer_syncs();
   void finish_sync(SyncId id, const Result<Txid>& answer);
+  SyncId begin_sync(Callback<Txid> done);
+  std::uint64_t drained_so_far() const;
+  void look_at_drain();
+  void sync_drain();
+  void finish_drain(const Failure& failure);
+  void set_seal(bool wanted);
   void end();
   void on_loop(std::function<void()> task);
   void want_image();
@@ -153,6 +186,7 @@ class Primary {
   void check_file();
   bool make_image();
   void set_degraded(const Failure& failure);
+  bool keep_writers_away();
 
   void run_checkpoints();
 
@@ -178,6 +212,10 @@ class Primary {
   std::deque<StreamRecord> stored_since_;  // the first image was asked for; the newest ones
   std::function<void()> ended_;
   bool ending_ = false;
+  std::unique_ptr<Drain> drain_;
+  bool sealed_ = false;                          // writers are kept away
+  std::vector<std::function<void()>> unsealed_;  // who waits until they are not
+  std::uint64_t stored_parts_ = 0;               // bytes
 
   // Of the thread that follows
   DatabaseState known_;
@@ -189,6 +227,7 @@ class Primary {
   FirstPause first_pause_;              // of a database that is not open yet
   bool program_at_it_ = false;          // it waits for that
   bool removed_ = false;                // the database's file
+  bool seal_told_ = false;              // that writers are kept away
   bool copying_ = false;                // an image is being made
   std::weak_ptr<Capture> copied_from_;
 
@@ -200,6 +239,7 @@ class Primary {
   std::optional<StreamRecord> newest_stored_;
   std::vector<SyncId> asked_;  // syncs that wait for the next look at the database
   bool image_wanted_ = false;
+  bool seal_wanted_ = false, unseal_asked_ = false;
   bool stop_ = false;
   std::string degraded_;
 

@@ -54,6 +54,13 @@ const char* to_text(ReplicatedDatabase::Role role) {
   return "unknown";
 }
 
+std::string to_text(const Unsent& unsent) {
+  const auto count = unsent.transactions();
+  return std::to_string(count) + (count == 1 ? " transaction (" : " transactions (") +
+         std::to_string(unsent.first) + (count == 1 ? "" : " to " + std::to_string(unsent.last)) +
+         ", about " + std::to_string(unsent.bytes) + " bytes)";
+}
+
 ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::JetStream& jetstream,
                                        Options options, Events events)
     : loop_(loop),
@@ -228,6 +235,7 @@ WalLeader::Events ReplicatedDatabase::leader_events() {
                                         std::to_string(epoch_));
     lost_ = true;
     refuse_commits(error.what());
+    if (primary_) primary_->give_up_drain(error);
     if (promoted_) return finish_promotion(error);
     if (role_ != Role::primary) return;
     journal_.error("database_fenced", {{"epoch", epoch_}, {"by_epoch", by}});
@@ -252,6 +260,7 @@ void ReplicatedDatabase::lose(const Error& error) {
   ++counts_.lost;
   lost_ = true;
   refuse_commits(error.what());
+  if (primary_) primary_->give_up_drain(error);
   if (promoted_) return finish_promotion(error);
   if (role_ != Role::primary) return;
   journal_.error("database_lost", {{"epoch", epoch_}, {"why", error.what()}});
@@ -387,10 +396,12 @@ Primary::Events ReplicatedDatabase::primary_events() {
   };
   events.not_drained = [this](const Error& why) {
     const auto at = primary_->status();
-    journal_.warn("database_not_drained", {{"epoch", epoch_},
-                                           {"committed", at.committed},
-                                           {"stored", at.stored},
-                                           {"why", why.what()}});
+    journal_.warn("database_not_drained",
+                  {{"epoch", epoch_},
+                   {"committed", at.committed},
+                   {"stored", at.stored},
+                   {"bytes", at.pending_bytes},
+                   {"why", why.what() + (trouble_.empty() ? "" : ": " + trouble_)}});
   };
   return events;
 }
@@ -463,17 +474,53 @@ void ReplicatedDatabase::cancel() {
 
 // ---- demotion
 
-void ReplicatedDatabase::demote(Duration drain, std::function<void()> done) {
+void ReplicatedDatabase::drain(const DrainLimits& limits, bool seal, Completion done) {
+  if (!primary_)
+    return done(Error(Errc::not_leader, "this node does not lead database " + options_.path));
+  primary_->drain(limits, seal, [this, done = std::move(done)](const Failure& failure) {
+    if (!failure) return done(failure);
+    const auto left = unsent();
+    std::string text = "database " + options_.path + ": " + failure->what();
+    if (!left.why.empty()) text += ": " + left.why;
+    if (left.transactions() > 0) text += "; not in JetStream: " + to_text(left);
+    done(Error(failure->errc(), text));
+  });
+}
+
+void ReplicatedDatabase::unseal(std::function<void()> done) {
+  primary_ ? primary_->unseal(std::move(done)) : done();
+}
+
+Unsent ReplicatedDatabase::unsent() const {
+  if (!primary_) return left_;
+  const auto at = primary_->status();
+  return {epoch_, at.stored + 1, at.committed, at.pending_bytes,
+          at.degraded.empty() ? trouble_ : at.degraded};
+}
+
+std::uint64_t ReplicatedDatabase::stored_up_to() const {
+  if (!primary_ || primary_->status().stored == 0) return 0;
+  return std::max(stored_sequence_, fence_ ? fence_->sequence : 0);
+}
+
+void ReplicatedDatabase::check(Callback<std::string> done) {
+  if (role_ != Role::standby)
+    return done(Error(Errc::unavailable,
+                      std::string("its database is no standby: it is ") + to_text(role_)));
+  copy_.check(std::move(done));
+}
+
+void ReplicatedDatabase::demote(const DrainLimits& limits, std::function<void()> done) {
   cancel();
+  left_ = {};
   if (role_ == Role::standby) return done();
   role_ = Role::demoting;
   keeper_.reset();
   refuse_commits("this node stops leading database " + options_.path);
   demoted_ = std::move(done);
   if (handing_over_) return;
-  // Nothing more can be stored.
-  if (lost_) drain = Duration(0);
-  if (primary_) return primary_->stop(drain, [this] { stand_by(); });
+  // With `lost_` nothing more can be stored.
+  if (primary_) return primary_->stop(lost_ ? DrainLimits{} : limits, [this] { stand_by(); });
   stand_by();
 }
 
@@ -485,10 +532,14 @@ void ReplicatedDatabase::stand_by() {
     if (role_ == Role::demoting) ++counts_.demotions;
     journal_.info("database_standby",
                   {{"epoch", epoch_}, {"txid", at.committed}, {"stored", at.stored}});
-    if (at.committed > at.stored) counts_.unreplicated += at.committed - at.stored;
-    if (at.committed > at.stored)
-      journal_.warn("database_not_replicated",
-                    {{"epoch", epoch_}, {"first", at.stored + 1}, {"last", at.committed}});
+    left_ = unsent();
+    counts_.unreplicated += left_.transactions();
+    if (left_.transactions() > 0)
+      journal_.warn("database_not_replicated", {{"epoch", epoch_},
+                                                {"first", left_.first},
+                                                {"last", left_.last},
+                                                {"bytes", left_.bytes},
+                                                {"why", left_.why}});
   }
   primary_.reset();
   // Those who still waited have their errors now.
@@ -512,7 +563,7 @@ void ReplicatedDatabase::stop(std::function<void()> done) {
   if (role_ == Role::standby) return copy_.end(std::move(done));
   // A demotion that was given up still uses the database: it is let go of behind that.
   ended_ = std::move(done);
-  if (role_ != Role::demoting) demote(Duration(0), [] {});
+  if (role_ != Role::demoting) demote({}, [] {});
 }
 
 void ReplicatedDatabase::sync(Duration limit, Callback<Txid> done) {

@@ -25,6 +25,18 @@
 
 namespace cluster::sqlite {
 
+/// What was committed and JetStream has not acknowledged: that of one lead.
+struct Unsent {
+  std::uint64_t epoch = 0;
+  Txid first = 0, last = 0;  ///< transactions; `last` before `first`: none
+  std::uint64_t bytes = 0;   ///< about
+  std::string why{};         ///< the last thing that was in the way, if that is known
+
+  Txid transactions() const noexcept { return last < first ? 0 : last - first + 1; }
+};
+/// "2 transactions (5 to 6, about 812 bytes)".
+std::string to_text(const Unsent& unsent);
+
 class ReplicatedDatabase {
  public:
   struct Options {
@@ -101,8 +113,21 @@ class ReplicatedDatabase {
   void promote(std::uint64_t epoch, Completion done);
   /// A promotion that is under way fails now.
   void cancel();
-  /// Back to a standby. `drain`: how long what was committed may take to be stored.
-  void demote(Duration drain, std::function<void()> done);
+  /// As Primary::drain; the error says as well what is left, and what JetStream says.
+  /// Error{not_leader} on a standby.
+  void drain(const DrainLimits& limits, bool seal, Completion done);
+  /// As Primary::unseal; at once when there is no primary.
+  void unseal(std::function<void()> done);
+  /// Of the primary; of the last lead when there is none.
+  Unsent unsent() const;
+  /// The record of the stream with which a copy has all that was stored so far; 0: nothing was
+  /// ever committed. Of a primary.
+  std::uint64_t stored_up_to() const;
+  /// What a promotion would check: as DatabaseCopy::check. Error{unavailable} when this is no
+  /// standby.
+  void check(Callback<std::string> done);
+  /// Back to a standby. What was committed is waited for to be stored, as long as the limits allow.
+  void demote(const DrainLimits& drain, std::function<void()> done);
   /// For good; from a standby, or while a demotion is under way, behind it.
   void stop(std::function<void()> done);
 
@@ -175,6 +200,7 @@ class ReplicatedDatabase {
   Completion promoted_;
   std::function<void()> demoted_, ended_;
   std::string trouble_;
+  Unsent left_;  // by the last lead
   Counts counts_;
   std::unique_ptr<Strand> verifier_;
   std::shared_ptr<Strand> files_;  // for the socket's file, and folders

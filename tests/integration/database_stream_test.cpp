@@ -47,7 +47,7 @@ class DatabaseStream : public SqliteTest {
   }
   void follow() {
     bool done = false;
-    database->demote(kSoon, [&] { done = true; });
+    database->demote({.quiet = kSoon}, [&] { done = true; });
     ASSERT_TRUE(until([&] { return done; }));
   }
   std::optional<nats::StreamState> stream() {

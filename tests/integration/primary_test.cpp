@@ -5,6 +5,7 @@
 #include <string>
 
 #include "integration/snapshot_fixture.h"
+#include "slowness.h"
 
 namespace cluster::sqlite {
 namespace {
@@ -110,6 +111,131 @@ TEST_F(PrimaryTest, WhileJetStreamDoesNotAnswerMemoryStaysBoundedAndTheLagIsCoun
   lead.primary.reset();
   db.close();
   EXPECT_TRUE(settled("r.db") == settled("p.db"));
+}
+
+// ---- what was committed is waited for to be stored
+
+struct Drained {
+  std::optional<Failure> answer{};
+  bool failed_with(Errc code) const { return answer && *answer && (*answer)->errc() == code; }
+  bool done() const { return answer && !*answer; }
+};
+
+class Drain : public PrimaryTest {
+ protected:
+  static bool locked(Handle& db) {
+    try {
+      db.exec("INSERT INTO t(v) VALUES('late')");
+      return false;
+    } catch (const Error&) {
+      return true;
+    }
+  }
+  std::shared_ptr<Drained> drain(Lead& lead, const DrainLimits& limits, bool seal) {
+    auto drained = std::make_shared<Drained>();
+    lead.primary->drain(limits, seal,
+                        [drained](const Failure& failure) { drained->answer = failure; });
+    return drained;
+  }
+  bool wait(const std::shared_ptr<Drained>& drained) {
+    return loop.run_until([&] { return drained->answer.has_value(); }, kLong);
+  }
+};
+
+TEST_F(Drain, WithoutAnAnswerItEndsAfterNothingHasMovedForSoLong) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  testing::freeze(servers[0].pid());
+  db.exec("INSERT INTO t(v) VALUES('waits')");
+  const auto drained = drain(lead, {.quiet = std::chrono::milliseconds(300)}, false);
+  ASSERT_TRUE(wait(drained));
+  EXPECT_TRUE(drained->failed_with(Errc::not_replicated)) << (*drained->answer)->what();
+  const auto at = lead.primary->status();
+  EXPECT_EQ(at.committed, at.stored + 1);
+  testing::thaw(servers[0].pid());
+  lead.sync();
+  EXPECT_FALSE(locked(db));
+}
+
+// It takes many times as long as nothing may move.
+TEST_F(Drain, WhatMovesIsWaitedForHoweverLongThatTakes) {
+  constexpr int kPauses = 10;
+  const Duration pause = std::chrono::milliseconds(200) * slowness();
+  const Duration quiet = 5 * pause;
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  testing::freeze(servers[0].pid());
+  // So much is under way at a time, 4 MB, and no more.
+  db.exec("INSERT INTO t(v) VALUES(randomblob(60000000))");
+  const Time begun = BootClock::now();
+  const auto drained = drain(lead, {.quiet = quiet}, false);
+  for (int i = 0; i < kPauses && !drained->answer; ++i) {
+    const auto stored = lead.primary->status().stored_bytes;
+    testing::thaw(servers[0].pid());
+    ASSERT_TRUE(loop.run_until(
+        [&] { return lead.primary->status().stored_bytes != stored || drained->answer; }, kLong));
+    testing::freeze(servers[0].pid());
+    loop.run_until([&] { return drained->answer.has_value(); }, pause);
+  }
+  testing::thaw(servers[0].pid());
+  ASSERT_TRUE(wait(drained));
+  EXPECT_TRUE(drained->done()) << (*drained->answer)->what();
+  EXPECT_GT(BootClock::now() - begun, quiet);
+  EXPECT_EQ(lead.primary->status().stored, lead.primary->status().committed);
+}
+
+TEST_F(Drain, ALimitOfTimeEndsItAlsoWhileItMoves) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  testing::freeze(servers[0].pid());
+  db.exec("INSERT INTO t(v) VALUES('waits')");
+  const auto drained =
+      drain(lead, {kLong, BootClock::now() + std::chrono::milliseconds(100)}, false);
+  ASSERT_TRUE(wait(drained));
+  EXPECT_TRUE(drained->failed_with(Errc::not_replicated));
+}
+
+TEST_F(Drain, SealedNobodyCommitsBehindItUntilItIsUnsealed) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  db.exec("INSERT INTO t(v) VALUES('before')");
+  ASSERT_FALSE(locked(db));
+  const auto drained = drain(lead, {.quiet = kLong}, true);
+  ASSERT_TRUE(wait(drained));
+  ASSERT_TRUE(drained->done()) << (*drained->answer)->what();
+  EXPECT_EQ(lead.primary->status().stored, lead.primary->status().committed);
+  EXPECT_TRUE(locked(db));
+  EXPECT_EQ(rows("p.db"), 2) << "readers are not affected";
+  bool unsealed = false;
+  lead.primary->unseal([&] { unsealed = true; });
+  ASSERT_TRUE(loop.run_until([&] { return unsealed; }, kLong));
+  EXPECT_FALSE(locked(db));
+}
+
+TEST_F(Drain, ASealedOneThatFailsLetsWritersInAgain) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  testing::freeze(servers[0].pid());
+  db.exec("INSERT INTO t(v) VALUES('waits')");
+  const auto drained = drain(lead, {.quiet = std::chrono::milliseconds(300)}, true);
+  ASSERT_TRUE(wait(drained));
+  EXPECT_TRUE(drained->failed_with(Errc::not_replicated));
+  EXPECT_FALSE(locked(db));
+  testing::thaw(servers[0].pid());
+  lead.sync();
+}
+
+TEST_F(Drain, AWriteTransactionThatLastsKeepsItFromBeingSealed) {
+  Handle db = create("p.db");
+  Lead lead(*this, "p.db", 1);
+  db.exec("BEGIN IMMEDIATE");
+  const auto drained = drain(lead, {.quiet = std::chrono::milliseconds(300)}, true);
+  ASSERT_TRUE(wait(drained));
+  EXPECT_TRUE(drained->failed_with(Errc::not_replicated));
+  db.exec("INSERT INTO t(v) VALUES(1)");
+  db.exec("COMMIT");
+  lead.sync();
+  EXPECT_EQ(lead.primary->status().stored, lead.primary->status().committed);
 }
 
 }  // namespace
