@@ -22,6 +22,17 @@ struct LeaderChange {
   std::optional<Leader> leader{};
 };
 
+/// How to give a lead up.
+struct StepDown {
+  /// The node that is to lead next; empty: one that is ready to
+  std::string target{};
+  /// Until the app is stopped the hand-over is called off when so much time has passed
+  std::chrono::milliseconds timeout{60'000};
+  /// Also when no other node is ready to lead, and when what was committed can't be sent: that is
+  /// quarantined on this node then
+  bool force = false;
+};
+
 /// The election of one singleton app. From App::election(); lives as long as its platform. All
 /// methods may be called from any thread; those that block say so.
 class Election {
@@ -41,12 +52,21 @@ class Election {
   /// passed; tells which. Throws Error{shutting_down} when the platform stops meanwhile. Not from
   /// the loop or from hooks of this app.
   bool wait_for_leadership(std::chrono::milliseconds timeout);
-  /// Gives the lead up: demotes in order, releases the lease, and blocks until that is done. With
-  /// `target`, only that node may take it until session_timeout has passed. Throws
-  /// Error{not_leader}, Error{node_not_found} for a target that is not live, Error{timeout}. Not
-  /// from the loop or from hooks of this app.
+  /// Hands the lead over: looks for a node that is ready to lead, sends what was committed to the
+  /// database, demotes in order, releases the lease, and blocks until that is done. For the first
+  /// session_timeout only that node may take it. Throws
+  /// - Error{unavailable}: no other node is ready, or JetStream does not answer; Error{timeout}: it
+  ///   was not done in time; Error{not_replicated}: what was committed can't be sent. This node
+  ///   leads on: the program and on_active are run again if they had been stopped. Two texts say
+  ///   otherwise: that it "goes on", after a timeout, and what was "left", of what others have
+  ///   committed to the database at the very end;
+  /// - Error{not_leader}, Error{node_not_found} for a target that is not live.
+  /// Not from the loop or from hooks of this app.
+  void step_down(const StepDown& how);
   void step_down(const std::string& target = {},
-                 std::chrono::milliseconds timeout = std::chrono::seconds(60));
+                 std::chrono::milliseconds timeout = std::chrono::seconds(60)) {
+    step_down(StepDown{.target = target, .timeout = timeout});
+  }
   /// Calls `fn` on the app's strand whenever another leader, or none, is seen. Before
   /// Platform::run() only.
   void on_leader_change(std::function<void(const LeaderChange&)> fn);

@@ -76,6 +76,9 @@ struct Timing {
   std::chrono::milliseconds hook_timeout{30'000};
   /// After a failed promotion, doubling up to 16 times that
   std::chrono::milliseconds cooldown{5'000};
+  /// Within it a node that was told to stop has stopped: what was committed to its databases is
+  /// sent until shortly before, and what is left then is ended by force. From 1 s on
+  std::chrono::milliseconds shutdown_timeout{30'000};
 };
 
 /// Limits of the stream that holds a platform's events; all its nodes should have the same. A

@@ -23,6 +23,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kStatusLimit{1'000};
+constexpr milliseconds kMeanwhile{200};
 using Json = nlohmann::json;
 
 // A status with the apps of the pieces that came before; `last`: its last app, when others follow.
@@ -78,6 +79,7 @@ Exit exit_for_code(int code) {
     case 422: return Exit::not_found;
     case 408: return Exit::timeout;
     case 409: return Exit::unhealthy;
+    case 424: return Exit::not_replicated;
     default: return Exit::failed;
   }
 }
@@ -241,13 +243,7 @@ void Client::ask_status(const std::shared_ptr<Pending>& pending, const std::stri
                        });
 }
 
-std::string Client::request(const std::string& node, const std::string& endpoint,
-                            const std::string& body, milliseconds limit) {
-  auto answer = nats::await<nats::Message>(
-      loop_, limit + milliseconds(500), [&](Callback<nats::Message> done) {
-        connection_->request({.subject = subject(node, endpoint), .data = body}, limit,
-                             std::move(done));
-      });
+std::string Client::answer_of(const std::string& node, const Result<nats::Message>& answer) const {
   if (!answer.ok()) {
     const Error& error = answer.error();
     const bool silent = error.errc() == Errc::timeout || error.errc() == Errc::no_responders;
@@ -262,19 +258,37 @@ std::string Client::request(const std::string& node, const std::string& endpoint
   return message.data;
 }
 
-std::string Client::wait_for_leader(const std::string& app, std::uint64_t epoch,
-                                    milliseconds limit) {
-  std::string leader;
-  nats::KeyValue store(*jetstream_, platform() + "_leases");
+std::string Client::request(const std::string& node, const std::string& endpoint,
+                            const std::string& body, milliseconds limit) {
+  return answer_of(node, nats::await<nats::Message>(
+                             loop_, limit + milliseconds(500), [&](Callback<nats::Message> done) {
+                               connection_->request(
+                                   {.subject = subject(node, endpoint), .data = body}, limit,
+                                   std::move(done));
+                             }));
+}
+
+std::optional<std::string> Client::request(const std::string& node, const std::string& endpoint,
+                                           const std::string& body, milliseconds limit,
+                                           const std::function<bool()>& meanwhile) {
+  // Shared, because an answer may come after this has returned.
+  const auto answer = std::make_shared<std::optional<Result<nats::Message>>>();
+  connection_->request({.subject = subject(node, endpoint), .data = body}, limit,
+                       [answer](Result<nats::Message> result) { *answer = std::move(result); });
+  while (!loop_.run_until([&] { return answer->has_value(); }, kMeanwhile))
+    if (!meanwhile()) return std::nullopt;
+  return answer_of(node, **answer);
+}
+
+Client::LeaseFollower::LeaseFollower(Client& client, const std::string& app,
+                                     std::function<void(const coord::LeaseRecord&)> seen)
+    : store_(*client.jetstream_, client.platform() + "_leases") {
   nats::KvWatch::Handlers handlers;
-  handlers.entry = [&](nats::KvEntry entry) {
+  handlers.entry = [seen = std::move(seen)](const nats::KvEntry& entry) {
     const auto record = coord::lease_record_from(entry.key, entry.value);
-    if (record.ok() && record.value().held && record.value().epoch > epoch)
-      leader = record.value().holder;
+    if (record.ok()) seen(record.value());
   };
-  const auto watch = store.watch(app, std::move(handlers));
-  loop_.run_until([&] { return !leader.empty(); }, limit);
-  return leader;
+  watch_ = store_.watch(app, std::move(handlers));
 }
 
 void Client::work(const std::function<void()>& task, std::stop_source& stop) {

@@ -40,9 +40,22 @@ class Client {
   /// Asks one node; a refusal of the micro-service comes as CommandError.
   std::string request(const std::string& node, const std::string& endpoint, const std::string& body,
                       std::chrono::milliseconds limit);
-  /// Waits until another leads `app` than with `epoch`; empty when none did within `limit`.
-  std::string wait_for_leader(const std::string& app, std::uint64_t epoch,
-                              std::chrono::milliseconds limit);
+  /// The same, and calls `meanwhile` some times a second, which may ask others, until the answer is
+  /// there. Nothing when `meanwhile` returns false: it is waited for no more.
+  std::optional<std::string> request(const std::string& node, const std::string& endpoint,
+                                     const std::string& body, std::chrono::milliseconds limit,
+                                     const std::function<bool()>& meanwhile);
+  /// Calls `seen` with each record of the lease, from the one that is there on, until it is
+  /// destroyed.
+  class LeaseFollower {
+   public:
+    LeaseFollower(Client& client, const std::string& app,
+                  std::function<void(const coord::LeaseRecord&)> seen);
+
+   private:
+    nats::KeyValue store_;
+    std::unique_ptr<nats::KvWatch> watch_;
+  };
 
   /// Runs `task` on a thread that may block, and the connection meanwhile; throws what it throws.
   /// SIGINT and SIGTERM request the stop of `stop`, and it ends with what the task makes of that.
@@ -69,6 +82,7 @@ class Client {
  private:
   struct Pending;
   std::string subject(const std::string& node, const std::string& endpoint);
+  std::string answer_of(const std::string& node, const Result<nats::Message>& answer) const;
   void ask_status(const std::shared_ptr<Pending>& pending, const std::string& node,
                   const std::string& before, const std::string& after);
 

@@ -26,7 +26,8 @@ namespace {
 constexpr const char* kExitCodes =
     "Exit status:\n"
     "  0 fine   1 failed   2 usage or configuration   3 NATS unreachable   4 not found\n"
-    "  5 unhealthy, or no leader   6 no answer in time   7 the node's name is taken\n\n"
+    "  5 unhealthy, or no leader   6 no answer in time   7 the node's name is taken\n"
+    "  8 what was committed to a database is not in JetStream\n\n"
     "Configuration: ./cpp-cluster.yaml, ~/.config/cpp-cluster/config.yaml or\n"
     "/etc/cpp-cluster/config.yaml; CPP_CLUSTER_*, NATS_URL, NODE_ID and PLATFORM beat it, flags "
     "beat\n"
@@ -62,6 +63,7 @@ Exit exit_for(const Error& error) {
     case Errc::unknown_outcome:
     case Errc::no_responders: return Exit::timeout;
     case Errc::node_already_present: return Exit::name_taken;
+    case Errc::not_replicated: return Exit::not_replicated;
     default: return Exit::failed;
   }
 }

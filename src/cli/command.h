@@ -28,6 +28,8 @@ enum class Exit {
   unhealthy = 5,    ///< not healthy, or no leader
   timeout = 6,      ///< no answer in time
   name_taken = 7,   ///< run: another process uses this node's name
+  /// stepdown: refused, what was committed to the database can't be sent; run: it was not sent
+  not_replicated = 8,
 };
 
 /// Ends a command with this exit status and this message.

@@ -145,8 +145,8 @@ NatsUser confined_user(const std::string& platform, const std::string& app, std:
        {"$KV." + platform + "_locks." + app + ".>", "$KV." + platform + "_locks._.>"}},
       {"heartbeats, and what is known of dead nodes", {shared + "session.>"}},
       {"tell a node that it has got a lock", {shared + "locks.*"}},
-      {"is there another node of my name? ask a leader for a snapshot",
-       {shared + "node.*.ping", shared + "node.*.snapshot"}},
+      {"is there another node of my name? ask a leader for a snapshot, and who can lead next",
+       {shared + "node.*.ping", shared + "node.*.snapshot", shared + "node.*.lead"}},
       {"the audit log: write", {shared + "audit.>"}},
       {"answers to whoever asks", {"_INBOX.>"}},
   };

@@ -27,8 +27,8 @@ void add_run(CLI::App& root, Chosen& chosen) {
   add_connection_flags(app, *flags);
   add_node_flags(app, *flags);
   app.footer(
-      "Exit status: 0 stopped in order, 2 configuration, 3 NATS unreachable, 7 the name is "
-      "taken.\n\n"
+      "Exit status: 0 stopped in order, 2 configuration, 3 NATS unreachable, 6 not stopped in "
+      "order\nin time, 7 the name is taken, 8 what was committed to a database was not sent.\n\n"
       "Examples:\n"
       "  cpp-cluster run --config node.yaml\n"
       "  NODE_ID=node-2 cpp-cluster run --config node.yaml --http 127.0.0.1:8081\n"

@@ -324,6 +324,7 @@ Settings platform_settings(Config& config) {
   all.push_back(number<double>("timing.drift", at(p.timing.drift)));
   all.push_back(duration("timing.hook_timeout", at(p.timing.hook_timeout)));
   all.push_back(duration("timing.cooldown", at(p.timing.cooldown)));
+  all.push_back(duration("timing.shutdown_timeout", at(p.timing.shutdown_timeout)));
   all.push_back(section<CallerOptions>("calls", at(p.calls)));
   all.push_back(number<int>("calls.breaker_failures", at(p.calls.breaker_failures)));
   all.push_back(duration("calls.breaker_open", at(p.calls.breaker_open)));

@@ -92,9 +92,7 @@ std::uint64_t Election::epoch() const { return core_.app.epoch.load(); }
 bool Election::wait_for_leadership(std::chrono::milliseconds timeout) {
   return core_.app.wait_for_leadership(timeout);
 }
-void Election::step_down(const std::string& target, std::chrono::milliseconds timeout) {
-  core_.app.step_down_and_wait(target, timeout);
-}
+void Election::step_down(const StepDown& how) { core_.app.step_down_and_wait(how); }
 void Election::on_leader_change(std::function<void(const LeaderChange&)> fn) {
   core_.app.leader_hooks.push_back(std::move(fn));
 }

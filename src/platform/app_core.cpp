@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <future>
 
+#include "coord/coordination.h"
 #include "core/deadline.h"
 #include "core/log.h"
 #include "platform/snapshots_core.h"
@@ -23,6 +24,11 @@ constexpr std::size_t kMostStepDownWaiters = 64;
 constexpr Duration kDatabaseUp = std::chrono::minutes(10);
 constexpr Duration kDatabaseDown = std::chrono::seconds(15);
 constexpr std::size_t kMostPositionWaiters = 4096;
+constexpr std::chrono::milliseconds kAskNode{2'000};
+/// Of the time for the end in order, what is left for the steps behind the database's.
+constexpr Duration kStopReserve = std::chrono::seconds(2);
+/// A program that waits for its node's answer gets it a little later than the node's own limit.
+constexpr std::chrono::milliseconds kAnswerPatience{5'000};
 
 std::int64_t in_ms(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
@@ -81,6 +87,8 @@ void App::Core::make_backend() {
     backend_->on_process_group([this](pid_t group) { set_group(group); });
     backend_->on_failed([this](const Error& error, bool cooldown) {
       last_error_ = error.what();
+      // It is being stopped anyway.
+      if (hand_over_ && hand_over_->stage() == HandOver::Stage::stopping) return;
       if (cooldown)
         step([&](Transition& t, Time now, Transition::Output& out) {
           t.fail(std::string("backend: ") + error.what(), now, out);
@@ -117,7 +125,10 @@ void App::Core::make_database() {
       std::min<Duration>(o.snapshots.least_window, options.sqlite.stream_window);
   sqlite::ReplicatedDatabase::Events events;
   events.ready_changed = [this](bool ready) { ready_changed(ready); };
-  events.moved = [this] { check_position_waiters(); };
+  events.moved = [this] {
+    transition_.moves(Step::database, BootClock::now());
+    check_position_waiters();
+  };
   events.audit = audit_;
   events.lost = [this](const Error& error, bool fenced) {
     last_error_ = error.what();
@@ -148,7 +159,9 @@ std::vector<StepPlan> App::Core::plan() const {
   std::vector<StepPlan> steps;
   if (!options.sqlite.path.empty())
     steps.push_back(
-        {Step::database, kDatabaseUp, options.sqlite.drain_timeout + kDatabaseDown, false});
+        {Step::database, kDatabaseUp,
+         std::max(options.sqlite.drain_timeout, host.timing().shutdown_timeout) + kDatabaseDown,
+         false});
   if (auto* process = std::get_if<Process>(&options.backend)) {
     // A first start may take every restart that the policy allows; the backend itself says when it
     // gives up.
@@ -170,12 +183,16 @@ void App::Core::set_group(pid_t group) {
 }
 
 void App::Core::step(const std::function<void(Transition&, Time, Transition::Output&)>& event) {
+  using Phase = Transition::Phase;
+  const auto goes_down = [this] {
+    return transition_.phase() == Phase::demoting || transition_.phase() == Phase::held;
+  };
   Transition::Output out;
-  const bool went_down = transition_.phase() == Transition::Phase::demoting;
+  const bool went_down = goes_down();
   event(transition_, BootClock::now(), out);
   // Before anything is begun that may answer at once.
   for (const auto& done : out.steps) step_is_over(done);
-  if (!went_down && transition_.phase() == Transition::Phase::demoting) demotion_begins();
+  if (!went_down && goes_down()) demotion_begins();
   carry_out(out);
 }
 
@@ -202,6 +219,7 @@ void App::Core::carry_out(Transition::Output& out) {
     active_ = false;
   }
   if (out.standby) standby_reached(out.failure);
+  if (out.held && hand_over_) hand_over_->held();
   arm();
 }
 
@@ -233,10 +251,13 @@ void App::Core::became_active() {
   }
   changed_.notify_all();
   if (singleton()) methods->lead_begins();
+  if (hand_over_) hand_over_->resumed(std::nullopt);
 }
 
 void App::Core::demotion_begins() {
   methods->lead_ends();
+  // By something else: there is no time to ask who can lead next.
+  if (hand_over_ && hand_over_->live()) drop_hand_over();
   // A promotion that fails is one transition together with its undoing.
   if (was_active_) {
     steps_.clear();
@@ -348,15 +369,13 @@ void App::Core::up(Step which, std::uint64_t ticket) {
 
 void App::Core::undo(Step which, std::uint64_t ticket) {
   if (which == Step::database) {
-    // Without a session others may lead already: there is no time for courtesy.
-    database_->demote({in_force_ ? Duration(options.sqlite.drain_timeout) : Duration(0)},
-                      [this, ticket] {
-                        *database_leads = false;
-                        step([&](Transition& t, Time now, Transition::Output& out) {
-                          t.finished(ticket, std::nullopt, now, out);
-                        });
-                        offer();
-                      });
+    database_->demote(drain_limits(), [this, ticket] {
+      *database_leads = false;
+      step([&](Transition& t, Time now, Transition::Output& out) {
+        t.finished(ticket, std::nullopt, now, out);
+      });
+      offer();
+    });
     return;
   }
   if (which == Step::backend) {
@@ -386,7 +405,20 @@ void App::Core::undo(Step which, std::uint64_t ticket) {
             });
 }
 
+sqlite::DrainLimits App::Core::drain_limits() const {
+  if (handed_over_) return {};
+  // Nobody's fence may have come yet: what JetStream takes counts, with a session or without.
+  if (stopping_) {
+    const Time until = host.stop_by() - kStopReserve;
+    return {std::max(until - BootClock::now(), Duration(1)), until};
+  }
+  // Without a session others may lead already: there is no time for courtesy.
+  return {in_force_ ? Duration(options.sqlite.drain_timeout) : Duration(0)};
+}
+
 void App::Core::standby_reached(const std::optional<std::string>& failure) {
+  left_ = database_ ? database_->unsent() : sqlite::Unsent{};
+  handed_over_ = false;
   tell_of_transition(failure ? log::Level::warn : log::Level::info,
                      failure && !was_active_ ? "promotion_failed" : "standby",
                      {{"why", why_down()}});
@@ -407,6 +439,8 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
   offered_ = false;
   // Before the release is sent: others may have seen it before its outcome is known here.
   leads.store(false);
+  if (hand_over_ && hand_over_->stage() == HandOver::Stage::resuming)
+    hand_over_->resumed(Error(Errc::backend_failed, failure.value_or("its session has ended")));
   if (singleton() && host.holds(options.name)) {
     host.set_candidate(options.name, false, Time{});
     host.release(options.name, target_);
@@ -422,9 +456,9 @@ void App::Core::lease_gone() {
   else if (!at_rest && in_force_)
     leases_.error("lease_lost", {{"epoch", epoch.load()}, {"why", "another node has taken it"}});
   leads.store(false);
-  auto waiters = std::move(step_down_waiters_);
-  step_down_waiters_.clear();
-  for (auto& done : waiters) done(std::nullopt);
+  drop_hand_over();
+  if (at_rest && !step_down_waiters_.empty()) stepped_down();
+  forced_ = false;
   target_.clear();
   if (transition_.phase() != Transition::Phase::standby)
     step([](Transition& t, Time now, Transition::Output& out) { t.demote(true, now, out); });
@@ -490,6 +524,7 @@ std::stop_source App::Core::limited_stop() {
 }
 
 void App::Core::session_ended(const std::string& why) {
+  drop_hand_over();
   in_force_ = false;
   offered_ = false;
   methods->close_doors();
@@ -563,30 +598,251 @@ void App::Core::member_left(const Member& member) {
   tell(*strand_, "on_member_leave", options.name, leave_hooks, member, hook_threw());
 }
 
-void App::Core::step_down(const std::string& target, Completion done) {
+void App::Core::step_down(const StepDown& how, Callback<SteppedDown> done) {
+  const std::string app = "app \"" + options.name + "\"";
   if (!singleton())
     return done(
-        Error(Errc::invalid_argument,
-              "app \"" + options.name + "\" is no singleton: it has no leader to step down"));
+        Error(Errc::invalid_argument, app + " is no singleton: it has no leader to step down"));
   if (!held.load())
-    return done(Error(Errc::not_leader, "app \"" + options.name + "\": node \"" + host.node_name() +
-                                            "\" does not lead it"));
-  if (!target.empty() && target != host.node_name() && !host.is_live(target))
-    return done(Error(Errc::node_not_found, "app \"" + options.name + "\": target \"" + target +
-                                                "\" is no live node of this platform"));
-  if (target == host.node_name()) return done(std::nullopt);
+    return done(
+        Error(Errc::not_leader, app + ": node \"" + host.node_name() + "\" does not lead it"));
+  if (how.target == host.node_name()) return done(SteppedDown{epoch.load(), how.target});
+  if (!how.target.empty() && !host.is_live(how.target))
+    return done(Error(Errc::node_not_found,
+                      app + ": target \"" + how.target + "\" is no live node of this platform"));
   if (step_down_waiters_.size() >= kMostStepDownWaiters)
-    return done(Error(Errc::unavailable, "app \"" + options.name +
-                                             "\": " + std::to_string(kMostStepDownWaiters) +
+    return done(Error(Errc::unavailable, app + ": " + std::to_string(kMostStepDownWaiters) +
                                              " requests wait for it to step down already"));
-  step_down_waiters_.push_back(std::move(done));
-  target_ = target;
-  transitions_.info("step_down", {{"epoch", epoch.load()}, {"target", target}});
-  step([](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
+  using Phase = Transition::Phase;
+  const auto phase = transition_.phase();
+  if (phase == Phase::promoting && !how.force && !hand_over_)
+    return done(Error(Errc::unavailable,
+                      app + " is not active yet on node \"" + host.node_name() +
+                          "\", which leads: wait until it is, or break that off by force"));
+  const bool goes_on = hand_over_ || phase == Phase::demoting || phase == Phase::held;
+  if (goes_on && !how.target.empty() && how.target != target_)
+    return done(
+        Error(Errc::unavailable, app + " is being handed over already" +
+                                     (target_.empty() ? "" : ", to node \"" + target_ + "\"")));
+  const auto id = ++last_step_down_waiter_;
+  step_down_waiters_.emplace(
+      id, StepDownWaiter{std::move(done), how.timeout,
+                         host.loop().after(how.timeout, [this, id] { step_down_is_late(id); })});
+  if (!goes_on) return hand_over(how);
+  forced_ = forced_ || how.force;
+  if (hand_over_ && how.force) hand_over_->force();
+}
+
+void App::Core::hand_over(const StepDown& how) {
+  target_ = how.target;
+  forced_ = how.force;
+  transitions_.info(
+      "step_down",
+      {{"epoch", epoch.load()}, {"target", how.target}, {"force", how.force ? "true" : "false"}});
+  // By force, and nothing of it works yet.
+  if (transition_.phase() != Transition::Phase::active)
+    return step(
+        [](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
+  HandOver::Options with{how.target, how.force, options.sqlite.drain_timeout,
+                         BootClock::now() + how.timeout};
+  // It may be over before it has begun.
+  const auto begun = std::make_shared<HandOver>(host.loop(), std::move(with), surroundings());
+  hand_over_ = begun;
+  begun->begin();
+}
+
+HandOver::Surroundings App::Core::surroundings() {
+  HandOver::Surroundings around;
+  around.candidates = [this] { return candidates(); };
+  around.ask = [this](const std::string& node, const LeadQuery& query, Callback<LeadState> done) {
+    ask_node(node, query, std::move(done));
+  };
+  around.ask_store = [this](Completion done) {
+    host.jetstream().stream("KV_" + host.platform_name() + "_leases",
+                            [done = std::move(done)](const Result<nats::StreamState>& state) {
+                              done(state ? Failure() : Failure(state.error()));
+                            });
+  };
+  if (database_)
+    around.database = {[this](const sqlite::DrainLimits& limits, bool seal, Completion done) {
+                         database_->drain(limits, seal, std::move(done));
+                       },
+                       [this](std::function<void()> done) { database_->unseal(std::move(done)); },
+                       [this] { return database_->stored_up_to(); }};
+  around.hold = [this] {
+    step(
+        [](Transition& t, Time now, Transition::Output& out) { t.hold(Step::database, now, out); });
+  };
+  around.resume = [this] {
+    // Else it goes down already, for another reason.
+    if (transition_.phase() != Transition::Phase::held) return;
+    step([](Transition& t, Time now, Transition::Output& out) { t.resume(now, out); });
+  };
+  around.release = [this](const std::string& next) {
+    target_ = next;
+    handed_over_ = true;
+    step([](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
+  };
+  around.called_off = [this](const Error& why) { called_off(why); };
+  return around;
+}
+
+void App::Core::drop_hand_over() {
+  if (!hand_over_) return;
+  hand_over_->end();
+  // It may be this that has called.
+  host.loop().post([dropped = std::exchange(hand_over_, nullptr)] {});
+}
+
+void App::Core::called_off(const Error& why) {
+  drop_hand_over();
+  target_.clear();
+  forced_ = false;
+  const auto left = database_ ? database_->unsent() : sqlite::Unsent{};
+  transitions_.warn("step_down_refused", {{"epoch", epoch.load()},
+                                          {"why", why.what()},
+                                          {"transactions", left.transactions()},
+                                          {"bytes", left.bytes}});
+  answer_step_down(Error(
+      why.errc(), "app \"" + options.name + "\" is not handed over: " + std::string(why.what())));
+}
+
+void App::Core::stepped_down() {
+  const Duration stopped = BootClock::now() - transition_begun_;
+  transitions_.tell(left_.transactions() > 0 ? log::Level::warn : log::Level::info, "stepped_down",
+                    {{"epoch", epoch.load()},
+                     {"target", target_},
+                     {"stopped_ms", in_ms(stopped)},
+                     {"left", left_.transactions()}});
+  if (left_.transactions() > 0 && !forced_)
+    return answer_step_down(Error(Errc::not_replicated,
+                                  "app \"" + options.name +
+                                      "\" has been handed over, but this was left on node \"" +
+                                      host.node_name() + "\", not in JetStream: " + to_text(left_) +
+                                      (left_.why.empty() ? "" : ": " + left_.why)));
+  answer_step_down(SteppedDown{epoch.load(), target_, stopped, left_});
+}
+
+void App::Core::answer_step_down(const Result<SteppedDown>& result) {
+  for (auto& [id, waiter] : std::exchange(step_down_waiters_, {})) waiter.done(result);
+}
+
+void App::Core::step_down_is_late(std::uint64_t waiter) {
+  const auto it = step_down_waiters_.find(waiter);
+  const std::string within =
+      "not done within " + std::to_string(it->second.timeout.count()) + " ms" +
+      (hand_over_ ? std::string(", while ") + to_text(hand_over_->stage()) : std::string());
+  const auto left = database_ ? database_->unsent() : sqlite::Unsent{};
+  const std::string to_send =
+      left.transactions() > 0 ? "; not in JetStream yet: " + to_text(left) : "";
+  if (hand_over_ && step_down_waiters_.size() == 1 &&
+      hand_over_->call_off_now(Error(Errc::timeout, within + to_send)))
+    return;
+  auto late = step_down_waiters_.extract(it);
+  late.mapped().done(Error(Errc::timeout, "app \"" + options.name + "\" is being handed over: " +
+                                              within + "; it goes on" + to_send));
+}
+
+// Who would take the lease first comes first.
+std::vector<std::string> App::Core::candidates() const {
+  auto nodes = host.nodes_with(options.name);
+  std::erase(nodes, host.node_name());
+  std::vector<std::string> ranked(nodes.size());
+  for (const auto& node : nodes)
+    ranked.at(static_cast<std::size_t>(coord::rank_of(options.name, node, nodes))) = node;
+  return ranked;
+}
+
+void App::Core::ask_node(const std::string& node, const LeadQuery& query,
+                         Callback<LeadState> done) {
+  LeadQuery asked = query;
+  asked.app = options.name;
+  nats::Message request;
+  request.subject = host.platform_name() + "._.node." + node + ".lead";
+  request.data = to_text(asked);
+  host.connection().request(
+      std::move(request), kAskNode,
+      [alive = alive_, done = std::move(done)](const Result<nats::Message>& answer) {
+        if (!*alive) return;
+        if (!answer)
+          return done(Error(answer.error().errc(),
+                            std::string("it does not answer: ") + answer.error().what()));
+        const auto refusal = answer.value().header("Nats-Service-Error");
+        if (!refusal.empty()) return done(Error(Errc::unavailable, std::string(refusal)));
+        done(lead_state_from(answer.value().data));
+      });
+}
+
+void App::Core::lead_state(const LeadQuery& query, Callback<LeadState> done) {
+  LeadState state = lead_state_now(query.sequence);
+  if (!query.check || !state.ready || !database_) return done(std::move(state));
+  database_->check([this, query, done = std::move(done)](const Result<std::string>& wrong) {
+    LeadState now = lead_state_now(query.sequence);
+    if (!wrong || !wrong.value().empty()) {
+      now.ready = false;
+      now.why = wrong ? "its copy is damaged: " + wrong.value() : wrong.error().what();
+    }
+    done(std::move(now));
+  });
+}
+
+LeadState App::Core::lead_state_now(std::uint64_t sequence) const {
+  LeadState state;
+  state.phase = phase_text();
+  state.epoch = epoch.load();
+  state.why = why_not_ready();
+  state.ready = state.why.empty();
+  if (database_) state.sequence = database_->status().sequence;
+  state.has = state.sequence >= sequence;
+  state.last_error = last_error_;
+  if (!hand_over_) return state;
+  HandOverProgress progress{to_text(hand_over_->stage()), hand_over_->next(), !hand_over_->live()};
+  if (database_) {
+    const auto left = database_->unsent();
+    progress.transactions = left.transactions();
+    progress.bytes = left.bytes;
+  }
+  state.hand_over = progress;
+  return state;
+}
+
+// Why this node would not take the lease, or not lead soon after; empty: it would.
+std::string App::Core::why_not_ready() const {
+  if (!in_force_) return "it has no session";
+  if (stopping_) return "it is stopping";
+  if (!start_hooks_done_) return "its on_start has not returned yet";
+  if (transition_.phase() != Transition::Phase::standby) return "the app is " + phase_text();
+  if (transition_.stuck()) return "a step was not undone within its time limit, and still is not";
+  if (const Time now = BootClock::now(); now < not_before_ && !resting_)
+    return "it failed to lead, and waits for another " + std::to_string(in_ms(not_before_ - now)) +
+           " ms: " + last_error_;
+  if (!database_ || database_->ready()) return {};
+  const auto status = database_->status();
+  std::string why = std::string("its database is not ready: ") + to_text(status.copy);
+  if (status.copy == sqlite::DatabaseCopy::Phase::restoring)
+    why += ", " + std::to_string(status.restored_percent) + " %";
+  if (status.copy == sqlite::DatabaseCopy::Phase::following)
+    why += ", and not up to date or not proven yet";
+  return why + (status.trouble.empty() ? "" : ": " + status.trouble);
+}
+
+std::string App::Core::why_up() const {
+  if (const auto now = transition_.current())
+    return std::string("its step ") + to_text(*now) + " has not come to its end";
+  if (transition_.phase() != Transition::Phase::standby) return phase_text();
+  if (held.load()) return "its lease is not released";
+  return stopped_ ? "its on_stop, or its database, has not ended" : "its on_start has not returned";
+}
+
+sqlite::Unsent App::Core::unsent_at_stop() const {
+  const bool leads_still =
+      database_ && database_->status().role != sqlite::ReplicatedDatabase::Role::standby;
+  return leads_still ? database_->unsent() : left_;
 }
 
 void App::Core::stop() {
-  stopping_ = true;
+  drop_hand_over();
+  if (!std::exchange(stopping_, true)) left_ = {};
   cooldown_.reset();
   if (singleton()) host.set_candidate(options.name, false, Time{});
   if (start_hooks_begun_ && !start_hooks_done_) {
@@ -641,6 +897,7 @@ void App::Core::kill_now() {
 }
 
 void App::Core::over() {
+  drop_hand_over();
   held.store(false);
   leads.store(false);
   database_.reset();
@@ -655,23 +912,26 @@ void App::Core::over() {
     shut_down_ = true;
   }
   changed_.notify_all();
-  auto waiters = std::move(step_down_waiters_);
-  step_down_waiters_.clear();
-  for (auto& done : waiters)
-    done(Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped"));
+  answer_step_down(
+      Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped"));
+}
+
+std::string App::Core::phase_text() const {
+  switch (transition_.phase()) {
+    case Transition::Phase::standby:
+      return BootClock::now() < not_before_ && !last_error_.empty() ? "cooldown" : "standby";
+    case Transition::Phase::promoting: return "promoting";
+    case Transition::Phase::active: return "active";
+    case Transition::Phase::demoting:
+    case Transition::Phase::held: return "demoting";
+  }
+  return "unknown";
 }
 
 App::Core::Seen App::Core::seen() const {
   Seen seen;
   seen.role = role.load();
-  switch (transition_.phase()) {
-    case Transition::Phase::standby:
-      seen.phase = BootClock::now() < not_before_ && !last_error_.empty() ? "cooldown" : "standby";
-      break;
-    case Transition::Phase::promoting: seen.phase = "promoting"; break;
-    case Transition::Phase::active: seen.phase = "active"; break;
-    case Transition::Phase::demoting: seen.phase = "demoting"; break;
-  }
+  seen.phase = phase_text();
   seen.leader = leader();
   seen.last_error = last_error_;
   seen.steps = step_times_.all();
@@ -767,22 +1027,28 @@ bool App::Core::wait_for_leadership(std::chrono::milliseconds timeout) {
   return active_;
 }
 
-void App::Core::step_down_and_wait(const std::string& target, std::chrono::milliseconds timeout) {
+void App::Core::step_down_and_wait(const StepDown& how) {
   forbid_from_hooks("step_down");
   {
     std::lock_guard lock(mutex_);
     if (shut_down_)
       throw Error(Errc::shutting_down, "app \"" + options.name + "\": the platform has stopped");
   }
+  const auto timeout = std::min(how.timeout, kLongestWait);
   auto answer = std::make_shared<std::promise<Failure>>();
   auto future = answer->get_future();
-  host.loop().post([this, alive = alive_, answer, target] {
+  StepDown within = how;
+  within.timeout = timeout;
+  host.loop().post([this, alive = alive_, answer, within] {
     if (!*alive) return answer->set_value(Error(Errc::shutting_down, "the platform has stopped"));
-    step_down(target, [answer](Failure failure) { answer->set_value(std::move(failure)); });
+    step_down(within, [answer](const Result<SteppedDown>& result) {
+      answer->set_value(result ? Failure() : Failure(result.error()));
+    });
   });
-  if (future.wait_for(std::min(timeout, kLongestWait)) != std::future_status::ready)
-    throw Error(Errc::timeout, "step_down of app \"" + options.name + "\": not complete within " +
-                                   std::to_string(timeout.count()) + " ms; it goes on");
+  if (future.wait_for(timeout + kAnswerPatience) != std::future_status::ready)
+    throw Error(Errc::timeout, "step_down of app \"" + options.name +
+                                   "\": the node's loop has not answered within " +
+                                   std::to_string(timeout.count()) + " ms");
   if (auto failure = future.get()) throw *failure;
 }
 

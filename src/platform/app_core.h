@@ -28,6 +28,8 @@
 #include "nats/jetstream.h"
 #include "ops/audit_trail.h"
 #include "ops/process_backend.h"
+#include "platform/hand_over.h"
+#include "platform/lead_messages.h"
 #include "platform/lock_service.h"
 #include "platform/step_times.h"
 #include "platform/tell.h"
@@ -68,7 +70,19 @@ class AppHost {
   virtual bool is_live(const std::string& node) const = 0;
   /// How many live nodes with that app come before this one, by their names.
   virtual std::size_t rank_among(const std::string& app) const = 0;
+  /// Live nodes with that app.
+  virtual std::vector<std::string> nodes_with(const std::string& app) const = 0;
   virtual void app_is_down(const std::string& app) = 0;  ///< after stop(): its on_stop is done
+  /// Until when a node that stops may take its time.
+  virtual Time stop_by() const = 0;
+};
+
+/// How a lead was given up.
+struct SteppedDown {
+  std::uint64_t epoch = 0;  ///< of that lead
+  std::string next{};       ///< who may take it first; empty: anybody
+  Duration stopped{};       ///< so long before the lease was released the app had been stopped
+  sqlite::Unsent left{};    ///< what of its database JetStream has not
 };
 
 struct App::Core {
@@ -84,12 +98,18 @@ struct App::Core {
   void leader_seen(std::optional<Leader> leader, std::uint64_t epoch);
   void member_joined(const Member& member);
   void member_left(const Member& member);
-  /// Gives the lead up; `done` tells whether that was possible.
-  void step_down(const std::string& target, Completion done);
+  /// Hands the lead over; `done` once the lease is released, or with why that was called off:
+  /// as Election::step_down says.
+  void step_down(const StepDown& how, Callback<SteppedDown> done);
+  /// What this node says of itself to whoever hands the lead over, or follows how that goes.
+  void lead_state(const LeadQuery& query, Callback<LeadState> done);
   void stop();      ///< demote in order, then on_stop; AppHost::app_is_down follows
   void kill_now();  ///< what runs, at once; hooks are told to return
   void over();      ///< nothing follows: whoever waits in a call of the API is told
   bool down() const { return down_; }  ///< AppHost::app_is_down was told
+  std::string why_up() const;          ///< what is not down yet, for people
+  /// What of this node's last lead is not in JetStream, now that it stops.
+  sqlite::Unsent unsent_at_stop() const;
   bool singleton() const { return std::holds_alternative<Singleton>(options.mode); }
 
   struct Seen {
@@ -112,7 +132,7 @@ struct App::Core {
   bool is_leader() const noexcept;
   std::optional<Leader> leader() const;
   bool wait_for_leadership(std::chrono::milliseconds timeout);
-  void step_down_and_wait(const std::string& target, std::chrono::milliseconds timeout);
+  void step_down_and_wait(const StepDown& how);
   void forbid_from_hooks(const char* what) const;
   /// Throws invalid_argument on the loop and before it runs, shutting_down after: nobody would
   /// answer there.
@@ -162,9 +182,22 @@ struct App::Core {
   void became_active();
   void tell_of_transition(log::Level level, const char* event, log::Fields fields);
   std::string why_down() const;
+  std::string phase_text() const;
   void up(Step step, std::uint64_t ticket);
   void undo(Step step, std::uint64_t ticket);
   void standby_reached(const std::optional<std::string>& failure);
+  void hand_over(const StepDown& how);
+  HandOver::Surroundings surroundings();
+  void called_off(const Error& why);
+  void drop_hand_over();
+  void stepped_down();
+  void step_down_is_late(std::uint64_t waiter);
+  void ask_node(const std::string& node, const LeadQuery& query, Callback<LeadState> done);
+  std::vector<std::string> candidates() const;
+  LeadState lead_state_now(std::uint64_t sequence) const;
+  std::string why_not_ready() const;
+  sqlite::DrainLimits drain_limits() const;
+  void answer_step_down(const Result<SteppedDown>& result);
   void arm();
   void offer();  ///< become a candidate, or active, when nothing stands in the way
   void finish_stop();
@@ -201,7 +234,17 @@ struct App::Core {
   Time not_before_{};
   bool resting_ = false;  // not_before_ is for the sake of others, not after a failure
   std::string target_;    // of the step-down under way
-  std::vector<Completion> step_down_waiters_;
+  struct StepDownWaiter {
+    Callback<SteppedDown> done{};
+    std::chrono::milliseconds timeout{};
+    LoopSource limit{};
+  };
+  std::map<std::uint64_t, StepDownWaiter> step_down_waiters_;
+  std::uint64_t last_step_down_waiter_ = 0;
+  std::shared_ptr<HandOver> hand_over_;
+  bool forced_ = false;       // the step-down under way
+  bool handed_over_ = false;  // what could be sent was, and the app is stopped
+  sqlite::Unsent left_{};     // by the lead that ended last
   std::string last_error_;
   std::stop_source active_stop_{std::nostopstate};  // of on_active
   std::stop_source other_stop_{std::nostopstate};   // of on_start, on_passive or on_stop

@@ -22,7 +22,6 @@ std::string subject(const std::string& platform, const std::string& node, const 
 }
 
 constexpr std::size_t kUsualPayload = std::size_t{1024} * 1024;
-constexpr std::chrono::milliseconds kStepDownTimeout = std::chrono::seconds(60);
 
 int code_of(const Error& error) {
   switch (error.errc()) {
@@ -32,6 +31,7 @@ int code_of(const Error& error) {
     case Errc::node_not_found: return 422;
     case Errc::timeout: return 408;
     case Errc::invalid_argument: return 400;
+    case Errc::not_replicated: return 424;
     default: return 500;
   }
 }
@@ -55,6 +55,10 @@ ControlService::ControlService(nats::Connection& connection, const std::string& 
   service_.add_endpoint("status", subject(platform, node, "status"),
                         [this](nats::Message request, nats::Responder responder) {
                           status(request, std::move(responder));
+                        });
+  service_.add_endpoint("lead", subject(platform, node, "lead"),
+                        [this](nats::Message request, nats::Responder responder) {
+                          lead(request, std::move(responder));
                         });
   service_.add_endpoint("stepdown", subject(platform, node, "stepdown"),
                         [this](nats::Message request, nats::Responder responder) {
@@ -96,28 +100,53 @@ void ControlService::status(const nats::Message& request, nats::Responder respon
       answers_.status(text_in(Json::parse(request.data, nullptr, false), "after"), most));
 }
 
+void ControlService::lead(const nats::Message& request, nats::Responder responder) const {
+  const auto query = lead_query_from(request.data);
+  if (!query) return responder.fail(code_of(query.error()), query.error().what());
+  auto answer = std::make_shared<nats::Responder>(std::move(responder));
+  answers_.lead(query.value(), [answer, app = query.value().app](const Result<LeadState>& state) {
+    if (!state) return answer->fail(code_of(state.error()), state.error().what());
+    answer->reply(to_text(app, state.value()));
+  });
+}
+
 void ControlService::step_down(const nats::Message& request, nats::Responder responder) const {
   auto json = Json::parse(request.data, nullptr, false);
-  if (!json.is_object() || !json.contains("app") || !json["app"].is_string())
+  const std::string app = text_in(json, "app");
+  if (app.empty())
     return responder.fail(
         400,
         R"(stepdown: the request is no JSON object with "app": {"v":1,"app":"NAME","target":"NODE"})");
-  std::string app = json["app"];
-  std::string target = json.contains("target") && json["target"].is_string()
-                           ? json["target"].get<std::string>()
-                           : std::string();
-  std::chrono::milliseconds timeout = kStepDownTimeout;
+  StepDown how;
+  how.target = text_in(json, "target");
+  if (json.contains("force") && !json["force"].is_boolean())
+    return responder.fail(400, "stepdown: force is neither true nor false");
+  how.force = json.contains("force") && json["force"] == true;
   if (json.contains("timeout_ms")) {
     const auto& value = json["timeout_ms"];
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() == 0 ||
         value.get<std::uint64_t>() > 3'600'000)
       return responder.fail(400, "stepdown: timeout_ms is no whole number from 1 to 3600000");
-    timeout = std::chrono::milliseconds(value.get<std::uint64_t>());
+    how.timeout = std::chrono::milliseconds(value.get<std::uint64_t>());
   }
   auto answer = std::make_shared<nats::Responder>(std::move(responder));
-  answers_.step_down(app, target, timeout, [answer, app](Result<std::uint64_t> epoch) {
-    if (!epoch) return answer->fail(code_of(epoch.error()), epoch.error().what());
-    answer->reply(Json{{"v", 1}, {"app", app}, {"epoch", epoch.value()}}.dump());
+  answers_.step_down(app, how, [answer, app](const Result<SteppedDown>& result) {
+    if (!result) return answer->fail(code_of(result.error()), result.error().what());
+    const auto& [epoch, next, stopped, left] = result.value();
+    Json reply{
+        {"v", 1},
+        {"app", app},
+        {"epoch", epoch},
+        {"next", next},
+        {"stopped_ms", std::chrono::duration_cast<std::chrono::milliseconds>(stopped).count()},
+        {"left", nullptr}};
+    if (left.transactions() > 0)
+      reply["left"] = {{"transactions", left.transactions()},
+                       {"first", left.first},
+                       {"last", left.last},
+                       {"bytes", left.bytes},
+                       {"why", left.why}};
+    answer->reply(text_of(reply));
   });
 }
 

@@ -1,5 +1,5 @@
 // A node's control service on NATS, a micro-service that `nats micro ls` shows: ping, status,
-// stepdown, snapshot, verify, quarantine.
+// lead, stepdown, snapshot, verify, quarantine.
 #pragma once
 
 #include <chrono>
@@ -9,6 +9,8 @@
 #include <string>
 
 #include "nats/micro_service.h"
+#include "platform/app_core.h"
+#include "platform/lead_messages.h"
 #include "platform/quarantine_requests.h"
 #include "platform/snapshot_requests.h"
 #include "platform/verify_requests.h"
@@ -22,9 +24,10 @@ class ControlService {
     std::function<std::string(const std::string& after, std::size_t most)> status{};
     std::function<std::string()> session{};
     std::string started{};
-    /// Answers once, at the latest after `timeout`.
-    std::function<void(const std::string& app, const std::string& target,
-                       std::chrono::milliseconds timeout, Callback<std::uint64_t> done)>
+    /// As App::Core::lead_state.
+    std::function<void(const LeadQuery& query, Callback<LeadState> done)> lead{};
+    /// As App::Core::step_down; answers once, at the latest after the timeout.
+    std::function<void(const std::string& app, const StepDown& how, Callback<SteppedDown> done)>
         step_down{};
     /// A snapshot of the app's database: as SnapshotRequests::ask.
     std::function<Result<SnapshotAnswer>(const std::string& app, const std::string& id)> snapshot{};
@@ -46,6 +49,7 @@ class ControlService {
   std::size_t most_bytes() const;  // of an answer
   void ping(nats::Responder responder) const;
   void status(const nats::Message& request, nats::Responder responder) const;
+  void lead(const nats::Message& request, nats::Responder responder) const;
   void step_down(const nats::Message& request, nats::Responder responder) const;
   void snapshot(const nats::Message& request, nats::Responder responder) const;
   void verify(const nats::Message& request, nats::Responder responder) const;

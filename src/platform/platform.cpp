@@ -151,6 +151,7 @@ struct Platform::Core final : AppHost {
                       [this](const std::string& node) { return node < options.node; }));
   }
   void app_is_down(const std::string&) override { leave_when_all_are_down(); }
+  Time stop_by() const override { return stop_by_; }
 
   void run();
   void tell_of_leaving(const std::string& node, const std::string& session,
@@ -170,8 +171,9 @@ struct Platform::Core final : AppHost {
   void begin_start_limit();
   std::string status_json();
   App::Core* find_app(const std::string& name);
+  Error no_app(const std::string& app) const;
   NodeStatus status() const;
-  std::vector<std::string> nodes_with(const std::string& app) const;  ///< any thread
+  std::vector<std::string> nodes_with(const std::string& app) const override;  ///< any thread
   HttpReply answer(const std::string& path);
 
   void start_nats();
@@ -186,6 +188,8 @@ struct Platform::Core final : AppHost {
   void lease_changed(const std::string& app);
   void member_changed(const std::string& node);
   void leave_when_all_are_down();
+  void stop_is_late();
+  std::exception_ptr what_was_not_sent() const;
   void finish(std::exception_ptr failure);
   Member member_of(const std::string& node, const coord::SessionRecord& record,
                    coord::Revision rev) const;
@@ -238,7 +242,8 @@ struct Platform::Core final : AppHost {
   std::unique_ptr<ControlService> closed_control_;  // of the last session
   std::unique_ptr<HttpEndpoint> http_;
   std::vector<LoopSource> signals_;
-  LoopSource start_timer_, start_limit_, leave_limit_, server_timer_;
+  LoopSource start_timer_, start_limit_, leave_limit_, stop_limit_, server_timer_;
+  Time stop_by_{};  // once it stops
   Time told_at_{};
   Time server_trouble_since_{};
   int server_restarts_ = 0;
@@ -345,6 +350,7 @@ void Platform::Core::live() {
   start_timer_.reset();
   start_limit_.reset();
   leave_limit_.reset();
+  stop_limit_.reset();
   server_timer_.reset();
   if (http_) http_->stop();
   control_.reset();
@@ -911,6 +917,8 @@ void Platform::Core::begin_stop() {
   if (life_ == Life::stopping || life_ == Life::over || life_ == Life::idle) return;
   log::info("stopping", {{"node", options.node}});
   life_ = Life::stopping;
+  stop_by_ = BootClock::now() + options.timing.shutdown_timeout;
+  stop_limit_ = loop_.at(stop_by_, [this] { stop_is_late(); });
   start_timer_.reset();
   start_limit_.reset();
   if (driver_) driver_->set_candidate(kCoordinatorApp, false);
@@ -938,14 +946,62 @@ void Platform::Core::leave_when_all_are_down() {
   driver_->leave();
 }
 
+// What is still there ends by force, as with a second signal.
+void Platform::Core::stop_is_late() {
+  std::string late;
+  for (auto& [name, app] : cores_) {
+    if (app->down()) continue;
+    late += (late.empty() ? "" : "; ") + name + ": " + app->why_up();
+    app->kill_now();
+  }
+  const std::string why =
+      late.empty() ? "the node's session was not ended" : "apps that were not down: " + late;
+  log::error("stop_not_complete", {{"node", options.node}, {"why", why}});
+  finish(std::make_exception_ptr(
+      Error(Errc::timeout, "node \"" + options.node + "\" has not stopped in order within " +
+                               std::to_string(options.timing.shutdown_timeout.count()) +
+                               " ms (timing.shutdown_timeout), and has ended by force: " + why)));
+}
+
+std::exception_ptr Platform::Core::what_was_not_sent() const {
+  std::string text;
+  for (const auto& [name, app] : cores_) {
+    const auto left = app->unsent_at_stop();
+    if (left.transactions() == 0) continue;
+    log::error("stopped_not_replicated", {{"app", name},
+                                          {"node", options.node},
+                                          {"epoch", left.epoch},
+                                          {"first", left.first},
+                                          {"last", left.last},
+                                          {"bytes", left.bytes},
+                                          {"why", left.why}});
+    text += (text.empty() ? "" : "; ") + std::string("app \"") + name + "\": " + to_text(left) +
+            (left.why.empty() ? "" : ": " + left.why);
+  }
+  if (text.empty()) return nullptr;
+  return std::make_exception_ptr(Error(
+      Errc::not_replicated,
+      "node \"" + options.node +
+          "\" has stopped, and JetStream does not have all that was "
+          "committed here. When this node leads next and nobody has in between, it is sent; else "
+          "it is quarantined. " +
+          text));
+}
+
 void Platform::Core::finish(std::exception_ptr failure) {
   if (life_ == Life::over) return;
+  if (life_ == Life::stopping)
+    if (auto not_sent = what_was_not_sent(); not_sent && !failure_) failure_ = not_sent;
   if (failure && !failure_) failure_ = failure;
   life_ = Life::over;
   loop_.stop();
 }
 
 // ---- what it tells
+
+Error Platform::Core::no_app(const std::string& app) const {
+  return {Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\""};
+}
 
 App::Core* Platform::Core::find_app(const std::string& name) {
   auto it = cores_.find(name);
@@ -1062,32 +1118,20 @@ ControlService::Answers Platform::Core::control_answers() {
     return driver_ ? driver_->coordination().session().id().session : std::string();
   };
   answers.started = started_;
-  answers.step_down = [this](const std::string& app, const std::string& target,
-                             std::chrono::milliseconds timeout, Callback<std::uint64_t> done) {
+  answers.lead = [this](const LeadQuery& query, Callback<LeadState> done) {
+    auto* core = find_app(query.app);
+    if (!core) return done(no_app(query.app));
+    core->lead_state(query, std::move(done));
+  };
+  answers.step_down = [this](const std::string& app, const StepDown& how,
+                             Callback<SteppedDown> done) {
     auto* core = find_app(app);
-    if (!core)
-      return done(
-          Error(Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\""));
-    auto limit = std::make_shared<LoopSource>();
-    auto once = [limit, done,
-                 answered = std::make_shared<bool>(false)](Result<std::uint64_t> answer) {
-      if (std::exchange(*answered, true)) return;
-      limit->reset();
-      done(std::move(answer));
-    };
-    *limit = loop_.after(timeout, [once, app, timeout] {
-      once(Error(Errc::timeout, "stepdown of app \"" + app + "\": not complete within " +
-                                    std::to_string(timeout.count()) + " ms; it goes on"));
-    });
-    core->step_down(target, [core, once](Failure failure) {
-      if (failure) return once(*failure);
-      once(core->epoch.load());
-    });
+    if (!core) return done(no_app(app));
+    core->step_down(how, std::move(done));
   };
   const auto database_of = [this](const std::string& app) -> Result<sqlite::ReplicatedDatabase*> {
     auto* core = find_app(app);
-    if (!core)
-      return Error(Errc::app_not_found, "node \"" + options.node + "\" has no app \"" + app + "\"");
+    if (!core) return no_app(app);
     if (core->options.sqlite.path.empty())
       return Error(Errc::invalid_argument, "app \"" + app + "\" has no database");
     return core->replicated();

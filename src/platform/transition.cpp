@@ -28,6 +28,26 @@ void Transition::promote(Time now, Output& out) {
   begin_up(0, now, out);
 }
 
+void Transition::hold(Step keep, Time now, Output& out) {
+  CLUSTER_CHECK(phase_ == Phase::active);
+  const auto it = std::find_if(plan_.begin(), plan_.end(),
+                               [keep](const StepPlan& plan) { return plan.step == keep; });
+  CLUSTER_CHECK(it != plan_.end());
+  keep_ = static_cast<std::size_t>(it - plan_.begin()) + 1;
+  failure_.reset();
+  phase_ = Phase::demoting;
+  begin_down(now, out);
+}
+
+void Transition::resume(Time now, Output& out) {
+  CLUSTER_CHECK(phase_ == Phase::held);
+  keep_ = 0;
+  phase_ = Phase::promoting;
+  failure_.reset();
+  breaking_off_ = false;
+  begin_up(up_, now, out);
+}
+
 void Transition::begin_up(std::size_t index, Time now, Output& out) {
   if (index == plan_.size()) {
     phase_ = Phase::active;
@@ -44,6 +64,13 @@ void Transition::begin_up(std::size_t index, Time now, Output& out) {
 }
 
 void Transition::begin_down(Time now, Output& out) {
+  if (keep_ > 0 && up_ == keep_) {
+    phase_ = Phase::held;
+    waiting_ = false;
+    limit_ = Time::max();
+    out.held = true;
+    return;
+  }
   if (up_ == 0) {
     phase_ = Phase::standby;
     waiting_ = false;
@@ -85,14 +112,16 @@ void Transition::turn_down(Time now, Output& out) {
 
 void Transition::demote(bool forced, Time now, Output& out) {
   if (phase_ == Phase::standby) return;
+  keep_ = 0;
   if (forced) kill_hard(out);
   if (phase_ != Phase::demoting) turn_down(now, out);
 }
 
 void Transition::fail(const std::string& why, Time now, Output& out) {
-  if (phase_ == Phase::standby || phase_ == Phase::demoting) return;
-  if (!failure_) failure_ = why;
-  turn_down(now, out);
+  if (phase_ == Phase::standby) return;
+  if (!failure_ && (phase_ != Phase::demoting || keep_ > 0)) failure_ = why;
+  keep_ = 0;
+  if (phase_ != Phase::demoting) turn_down(now, out);
 }
 
 void Transition::finished(std::uint64_t ticket, const std::optional<std::string>& error, Time now,
@@ -115,6 +144,12 @@ void Transition::finished(std::uint64_t ticket, const std::optional<std::string>
     --up_;
     begin_down(now, out);
   }
+}
+
+void Transition::moves(Step step, Time now) {
+  if (!waiting_ || breaking_off_ || current() != step) return;
+  const auto& plan = plan_[up_ - 1];
+  limit_ = now + (phase_ == Phase::promoting ? plan.up_limit : plan.down_limit);
 }
 
 void Transition::tick(Time now, Output& out) {

@@ -41,7 +41,13 @@ struct StepDone {
 
 class Transition {
  public:
-  enum class Phase { standby, promoting, active, demoting };
+  enum class Phase {
+    standby,
+    promoting,
+    active,
+    demoting,
+    held,  ///< what is above one step is down, and that step and those below it are up
+  };
 
   struct Command {
     enum class Kind {
@@ -58,6 +64,7 @@ class Transition {
     std::vector<Command> commands{};
     std::vector<StepDone> steps{};  ///< that are over, in order
     bool active = false;            ///< the promotion is complete
+    bool held = false;              ///< hold() is complete: go on with demote() or resume()
     bool standby = false;           ///< the demotion is complete: nothing of the app runs here
     std::optional<std::string> failure{};  ///< with standby: why a promotion failed
   };
@@ -77,11 +84,17 @@ class Transition {
   void promote(Time now, Output& out);
   /// In order; `forced`: what is hard is killed first. In any phase; again, with force, to hurry.
   void demote(bool forced, Time now, Output& out);
+  /// As demote in order, down to the step above `keep`; only when active, and with that step.
+  void hold(Step keep, Time now, Output& out);
+  /// Up again, only when held.
+  void resume(Time now, Output& out);
   /// As demote, after something that ran has failed.
   void fail(const std::string& why, Time now, Output& out);
   /// The answer to an up or down: done, or why not.
   void finished(std::uint64_t ticket, const std::optional<std::string>& error, Time now,
                 Output& out);
+  /// `step`, if it is under way, gets on: its time limit begins again.
+  void moves(Step step, Time now);
   void tick(Time now, Output& out);
   Time due() const { return limit_; }
 
@@ -95,6 +108,7 @@ class Transition {
   std::vector<StepPlan> plan_;
   Phase phase_ = Phase::standby;
   std::size_t up_ = 0;    // steps that are up, or were begun
+  std::size_t keep_ = 0;  // so many stay up for now
   bool waiting_ = false;  // for the answer to ticket_
   bool breaking_off_ = false;
   std::uint64_t ticket_ = 0;

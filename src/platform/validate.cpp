@@ -178,6 +178,7 @@ void check_timing(const Timing& timing, Faults& faults) {
     faults.add(at + "drift", "it must be from 0.001 to 0.2 (2% is 0.02)");
   faults.at_least(at + "hook_timeout", timing.hook_timeout, milliseconds(1));
   faults.at_least(at + "cooldown", timing.cooldown, milliseconds(1));
+  faults.at_least(at + "shutdown_timeout", timing.shutdown_timeout, milliseconds(1'000));
 }
 
 void check_ready(const Process& process, Faults& faults) {

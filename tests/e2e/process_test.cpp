@@ -64,7 +64,7 @@ TEST(Processes, WhatAFailoverDidIsInTheAuditLogAndInTheMetrics) {
   }));
   kill_and_wait(c.node(leader).pid());
   ASSERT_EQ(c.wait_leader("db", leader, epoch), next);
-  const auto answer = c.ask(next, "stepdown", {{"app", "db"}});
+  const auto answer = c.ask(next, "stepdown", {{"app", "db"}, {"force", true}});
   EXPECT_EQ(answer.value("error", ""), "");
   std::vector<json> entries;
   const std::vector<std::string> wanted{

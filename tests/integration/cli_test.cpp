@@ -2,6 +2,8 @@
 // answer as a test wants.
 #include <csignal>
 #include <fstream>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +16,7 @@
 #include "integration/nats_fixture.h"
 #include "integration/program.h"
 #include "nats/micro_service.h"
+#include "platform/lead_messages.h"
 
 namespace cluster {
 namespace {
@@ -136,6 +139,10 @@ class FakeNode {
     service_.add_endpoint(
         "status", "shop._.node." + node + ".status",
         [status](nats::Message, nats::Responder responder) { responder.reply(status.dump()); });
+    service_.add_endpoint("lead", "shop._.node." + node + ".lead",
+                          [this](nats::Message, nats::Responder responder) {
+                            responder.reply(to_text("database", lead));
+                          });
     service_.add_endpoint("stepdown", "shop._.node." + node + ".stepdown",
                           [this](nats::Message request, nats::Responder responder) {
                             asked = Json::parse(request.data);
@@ -145,6 +152,7 @@ class FakeNode {
 
   std::optional<Json> asked{};
   std::function<void(nats::Responder)> on_stepdown{};
+  LeadState lead{.phase = "standby", .ready = true};
 
  private:
   nats::MicroService service_;
@@ -247,40 +255,134 @@ TEST_F(Cli, HealthOverHttpWithoutANodeIsNotHealthy) {
   EXPECT_EQ(run({"health", "--http", "here"}).status, 2);
 }
 
-TEST_F(Cli, StepdownAsksTheHolderAndWaitsForTheNext) {
-  const auto rev1 = put_member("node-1", "S1");
-  const auto rev2 = put_member("node-2", "S2");
-  put_lease("database", "node-1", "S1", rev1, 4);
-  FakeNode node(connection_, "node-1");
-  node.on_stepdown = [&](nats::Responder responder) {
-    responder.reply(Json{{"v", 1}, {"app", "database"}, {"epoch", 4}}.dump());
+// The lease goes from node-1 to others while the test plays their part.
+class CliStepdown : public Cli {
+ protected:
+  void SetUp() override {
+    Cli::SetUp();
+    if (IsSkipped()) return;
+    for (const char* name : {"node-1", "node-2", "node-3"}) {
+      revisions_[name] = put_member(name, "S");
+      nodes[name] = std::make_unique<FakeNode>(connection_, name);
+    }
+    put_lease("database", "node-1", "S", revisions_["node-1"], 4);
+    nodes["node-1"]->on_stepdown = [this](nats::Responder responder) {
+      responder.reply(answer.dump());
+      passes("node-2", 5);
+    };
+  }
+  /// To that node, whose app becomes active there, or does not.
+  void passes(const std::string& node, std::uint64_t epoch, bool active = true,
+              const std::string& state = "held") {
+    nodes[node]->lead.phase = active ? "active" : "promoting";
+    nodes[node]->lead.epoch = epoch;
     nats::KeyValue(jetstream_, "shop_leases")
         .put("database",
              Json{{"v", 1},
                   {"app", "database"},
-                  {"epoch", 5},
-                  {"state", "held"},
-                  {"holder", "node-2"},
-                  {"session", "S2"},
-                  {"session_rev", rev2},
+                  {"epoch", epoch},
+                  {"state", state},
+                  {"holder", node},
+                  {"session", "S"},
+                  {"session_rev", revisions_[node]},
                   {"target", ""}}
                  .dump(),
              [](Result<std::uint64_t>) {});
-  };
+  }
+
+  std::map<std::string, std::unique_ptr<FakeNode>> nodes;
+  Json answer{{"v", 1},           {"app", "database"}, {"epoch", 4},
+              {"next", "node-2"}, {"stopped_ms", 250}, {"left", nullptr}};
+
+ private:
+  std::map<std::string, std::uint64_t> revisions_;
+};
+
+TEST_F(CliStepdown, AsksTheHolderAndWaitsUntilTheAppIsActiveOnTheNext) {
   const Outcome outcome = run({"stepdown", "database", "--to", "node-2", "--timeout", "20s"});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_EQ(outcome.out, "database: node-1 has stepped down (epoch 4); node-2 leads now\n");
-  ASSERT_TRUE(node.asked);
-  EXPECT_EQ((*node.asked)["app"], "database");
-  EXPECT_EQ((*node.asked)["target"], "node-2");
-  EXPECT_EQ((*node.asked)["timeout_ms"], 20'000);
+  const std::string begin =
+      "database: node-1 has stepped down (epoch 4); node-2 leads now (epoch 5), after ";
+  EXPECT_EQ(outcome.out.substr(0, begin.size()), begin);
+  EXPECT_NE(outcome.out.find(" ms without a leader\n"), std::string::npos) << outcome.out;
+  const auto& asked = nodes["node-1"]->asked;
+  ASSERT_TRUE(asked);
+  EXPECT_EQ((*asked)["app"], "database");
+  EXPECT_EQ((*asked)["target"], "node-2");
+  EXPECT_EQ((*asked)["timeout_ms"], 20'000);
+  EXPECT_EQ((*asked)["force"], false);
+}
+
+TEST_F(CliStepdown, ALeaderWhoseAppIsNotActiveIsNoSuccess) {
+  nodes["node-1"]->on_stepdown = [this](nats::Responder responder) {
+    responder.reply(answer.dump());
+    passes("node-2", 5, false);
+  };
+  const Outcome outcome = run({"stepdown", "database", "--timeout", "2s"});
+  EXPECT_EQ(outcome.status, 5);
+  EXPECT_NE(outcome.err.find("node-2, which has the lease (epoch 5), has not become active: it is "
+                             "promoting"),
+            std::string::npos)
+      << outcome.err;
+}
+
+TEST_F(CliStepdown, ANextLeaderThatGivesTheLeaseBackIsNamedWithItsReason) {
+  LoopSource back, again;
+  nodes["node-1"]->on_stepdown = [&](nats::Responder responder) {
+    responder.reply(answer.dump());
+    passes("node-2", 5, false);
+    back = loop_.after(std::chrono::milliseconds(100), [&] {
+      nodes["node-2"]->lead.last_error = "backend: it exits at once";
+      passes("node-2", 5, false, "released");
+      again = loop_.after(std::chrono::milliseconds(100), [&] { passes("node-1", 6); });
+    });
+  };
+  const Outcome outcome = run({"stepdown", "database"});
+  EXPECT_EQ(outcome.status, 5);
+  EXPECT_NE(outcome.err.find("node-1 leads again (epoch 6)"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("node-2 could not lead: backend: it exits at once"), std::string::npos)
+      << outcome.err;
+}
+
+TEST_F(CliStepdown, AnotherThanTheTargetIsNoSuccess) {
+  nodes["node-1"]->on_stepdown = [this](nats::Responder responder) {
+    responder.reply(answer.dump());
+    passes("node-3", 5);
+  };
+  const Outcome outcome = run({"stepdown", "database", "--to", "node-2"});
+  EXPECT_EQ(outcome.status, 5);
+  EXPECT_NE(outcome.err.find("node-3 leads now"), std::string::npos) << outcome.err;
+}
+
+TEST_F(CliStepdown, SaysWhatWasLeftByForce) {
+  answer["left"] = {
+      {"transactions", 3}, {"first", 5}, {"last", 7}, {"bytes", 812}, {"why", "JetStream is full"}};
+  const Outcome outcome = run({"stepdown", "database", "--force"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("3 transactions (5 to 7, about 812 B) were left on node-1 and are not "
+                             "in JetStream: JetStream is full"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_EQ((*nodes["node-1"]->asked)["force"], true);
+}
+
+TEST_F(CliStepdown, AsJsonToo) {
+  const Outcome outcome = run({"stepdown", "database", "-o", "json"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  const Json out = Json::parse(outcome.out);
+  EXPECT_EQ(out["from"], "node-1");
+  EXPECT_EQ(out["leader"], "node-2");
+  EXPECT_EQ(out["leader_epoch"], 5);
+  EXPECT_GE(out["without_leader_ms"], 250);
+  EXPECT_EQ(out["left"], nullptr);
 }
 
 TEST_F(Cli, StepdownPassesOnWhatTheNodeRefuses) {
   const auto rev1 = put_member("node-1", "S1");
   put_lease("database", "node-1", "S1", rev1, 4);
   FakeNode node(connection_, "node-1");
-  const std::vector<std::pair<int, int>> codes{{404, 4}, {409, 5}, {408, 6}, {422, 4}, {500, 1}};
+  const std::vector<std::pair<int, int>> codes{{404, 4}, {409, 5}, {408, 6},
+                                               {422, 4}, {424, 8}, {500, 1}};
   for (const auto& [code, status] : codes) {
     node.on_stepdown = [fails_with = code](nats::Responder responder) {
       responder.fail(fails_with, "because of the test");

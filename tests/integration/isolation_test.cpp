@@ -367,7 +367,9 @@ TEST_F(Isolation, AnOperatorMayEverything) {
   works({"event", "publish", "paid", "1", "--app", "bank"});
   works({"node", "status", "node-1"});
   works({"lock", "release", "--force", "--app", "notes", "l"});
-  works({"stepdown", "notes"});
+  const Outcome again = run_as("shop-operator", {"stepdown", "notes", "--force"});
+  EXPECT_EQ(again.status, 5) << "there is no other node";
+  EXPECT_NE(again.err.find("node-1 leads again"), std::string::npos) << again.err;
   Client client(*server, "shop-operator");
   ASSERT_TRUE(connect(client.connection));
   EXPECT_FALSE(client.ask("$JS.API.STREAM.DELETE.KV_shop_bank"));

@@ -321,7 +321,11 @@ TEST_F(PlatformTest, ARequestToStepDownIsAnsweredWhenItsTimeIsUp) {
   };
   EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"timeout_ms", "soon"}})), "400");
   EXPECT_TRUE(app.election().is_leader());
-  EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"timeout_ms", 100}})), "408");
+  EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"force", 1}})), "400");
+  EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"timeout_ms", 100}})), "500")
+      << "there is no other node";
+  EXPECT_TRUE(app.election().is_leader());
+  EXPECT_EQ(code(ask({{"v", 1}, {"app", "db"}, {"timeout_ms", 100}, {"force", true}})), "408");
   go = true;
   ASSERT_TRUE(eventually([&] { return !app.election().is_leader(); }));
 }

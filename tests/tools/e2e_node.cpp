@@ -48,6 +48,7 @@ cluster::PlatformOptions platform_options(const json& o) {
   p.timing.stop_margin = ms(o, "stop_margin_ms", p.timing.stop_margin);
   p.timing.hook_timeout = ms(o, "hook_timeout_ms", p.timing.hook_timeout);
   p.timing.cooldown = ms(o, "cooldown_ms", p.timing.cooldown);
+  p.timing.shutdown_timeout = ms(o, "shutdown_timeout_ms", p.timing.shutdown_timeout);
   return p;
 }
 
@@ -180,6 +181,7 @@ cluster::App& add_app(cluster::Platform& platform, const Journal& journal, const
     const auto ms = [&](const char* key, std::chrono::milliseconds& value) {
       value = std::chrono::milliseconds(o.at("sqlite").value(key, value.count()));
     };
+    ms("drain_timeout_ms", options.sqlite.drain_timeout);
     ms("snapshot_interval_ms", options.sqlite.snapshot_interval);
     ms("snapshot_merge_interval_ms", options.sqlite.snapshot_merge_interval);
     ms("snapshot_retention_ms", options.sqlite.snapshot_retention);

@@ -137,6 +137,88 @@ TEST(Transition, ABackendThatDoesNotGoDownIsKilledAgainAndNeverGivenUp) {
   }
 }
 
+const std::vector<StepPlan> kWithDatabase{
+    {Step::database, 10s, 5s, false}, {Step::backend, 10s, 5s, true}, {Step::hook, 3s, 2s, false}};
+
+Driven held() {
+  Driven d{.transition = Transition(kWithDatabase)};
+  d.transition.promote(at(0s), d.out);
+  for (int i = 0; i < 3; ++i) d.finish();
+  d.take();
+  d.transition.hold(Step::database, at(2s), d.out);
+  EXPECT_EQ(d.only().step, Step::hook);
+  d.finish();
+  EXPECT_EQ(d.only().step, Step::backend);
+  d.finish();
+  EXPECT_TRUE(d.out.held);
+  EXPECT_TRUE(d.out.commands.empty());
+  EXPECT_EQ(d.transition.phase(), Phase::held);
+  EXPECT_EQ(d.transition.due(), Time::max());
+  d.take();
+  return d;
+}
+
+TEST(Transition, WhatIsHeldGoesUpAgain) {
+  Driven d = held();
+  d.transition.resume(at(3s), d.out);
+  EXPECT_EQ(d.only().kind, Kind::up);
+  EXPECT_EQ(d.only().step, Step::backend);
+  d.finish();
+  EXPECT_EQ(d.only().step, Step::hook);
+  d.finish();
+  EXPECT_TRUE(d.out.active);
+  d.take();
+  d.transition.demote(false, at(4s), d.out);
+  for (int i = 0; i < 3; ++i) d.finish();
+  EXPECT_TRUE(d.out.standby);
+}
+
+TEST(Transition, WhatIsHeldGoesAllTheWayDown) {
+  Driven d = held();
+  d.transition.demote(false, at(3s), d.out);
+  EXPECT_EQ(d.only().kind, Kind::down);
+  EXPECT_EQ(d.only().step, Step::database);
+  d.finish();
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_FALSE(d.out.failure);
+}
+
+TEST(Transition, ADemotionOnTheWayToBeHeldGoesAllTheWayDown) {
+  Driven d{.transition = Transition(kWithDatabase)};
+  d.transition.promote(at(0s), d.out);
+  for (int i = 0; i < 3; ++i) d.finish();
+  d.take();
+  d.transition.hold(Step::database, at(2s), d.out);
+  const auto hook = d.take().commands.front().ticket;
+  d.transition.fail("lost", at(2s), d.out);
+  d.transition.finished(hook, std::nullopt, at(2s), d.out);
+  d.finish();
+  EXPECT_EQ(d.only().step, Step::database);
+  d.finish();
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_EQ(d.out.failure, "lost");
+}
+
+TEST(Transition, WhatCantGoUpAgainComesDownWithAFailure) {
+  Driven d = held();
+  d.transition.resume(at(3s), d.out);
+  d.finish("it exits at once");
+  d.finish();
+  EXPECT_EQ(d.only().step, Step::database);
+  d.finish();
+  EXPECT_TRUE(d.out.standby);
+  EXPECT_EQ(d.out.failure, "backend: it exits at once");
+}
+
+TEST(Transition, AStepThatGetsOnIsNotLate) {
+  Driven d{.transition = Transition(kWithDatabase)};
+  d.transition.promote(at(0s), d.out);
+  d.transition.moves(Step::database, at(8s));
+  EXPECT_EQ(d.transition.due(), at(18s));
+  d.transition.moves(Step::backend, at(17s));
+  EXPECT_EQ(d.transition.due(), at(18s)) << "it is not this that is under way";
+}
+
 std::string told(const std::vector<StepDone>& steps) {
   std::string text;
   for (const auto& field : fields_of(steps))
@@ -199,6 +281,10 @@ RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
         open[command.ticket] = command;
       }
     }
+    if (out.held) {
+      RC_ASSERT(balance[Step::backend] == 1);
+      RC_ASSERT(balance[Step::hook] == 0);
+    }
     if (out.standby) {
       RC_ASSERT(balance[Step::backend] == 0);
       RC_ASSERT(balance[Step::hook] == 0);
@@ -213,6 +299,10 @@ RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
       case 0:
         if (transition.phase() == Phase::standby && !transition.stuck())
           transition.promote(now, out);
+        else if (transition.phase() == Phase::active)
+          transition.hold(Step::backend, now, out);
+        else if (transition.phase() == Phase::held)
+          transition.resume(now, out);
         break;
       case 1: transition.demote(false, now, out); break;
       case 2: transition.demote(true, now, out); break;
