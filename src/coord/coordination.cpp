@@ -133,6 +133,11 @@ void Coordination::leave(Time now, Actions& actions) {
   step(now, actions);
 }
 
+void Coordination::facts_changed(Time now, Actions& actions) {
+  owner_.facts_changed();
+  step(now, actions);
+}
+
 void Coordination::on_member(Revision rev, const SessionRecord& record, Time now,
                              Actions& actions) {
   const auto* before = view_.find(record.node);

@@ -81,6 +81,8 @@ class Coordination {
   void start(Time now, Actions& actions);
   void leave(Time now, Actions& actions);
 
+  /// What this node's record says of it is no longer so.
+  void facts_changed(Time now, Actions& actions);
   void on_member(Revision rev, const SessionRecord& record, Time now, Actions& actions);
   void on_members_known(Time now, Actions& actions);
   void on_lease(Revision rev, const LeaseRecord& record, Time now, Actions& actions);

@@ -61,6 +61,10 @@ void Driver::leave() {
   run([](Coordination& c, Actions& actions) { c.leave(BootClock::now(), actions); });
 }
 
+void Driver::facts_changed() {
+  run([](Coordination& c, Actions& actions) { c.facts_changed(BootClock::now(), actions); });
+}
+
 void Driver::set_candidate(const std::string& app, bool candidate, Time not_before) {
   std::erase_if(candidates_, [&](const auto& c) { return c.first == app; });
   if (candidate) candidates_.emplace_back(app, not_before);

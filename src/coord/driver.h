@@ -57,6 +57,8 @@ class Driver {
   void start();
   /// Leaves; DriverEvents::left follows.
   void leave();
+  /// What the record of this node says of it has changed: it is written again soon.
+  void facts_changed();
   void set_candidate(const std::string& app, bool candidate, Time not_before = {});
   void release(const std::string& app, const std::string& target = {});
 

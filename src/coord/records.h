@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "coord/held_database.h"
+
 namespace cluster::coord {
 
 using Revision = std::uint64_t;
@@ -20,7 +22,8 @@ struct NodeFacts {
   std::string version{};
   std::vector<std::string> apps{};
   double load = 0;
-  std::string started{};  ///< wall time, for people
+  std::string started{};                            ///< wall time, for people
+  std::map<std::string, HeldDatabase> databases{};  ///< of its apps that have one
 };
 
 /// A session by name: of which node, which one.

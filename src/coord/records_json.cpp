@@ -1,8 +1,11 @@
 #include "coord/records_json.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include <nlohmann/json.hpp>
+
+#include "core/number_text.h"
 
 namespace cluster::coord {
 namespace {
@@ -54,6 +57,55 @@ SessionState state_from(const std::string& text) {
 
 Time time_from(const Json& json) { return Time(Duration(whole<std::int64_t>(json))); }
 
+using What = HeldDatabase::What;
+constexpr What kAllHeld[] = {What::unknown,  What::nothing, What::unread,
+                             What::database, What::copy,    What::unusable};
+constexpr std::size_t kLongestWhy = 200;
+
+// A later version may hold what this one does not know.
+What what_from(const std::string& text) {
+  for (const auto what : kAllHeld)
+    if (text == to_text(what)) return what;
+  return What::unknown;
+}
+
+void add_hex(Json& json, const char* key, std::uint64_t value) {
+  if (value != 0) json[key] = hex(value);
+}
+
+std::uint64_t hex_at(const Json& json, const char* key) {
+  const auto text = json.value(key, std::string());
+  if (text.empty()) return 0;
+  const auto value = number_from(text, 16);
+  if (!value) throw Error(Errc::corrupt, "\"" + text + "\" is no hexadecimal number");
+  return *value;
+}
+
+Json json_of(const HeldDatabase& held) {
+  Json json{{"holds", to_text(held.what)}};
+  add_hex(json, "stream", held.stream);
+  add_hex(json, "hash", held.hash);
+  if (held.what == What::copy) {
+    add_hex(json, "history", held.history);
+    json["epoch"] = held.epoch;
+    json["txid"] = held.txid;
+  }
+  if (!held.why.empty()) json["why"] = held.why.substr(0, kLongestWhy);
+  return json;
+}
+
+HeldDatabase held_from(const Json& json) {
+  HeldDatabase held;
+  held.what = what_from(json.at("holds").get<std::string>());
+  held.stream = hex_at(json, "stream");
+  held.hash = hex_at(json, "hash");
+  held.history = hex_at(json, "history");
+  if (json.contains("epoch")) held.epoch = whole<std::uint64_t>(json["epoch"]);
+  if (json.contains("txid")) held.txid = whole<std::uint64_t>(json["txid"]);
+  held.why = json.value("why", std::string());
+  return held;
+}
+
 }  // namespace
 
 const char* to_text(SessionState state) {
@@ -61,6 +113,18 @@ const char* to_text(SessionState state) {
     case SessionState::live: return "live";
     case SessionState::left: return "left";
     case SessionState::expired: return "expired";
+  }
+  return "unknown";
+}
+
+const char* to_text(HeldDatabase::What what) {
+  switch (what) {
+    case What::unknown: return "unknown";
+    case What::nothing: return "nothing";
+    case What::unread: return "unread";
+    case What::database: return "database";
+    case What::copy: return "copy";
+    case What::unusable: return "unusable";
   }
   return "unknown";
 }
@@ -83,6 +147,7 @@ std::string to_json(const SessionRecord& record) {
     json["apps"] = facts->apps;
     json["load"] = facts->load;
     json["started"] = facts->started;
+    for (const auto& [app, held] : facts->databases) json["databases"][app] = json_of(held);
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -107,6 +172,9 @@ Result<SessionRecord> session_record_from(const std::string& key, const std::str
         facts->apps = json.value("apps", std::vector<std::string>());
         facts->load = json.value("load", 0.0);
         facts->started = json.value("started", std::string());
+        if (json.contains("databases"))
+          for (const auto& [app, held] : json["databases"].get<std::map<std::string, Json>>())
+            facts->databases.emplace(app, held_from(held));
         record.facts = std::move(facts);
         return record;
       });

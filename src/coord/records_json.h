@@ -32,6 +32,7 @@ Result<HeartbeatAck> heartbeat_ack_from(const std::string& json);
 Result<Withdrawal> withdrawal_from(const std::string& json);
 
 const char* to_text(SessionState state);
+const char* to_text(HeldDatabase::What what);
 const char* to_text(LockKind kind);
 
 }  // namespace cluster::coord

@@ -94,14 +94,14 @@ void SessionOwner::lose(const std::string& why, Time, Output& out) {
   session_.clear();
 }
 
-SessionRecord SessionOwner::record_with(const std::vector<SessionId>& voters,
-                                        SessionState state) const {
+SessionRecord SessionOwner::record_with(const std::vector<SessionId>& voters, SessionState state) {
   SessionRecord record;
   record.node = options_.node;
   record.session = session_;
   record.state = state;
   record.voters = voters;
   record.facts = options_.facts();
+  facts_changed_ = false;
   if (state == SessionState::left) record.ended_by = options_.node + ": left";
   return record;
 }
@@ -333,7 +333,7 @@ void SessionOwner::consider_write(const SessionView& view, Time now, Output& out
   if (phase_ != Phase::live) return;
   auto wanted = wanted_voters(view, now);
   Time rewrite_at = last_write_sent_ + options_.timing.rewrite_period();
-  if (wanted != voters_ || now >= rewrite_at) {
+  if (wanted != voters_ || facts_changed_ || now >= rewrite_at) {
     write(record_with(wanted, SessionState::live), now, out);
     due_ = std::min(due_, now + options_.timing.write_retry());
   } else {

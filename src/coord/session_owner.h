@@ -61,6 +61,8 @@ class SessionOwner {
   void on_own_record(Revision rev, const SessionRecord& record, Time now, Output& out);
   void on_write(std::uint64_t id, WriteOutcome outcome, Revision stored, Time now, Output& out);
   void on_ack(const HeartbeatAck& ack, Time now, Output& out);
+  /// What the facts say has changed: the next record is written at once.
+  void facts_changed() { facts_changed_ = true; }
   /// The store shows less than it has acknowledged: the session is lost.
   void on_store_rewound(Time now, Output& out);
   /// Does what is due. Call after each event too. `members_known`: the first contents of the
@@ -111,7 +113,7 @@ class SessionOwner {
   void settled(bool landed, Revision rev, Time now, Output& out);
   void consider_write(const SessionView& view, Time now, Output& out);
   void heartbeat(const SessionView& view, Time now, Output& out);
-  SessionRecord record_with(const std::vector<SessionId>& voters, SessionState state) const;
+  SessionRecord record_with(const std::vector<SessionId>& voters, SessionState state);
   std::vector<SessionId> wanted_voters(const SessionView& view, Time now);
   std::vector<SessionId> candidates(const SessionView& view) const;
   std::optional<std::size_t> doubled_zone(const SessionView& view,
@@ -130,6 +132,7 @@ class SessionOwner {
   Revision known_rev_ = 0;  ///< newest revision of the own record that was seen
   std::vector<SessionId> voters_;
   bool had_voters_ = false;
+  bool facts_changed_ = false;  // since a record was made of them
   std::optional<InFlight> in_flight_;
   std::uint64_t last_write_id_ = 0;
   Time live_since_{};

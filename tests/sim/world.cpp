@@ -557,6 +557,15 @@ void World::step_down(int index, int app, const std::string& target) {
   arm(index);
 }
 
+void World::facts_changed(int index) {
+  auto& node = nodes_[static_cast<std::size_t>(index)];
+  if (!node.process || node.paused) return;
+  Actions actions;
+  node.process->facts_changed(local(node), actions);
+  perform(index, actions);
+  arm(index);
+}
+
 void World::leave(int index) {
   auto& node = nodes_[static_cast<std::size_t>(index)];
   if (!node.process || node.paused) return;

@@ -105,6 +105,8 @@ class World {
   void store_down(Nanos duration);
   void step_down(int node, int app, const std::string& target);
   void leave(int node);
+  /// What its record says of it has changed.
+  void facts_changed(int node);
   void forget_withdrawals(int node);
   /// A client on that node claims the lock; once granted it holds it for a while.
   void claim_lock(int node, int lock, bool wait, Nanos hold);

@@ -27,6 +27,34 @@ TEST(RecordsJson, ASessionRecordComesBackAsItWas) {
   EXPECT_EQ(back.facts->apps, facts->apps);
 }
 
+TEST(RecordsJson, WhatANodeHoldsComesBackAsItWas) {
+  using What = HeldDatabase::What;
+  SessionRecord record;
+  record.node = "node-1";
+  record.session = "Qd7";
+  auto facts = std::make_shared<NodeFacts>();
+  facts->databases = {{"a", {What::copy, 7, 8, 9, 3, 4711, ""}},
+                      {"b", {What::database, 7, ~std::uint64_t{0}, 0, 0, 0, ""}},
+                      {"c", {What::nothing, 7, 0, 0, 0, 0, ""}},
+                      {"d", {What::unread, 0, 0, 0, 0, 0, ""}},
+                      {"e", {What::unusable, 7, 0, 0, 0, 0, "file is not a database"}},
+                      {"f", {What::unknown, 0, 0, 0, 0, 0, ""}}};
+  record.facts = facts;
+  const auto back = session_record_from("node-1", to_json(record)).value();
+  EXPECT_EQ(back.facts->databases, facts->databases);
+}
+
+// As those of an older version are, and of a later one.
+TEST(RecordsJson, ARecordMayNotSayWhatItsNodeHolds) {
+  const std::string start =
+      R"({"v":1,"node":"n","session":"s","state":"left","voters":[],"apps":["a"])";
+  EXPECT_TRUE(session_record_from("n", start + "}").value().facts->databases.empty());
+  const auto later =
+      session_record_from("n", start + R"(,"databases":{"a":{"holds":"half","of":["it"]}}})");
+  ASSERT_TRUE(later) << later.error().what();
+  EXPECT_EQ(later.value().facts->databases.at("a"), HeldDatabase{});
+}
+
 TEST(RecordsJson, ALeaseComesBackAsItWas) {
   LeaseRecord record{"database", 42, true, "node-1", "Qd7", 815, "node-2"};
   EXPECT_EQ(lease_record_from("database", to_json(record)).value(), record);
