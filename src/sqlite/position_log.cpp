@@ -70,6 +70,10 @@ PositionLog::PositionLog(const std::string& path) : path_(path) {
   history_ = get_be<std::uint64_t>(all.data() + 8);
   earlier_ = all[16] != 0;
   all_from_stream_ = get_be<std::uint64_t>(all.data() + 17);
+  const FormerPlace former{
+      get_be<std::uint64_t>(all.data() + 25), get_be<std::uint64_t>(all.data() + 33),
+      get_be<std::uint64_t>(all.data() + 41), get_be<std::uint64_t>(all.data() + 49)};
+  if (former.history != 0) former_ = former;
   std::map<std::uint64_t, PositionRecord> found;
   for (std::size_t at = kSlot; at < all.size(); at += kSlot) {
     const auto slot = all.substr(at, kSlot);
@@ -85,29 +89,40 @@ void PositionLog::write_header() {
   append_be(bytes, history_);
   bytes.push_back(earlier_ ? '\1' : '\0');
   append_be(bytes, all_from_stream_);
+  const FormerPlace former = former_.value_or(FormerPlace{});
+  for (const auto value : {former.history, former.epoch, former.txid, former.hash})
+    append_be(bytes, value);
   write_all(file_.get(), with_checksum(std::move(bytes)), 0, path_);
 }
 
-void PositionLog::set_history(std::uint64_t history) {
+void PositionLog::set_history(std::uint64_t history, std::optional<FormerPlace> former) {
   if (history == history_) return;
-  clear();
+  earlier_ = ever_replicated();
+  former_ = former;
+  write_header();
+  drop_records();
+  all_from_stream_ = 0;
   history_ = history;
+  write_header();
+  if (::fdatasync(file_.get()) != 0) throw file_error("sync of", path_);
+}
+
+// A file that is none of ours, or is damaged.
+void PositionLog::clear() {
+  if (::ftruncate(file_.get(), 0) != 0) throw file_error("truncation of", path_);
+  drop_records();
   write_header();
 }
 
-void PositionLog::clear() {
-  if (::ftruncate(file_.get(), 0) != 0) throw file_error("truncation of", path_);
+void PositionLog::drop_records() {
+  if (::ftruncate(file_.get(), kSlot) != 0) throw file_error("truncation of", path_);
   // Room for all of it now, so that a full disk does not stop it later.
   if (const int rc = ::posix_fallocate(file_.get(), 0, (kRecords + 1) * kSlot); rc != 0) {
     errno = rc;
     throw file_error("making room for", path_);
   }
-  earlier_ = ever_replicated();
-  history_ = 0;
-  all_from_stream_ = 0;
   count_ = 0;
   records_.clear();
-  write_header();
 }
 
 void PositionLog::note_all_from_stream(std::uint64_t inode) {

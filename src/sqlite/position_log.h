@@ -17,6 +17,14 @@ namespace cluster::sqlite {
 /// another process has it locked: two nodes must not replicate into one database.
 UniqueFd open_locked(const std::string& path);
 
+/// Where a copy stood in a history whose stream is gone.
+struct FormerPlace {
+  std::uint64_t history = 0, epoch = 0, txid = 0;
+  std::uint64_t hash = 0;  ///< of its content
+
+  bool operator==(const FormerPlace&) const = default;
+};
+
 class PositionLog {
  public:
   /// Records that are kept; the oldest one makes room.
@@ -27,7 +35,12 @@ class PositionLog {
 
   /// Which history the records belong to; 0: none yet. Records of another one are dropped.
   std::uint64_t history() const noexcept { return history_; }
-  void set_history(std::uint64_t history);
+  /// Another history begins; `former`: where the copy stood in the one that was. Synced. Killed in
+  /// between, it is still at the old history, with what it had or with `former` alone. Throws
+  /// Error{system}.
+  void set_history(std::uint64_t history, std::optional<FormerPlace> former = {});
+  /// As given to set_history() last.
+  const std::optional<FormerPlace>& former() const noexcept { return former_; }
 
   /// The copy in the file with that inode holds nothing that the stream does not have, and this
   /// node has not led with it since. Without sync. Throws Error{system}.
@@ -43,8 +56,6 @@ class PositionLog {
 
   /// Without sync: it may be lost with the machine. Throws Error{system}.
   void append(const PositionRecord& record);
-  /// Drops all records, for a database that begins anew.
-  void clear();
   /// It has, or has had, a record of some history: the database was replicated once.
   bool ever_replicated() const noexcept { return earlier_ || !records_.empty(); }
   /// From the oldest to the newest.
@@ -61,12 +72,15 @@ class PositionLog {
                                      const WalPosition& end) const;
 
  private:
+  void clear();
+  void drop_records();
   void write_header();
 
   std::string path_;
   UniqueFd file_;
   std::uint64_t history_ = 0;
-  bool earlier_ = false;               // there were records that have been dropped
+  bool earlier_ = false;  // there were records that have been dropped
+  std::optional<FormerPlace> former_;
   std::uint64_t all_from_stream_ = 0;  // the inode of that file; 0: none is known to be so
   std::uint64_t count_ = 0;            // of records ever written
   std::deque<PositionRecord> records_;

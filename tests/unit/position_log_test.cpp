@@ -71,6 +71,41 @@ TEST_F(PositionLogTest, KnowsWhichFileHoldsNothingButWhatTheStreamHas) {
   EXPECT_FALSE(log.all_from_stream(17)) << "that was another history";
 }
 
+TEST_F(PositionLogTest, KnowsWhereItStoodInTheHistoryBefore) {
+  const FormerPlace place{77, 3, 10, 4711};
+  {
+    PositionLog log(path_);
+    log.set_history(77);
+    EXPECT_EQ(log.former(), std::nullopt);
+    log.append(record(10));
+    log.set_history(78, place);
+    EXPECT_EQ(log.former(), place);
+    EXPECT_TRUE(log.ever_replicated());
+  }
+  PositionLog log(path_);
+  EXPECT_EQ(log.history(), 78U);
+  EXPECT_EQ(log.former(), place);
+  EXPECT_TRUE(log.ever_replicated());
+  EXPECT_TRUE(log.records().empty());
+}
+
+// Killed when the records were dropped, and before the new history was noted.
+TEST_F(PositionLogTest, KnowsItAlsoWhenAChangeOfHistoryWasCutShort) {
+  const FormerPlace place{77, 3, 10, 4711};
+  {
+    PositionLog log(path_);
+    log.set_history(77, place);
+    log.append(record(10));
+  }
+  std::filesystem::resize_file(path_, 72);
+  PositionLog log(path_);
+  EXPECT_EQ(log.history(), 77U);
+  EXPECT_EQ(log.former(), place);
+  EXPECT_TRUE(log.records().empty());
+  log.set_history(78, log.former());
+  EXPECT_EQ(log.former(), place);
+}
+
 TEST_F(PositionLogTest, MakesRoomForNewRecords) {
   constexpr Txid kCount = PositionLog::kRecords * 2 + 100;
   {
