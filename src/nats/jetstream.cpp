@@ -297,6 +297,22 @@ void JetStream::account(Callback<AccountInfo> done) {
   });
 }
 
+void JetStream::set_metadata(const std::string& name, const std::string& key,
+                             const std::string& value, Completion done) {
+  const std::string update = "STREAM.UPDATE." + name;
+  api("STREAM.INFO." + name, "",
+      [this, update, key, value, done = std::move(done)](const Result<std::string>& text) {
+        auto json = text ? answer_from(update, text.value()) : Result<Json>(text.error());
+        if (!json) return done(json.error());
+        Json config = json.value().value("config", Json::object());
+        config["metadata"][key] = value;
+        api(update, config.dump(),
+            to_stream_state(update, [done](const Result<StreamState>& state) {
+              done(state ? Failure() : Failure(state.error()));
+            }));
+      });
+}
+
 void JetStream::create_stream(const StreamConfig& config, Callback<StreamState> done) {
   const std::string what = "STREAM.CREATE." + config.name;
   if (auto fault = stream_name_fault(config.name))

@@ -94,6 +94,10 @@ class JetStream {
   /// Makes the stream, or leaves one alone that has the same configuration already.
   void create_stream(const StreamConfig& config, Callback<StreamState> done);
   void update_stream(const StreamConfig& config, Callback<StreamState> done);
+  /// Sets one key of a stream's metadata. All else of its configuration stays as it is, also what
+  /// this program does not know; of two that change it at once, one is lost.
+  void set_metadata(const std::string& name, const std::string& key, const std::string& value,
+                    Completion done);
   /// Makes the stream unless one of that name is there, whose configuration is left alone.
   void ensure_stream(const StreamConfig& config, Completion done);
   void stream(const std::string& name, Callback<StreamState> done);
