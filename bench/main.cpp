@@ -226,6 +226,8 @@ int run(bool quick, bool sync_always, const std::string& build, std::set<std::st
 }  // namespace bench
 
 int main(int argc, char** argv) {
+  // What a new platform waits for is no part of any figure.
+  ::setenv("CPP_CLUSTER_FOUNDING_WAIT", "0s", 0);
   bool quick = false;
   bool sync_always = true;
   std::vector<std::string> words;

@@ -28,6 +28,8 @@ std::vector<std::string> child_environment() {
     return name.rfind("CPP_CLUSTER_", 0) == 0 || name == "NATS_URL" || name == "NODE_ID" ||
            name == "PLATFORM";
   });
+  // All nodes of the platform are started at once.
+  environment.emplace_back("CPP_CLUSTER_FOUNDING_WAIT=0s");
   return environment;
 }
 

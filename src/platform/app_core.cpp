@@ -123,12 +123,15 @@ void App::Core::make_database() {
   o.snapshots.stream_window = options.sqlite.stream_window;
   o.snapshots.least_window =
       std::min<Duration>(o.snapshots.least_window, options.sqlite.stream_window);
+  o.alone = host.alone();
+  o.others = [this] { return host.others_with(options.name); };
   sqlite::ReplicatedDatabase::Events events;
   events.ready_changed = [this](bool ready) { ready_changed(ready); };
   events.moved = [this] {
     transition_.moves(Step::database, BootClock::now());
     check_position_waiters();
   };
+  events.held_changed = [this] { host.held_changed(); };
   events.audit = audit_;
   events.lost = [this](const Error& error, bool fenced) {
     last_error_ = error.what();
@@ -598,6 +601,10 @@ void App::Core::member_left(const Member& member) {
   tell(*strand_, "on_member_leave", options.name, leave_hooks, member, hook_threw());
 }
 
+void App::Core::records_changed() {
+  if (database_) database_->others_changed();
+}
+
 void App::Core::step_down(const StepDown& how, Callback<SteppedDown> done) {
   const std::string app = "app \"" + options.name + "\"";
   if (!singleton())
@@ -900,6 +907,7 @@ void App::Core::over() {
   drop_hand_over();
   held.store(false);
   leads.store(false);
+  held_last_ = held_database();
   database_.reset();
   snapshots_core->close();
   kv->close();

@@ -75,6 +75,12 @@ class AppHost {
   virtual void app_is_down(const std::string& app) = 0;  ///< after stop(): its on_stop is done
   /// Until when a node that stops may take its time.
   virtual Time stop_by() const = 0;
+  /// No node on another machine can reach the NATS server that this platform uses.
+  virtual bool alone() const = 0;
+  /// All other nodes that the platform has or had, with what they say of the app's database.
+  virtual std::vector<sqlite::FoundingNode> others_with(const std::string& app) const = 0;
+  /// What held_database() says has changed.
+  virtual void held_changed() = 0;
 };
 
 /// How a lead was given up.
@@ -98,6 +104,7 @@ struct App::Core {
   void leader_seen(std::optional<Leader> leader, std::uint64_t epoch);
   void member_joined(const Member& member);
   void member_left(const Member& member);
+  void records_changed();  ///< of other nodes
   /// Hands the lead over; `done` once the lease is released, or with why that was called off:
   /// as Election::step_down says.
   void step_down(const StepDown& how, Callback<SteppedDown> done);
@@ -125,6 +132,8 @@ struct App::Core {
   Seen seen() const;
   /// Nothing before the first session and after the end.
   sqlite::ReplicatedDatabase* replicated() const { return database_.get(); }
+  /// What this node's record is to say of its database; What::unknown before the first session.
+  sqlite::HeldDatabase held_database() const { return database_ ? database_->held() : held_last_; }
   /// Calls `done` once this node's database has all up to there, or with an error after `limit`.
   void wait_for_position(const DatabasePosition& position, Duration limit, Completion done);
 
@@ -215,6 +224,7 @@ struct App::Core {
   bool was_active_ = false;  // since the last promotion began
   std::unique_ptr<ProcessBackend> backend_;
   std::unique_ptr<sqlite::ReplicatedDatabase> database_;
+  sqlite::HeldDatabase held_last_;  // once that is gone
   struct PositionWaiter {
     DatabasePosition position{};
     Completion done{};

@@ -152,6 +152,11 @@ struct Platform::Core final : AppHost {
   }
   void app_is_down(const std::string&) override { leave_when_all_are_down(); }
   Time stop_by() const override { return stop_by_; }
+  bool alone() const override;
+  std::vector<sqlite::FoundingNode> others_with(const std::string& app) const override;
+  void held_changed() override {
+    if (driver_) driver_->facts_changed();
+  }
 
   void run();
   void tell_of_leaving(const std::string& node, const std::string& session,
@@ -194,6 +199,7 @@ struct Platform::Core final : AppHost {
   Member member_of(const std::string& node, const coord::SessionRecord& record,
                    coord::Revision rev) const;
   std::shared_ptr<const coord::NodeFacts> facts();
+  coord::HeldDatabase held_by(const App::Core& app) const;
   void ask_for_load();
   ControlService::Answers control_answers();
 
@@ -626,7 +632,44 @@ std::shared_ptr<const coord::NodeFacts> Platform::Core::facts() {
   if (options.load) ask_for_load();
   facts->load = options.load && load_ ? *load_ : machine_load();
   facts->started = started_;
+  for (const auto& [name, app] : cores_)
+    if (!app->options.sqlite.path.empty()) facts->databases[name] = held_by(*app);
   return facts;
+}
+
+// Before it was looked at, what this node's last process has said may still be so.
+coord::HeldDatabase Platform::Core::held_by(const App::Core& app) const {
+  coord::HeldDatabase held = app.held_database();
+  if (held.what != coord::HeldDatabase::What::unknown || !driver_) return held;
+  const auto* seen = driver_->coordination().view().find(options.node);
+  if (!seen || !seen->record.facts) return held;
+  const auto& said = seen->record.facts->databases;
+  const auto last = said.find(app.options.name);
+  if (last == said.end()) return held;
+  held = last->second;
+  held.stream = 0;
+  return held;
+}
+
+// Whoever else is to be a node then is on this machine, and starts with it.
+bool Platform::Core::alone() const {
+  if (!embedded_) return false;
+  const auto& own = embedded_->options();
+  return own.routes.empty() && (own.host == "127.0.0.1" || own.host == "localhost");
+}
+
+std::vector<sqlite::FoundingNode> Platform::Core::others_with(const std::string& app) const {
+  std::vector<sqlite::FoundingNode> others;
+  if (!driver_) return others;
+  for (const auto& [node, seen] : driver_->coordination().view().all()) {
+    if (node == options.node) continue;
+    sqlite::FoundingNode other{.node = node, .live = seen.record.live()};
+    if (const auto& facts = seen.record.facts)
+      if (const auto held = facts->databases.find(app); held != facts->databases.end())
+        other.held = held->second;
+    others.push_back(std::move(other));
+  }
+  return others;
 }
 
 void Platform::Core::start_coordination(int replicas) {
@@ -876,6 +919,7 @@ void Platform::Core::member_changed(const std::string& node) {
   }
   if (life_changed)
     for (auto& [name, app] : cores_) lease_changed(name);  // a leader's session may have ended
+  for (auto& [name, app] : cores_) app->records_changed();
 }
 
 // All nodes see it, and one entry tells of it: JetStream keeps the first of an id. Nodes without a

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/log.h"
 #include "core/wall_time.h"
+#include "sqlite/file.h"
 #include "sqlite/left_over.h"
 #include "sqlite/move_database.h"
 #include "sqlite/set_aside.h"
@@ -27,12 +28,6 @@ constexpr int kMostFailures = 3;  // of one record, before another way is tried
 constexpr Duration kProofRetry = milliseconds(500);
 constexpr Duration kForeignToldAgain = std::chrono::minutes(1);
 
-/// Fences of leaders that have committed nothing yet are no history, nor is what others publish.
-bool has_transactions(const nats::StoredMessage& message) {
-  const auto record = stream_record_from(message.headers, message.sequence);
-  return record ? record.value().last > 0 : !is_foreign(record.error());
-}
-
 }  // namespace
 
 const char* to_text(DatabaseCopy::Phase phase) {
@@ -40,12 +35,31 @@ const char* to_text(DatabaseCopy::Phase phase) {
   switch (phase) {
     case Phase::idle: return "idle";
     case Phase::opening: return "opening";
-    case Phase::seed: return "seed";
+    case Phase::founding: return "founding";
     case Phase::following: return "following";
     case Phase::restoring: return "restoring";
     case Phase::waiting: return "waiting";
   }
   return "unknown";
+}
+
+HeldDatabase look_for_database(const std::vector<std::string>& paths) {
+  namespace fs = std::filesystem;
+  HeldDatabase held;
+  held.what = HeldDatabase::What::nothing;
+  for (const auto& path : paths) {
+    std::error_code failure;
+    const auto status = fs::status(path, failure);
+    if (status.type() == fs::file_type::not_found) continue;
+    const auto size = failure ? 0 : fs::file_size(path, failure);
+    if (failure) {
+      held.what = HeldDatabase::What::unusable;
+      held.why = path + ": " + failure.message();
+      return held;
+    }
+    if (size > 0) held.what = HeldDatabase::What::unread;
+  }
+  return held;
 }
 
 DatabaseCopy::DatabaseCopy(Loop& loop, StrandPool& strands, nats::JetStream& jetstream,
@@ -59,6 +73,12 @@ DatabaseCopy::DatabaseCopy(Loop& loop, StrandPool& strands, nats::JetStream& jet
       checkpoints_(strands.strand()),
       scans_(strands.strand()),
       lag_(loop, jetstream, options_.stream, options_.subject, [this] { return behind(); }),
+      founding_(loop, jetstream,
+                {options_.app, options_.node, options_.stream, options_.members, options_.alone,
+                 options_.others},
+                {[this] { founding_changed(); },
+                 [this](const nats::StreamState& stream) { found_stream(history_of(stream)); },
+                 [this](const Error& error) { missing(error); }}),
       foreign_told_(kForeignToldAgain),
       retry_(kFirstRetry) {}
 
@@ -97,6 +117,7 @@ void DatabaseCopy::work(std::function<T()> task, std::function<void(Result<T>)> 
 
 void DatabaseCopy::set_phase(Phase phase) {
   if (phase_ == phase) return;
+  last_held_ = held();
   phase_ = phase;
   log::info("database", {{"app", options_.app},
                          {"node", options_.node},
@@ -124,6 +145,7 @@ void DatabaseCopy::next_turn() {
   proof_timer_.reset();
   proving_ = false;
   origin_noted_ = false;
+  founding_.end();
 }
 
 void DatabaseCopy::open() {
@@ -141,7 +163,6 @@ void DatabaseCopy::open() {
         // Until a checkpoint of the one before is over.
         std::lock_guard lock(files_);
         if (!log_) log_ = std::make_unique<PositionLog>(position_log_path(options_.path));
-        log_->set_history(history_);
         if (!hashes_) hashes_ = std::make_unique<HashFile>(hash_file_path(options_.path));
         namespace fs = std::filesystem;
         const std::string here = place();
@@ -162,12 +183,49 @@ void DatabaseCopy::open() {
           move(options_.path, here);
         }
         list_set_aside();
+        leave_history(here);
         return std::make_shared<Replica>(here, *log_, *hashes_, options_.wal_limit);
       },
       [this](Result<std::shared_ptr<Replica>> replica) {
         if (replica) return opened(std::move(replica.value()));
-        if (replica.error().errc() != Errc::corrupt) return wait_and_open(replica.error());
-        unreadable(replica.error());
+        unusable(replica.error());
+      });
+}
+
+// On the strand. The records of a history whose stream is gone go, but where the copy stood in it
+// tells who has more of it.
+void DatabaseCopy::leave_history(const std::string& here) {
+  if (log_->history() == history_) return;
+  auto former = log_->former();
+  if (!log_->records().empty()) {
+    former.reset();
+    try {
+      const Replica was(here, *log_, *hashes_, options_.wal_limit);
+      if (was.exists() && was.position())
+        former = FormerPlace{log_->history(), was.position()->epoch, was.position()->txid,
+                             was.state().pages.database()};
+    } catch (const Error& error) {
+      // It is opened again below, and can't be then either.
+      log::warn("database_place_lost",
+                {{"app", options_.app}, {"node", options_.node}, {"why", error.what()}});
+    }
+  }
+  log_->set_history(history_, former);
+}
+
+// What is here can't be opened now.
+void DatabaseCopy::unusable(const Error& error) {
+  work<HeldDatabase>(
+      [paths = std::vector{place(), options_.path}] { return look_for_database(paths); },
+      [this, error](const Result<HeldDatabase>& seen) {
+        last_held_ = seen ? seen.value() : HeldDatabase{};
+        if (!seen || seen.value().what == HeldDatabase::What::unread) {
+          last_held_.what = HeldDatabase::What::unusable;
+          last_held_.why = error.what();
+        }
+        last_held_.stream = history_;
+        if (error.errc() != Errc::corrupt) return wait_and_open(error);
+        unreadable(error);
       });
 }
 
@@ -212,7 +270,13 @@ void DatabaseCopy::finish_set_aside_here() {
 void DatabaseCopy::unreadable(const Error& error) {
   ask_stream([this, error](const nats::StreamState& stream) {
     ask_begun(stream, [this, error](bool begun) {
-      if (!begun) return wait_and_open(error);
+      if (!begun)
+        return wait_and_open(
+            Error(error.errc(), std::string(error.what()) +
+                                    ". The stream is empty, and nobody leads until this file is "
+                                    "mended or moved away, or a person decides: cpp-cluster db "
+                                    "found " +
+                                    options_.app + " --node NODE, or --empty"));
       start_over({error.what(), true}, true);
     });
   });
@@ -225,11 +289,15 @@ void DatabaseCopy::wait_and_open(const Error& error) {
 // Until another file is at its place, or none.
 void DatabaseCopy::refuse(const Error& error, const FileState& file) {
   refused_ = error;
+  last_held_ = {};
+  last_held_.what = HeldDatabase::What::database;
+  last_held_.stream = history_;
   wait(error, [this, error, file] {
     work<bool>([this, file] { return FileState::of(place()) == file; },
                [this, error, file](const Result<bool>& same) {
-                 if (same && same.value()) return refuse(error, file);
-                 open();
+                 if (!same || !same.value()) return open();
+                 // Of another stream it may be the beginning.
+                 ask_stream([this, error, file](const nats::StreamState&) { refuse(error, file); });
                });
   });
 }
@@ -259,9 +327,9 @@ void DatabaseCopy::opened(std::shared_ptr<Replica> replica) {
   if (const auto& at = replica_->position(); at && !anew_)
     return follow(log_->sequence_before(at->txid));
   ask_stream([this](const nats::StreamState& state) {
-    if (!replica_->exists() || replica_->position()) return have_anew(state);
     ask_begun(state, [this, state](bool begun) {
-      if (!begun) return seed();
+      if (!begun) return found(state);
+      if (!replica_->exists() || replica_->position()) return have_anew(state);
       look_in_stream(state);
     });
   });
@@ -330,15 +398,69 @@ void DatabaseCopy::ask_begun(const nats::StreamState& stream, std::function<void
         if (turn != turn_) return;
         if (!newest) return wait_and_open(newest.error());
         const auto& record = newest.value().record;
-        then(record ? record->last > 0 : newest.value().gone > 0);
+        then(record ? has_transactions(*record) : newest.value().gone > 0);
       });
 }
 
-void DatabaseCopy::seed() {
-  set_phase(Phase::seed);
-  trouble_.clear();
+void DatabaseCopy::found(const nats::StreamState& stream) {
+  founding_.begin(held_here(), stream);
+  set_phase(Phase::founding);
+  anew_ = false;
+  retry_ = kFirstRetry;
+  starts_ = 0;
   watch_for_others();
+  founding_changed();
+}
+
+void DatabaseCopy::founding_changed() {
+  const FoundingVerdict verdict = founding_.verdict();
+  const auto& chosen = founding_.chosen();
+  if (chosen && chosen->node.empty() && replica_->exists() && log_->ever_replicated())
+    return start_over({"it was decided that the app begins without a database", true});
+  if (trouble_ != verdict.why && !verdict.why.empty()) {
+    const bool person = verdict.kind == FoundingVerdict::Kind::person;
+    const log::Fields fields{{"holds", text_of(founding_.own())}, {"why", verdict.why}};
+    person ? journal_.warn("database_founding", fields)
+           : journal_.info("database_founding", fields);
+  }
+  trouble_ = verdict.why;
   if (events_.changed) events_.changed();
+}
+
+// The strand is at rest.
+HeldDatabase DatabaseCopy::held_here() const {
+  using What = HeldDatabase::What;
+  HeldDatabase held;
+  held.stream = history_;
+  held.what = What::nothing;
+  if (!replica_->exists()) return held;
+  held.what = What::database;
+  held.hash = replica_->state().pages.database();
+  FormerPlace at = log_->former().value_or(FormerPlace{});
+  if (const auto& here = replica_->position()) at = {history_, here->epoch, here->txid, held.hash};
+  // What somebody has written since is of no history.
+  if (at.history == 0 || at.hash != held.hash) return held;
+  held.what = What::copy;
+  held.history = at.history;
+  held.epoch = at.epoch;
+  held.txid = at.txid;
+  return held;
+}
+
+HeldDatabase DatabaseCopy::held() const {
+  if (phase_ == Phase::founding) return founding_.own();
+  if (phase_ != Phase::following) return last_held_;
+  HeldDatabase held;
+  held.stream = history_;
+  held.what = HeldDatabase::What::nothing;
+  const CopyPosition at = follower_ ? follower_->position() : position_;
+  if (at.txid == 0) return held;
+  held.what = HeldDatabase::What::copy;
+  held.hash = at.hash;
+  held.history = history_;
+  held.epoch = at.epoch;
+  held.txid = at.txid;
+  return held;
 }
 
 void DatabaseCopy::missing(const Error& error) {
@@ -360,7 +482,7 @@ void DatabaseCopy::ask_stream(std::function<void(const nats::StreamState&)> then
 
 void DatabaseCopy::found_stream(std::uint64_t history) {
   const bool settled =
-      phase_ == Phase::seed || phase_ == Phase::following || phase_ == Phase::waiting;
+      phase_ == Phase::founding || phase_ == Phase::following || phase_ == Phase::waiting;
   // Else it is looked at when what is under way has ended.
   if (settled && history != history_) another_stream(history);
 }
@@ -371,8 +493,10 @@ void DatabaseCopy::another_stream(std::uint64_t history) {
                  {{"stream", options_.stream},
                   {"txid", position_.txid},
                   {"means",
-                   "somebody has deleted the stream; the next leader begins it with its "
-                   "whole database"}});
+                   "somebody has deleted the stream; the node that has the most of the same "
+                   "history begins it with its whole database"}});
+  // What is held is still of the old one.
+  set_phase(Phase::opening);
   history_ = history;
   lag_.forget();
   open();
@@ -427,10 +551,9 @@ void DatabaseCopy::watch_for_others() {
   nats::OrderedConsumer::Handlers handlers;
   handlers.trouble = [this](const Error& error) { missing(error); };
   handlers.message = [this](const nats::StoredMessage& message) {
-    if (!has_transactions(message)) return;
     // It may have begun with the very content of this copy, or with another one of what both had.
-    if (counts_.streams_made_anew > 0) return open();
-    stuck({"another node has begun the stream", true, Txid{0}});
+    const auto record = stream_record_from(message.headers, message.sequence);
+    if (record ? has_transactions(record.value()) : !is_foreign(record.error())) open();
   };
   others_ = std::make_unique<nats::OrderedConsumer>(jetstream_, options_.stream,
                                                     std::vector<std::string>{}, nats::StartAt{},

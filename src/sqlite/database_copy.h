@@ -20,6 +20,7 @@
 #include "core/result.h"
 #include "core/strand.h"
 #include "nats/jetstream.h"
+#include "sqlite/founding.h"
 #include "sqlite/hash_file.h"
 #include "sqlite/newest_record.h"
 #include "sqlite/position_log.h"
@@ -52,11 +53,14 @@ class DatabaseCopy {
     std::size_t wal_limit = std::size_t{16} * 1024 * 1024;
     Restore restore{};  ///< empty: there are no snapshots
     AuditSink audit{};
+    std::string members{};                                ///< as Founding::Options
+    bool alone = false;                                   ///< the same
+    std::function<std::vector<FoundingNode>()> others{};  ///< the same
   };
   enum class Phase {
     idle,       ///< not begun, or the database is the leader's
     opening,    ///< it is read, to find out where it stands
-    seed,       ///< there is a database, and the stream has never had anything: it may begin one
+    founding,   ///< the stream has nothing: whoever may begins it, with a database or without one
     following,  ///< it takes what the stream has
     restoring,  ///< it is had anew
     waiting,    ///< something failed, and is tried again soon
@@ -113,12 +117,23 @@ class DatabaseCopy {
   Phase phase() const noexcept { return phase_; }
   /// As given to begin(), or what it was found to be since.
   std::uint64_t history() const noexcept { return history_; }
-  /// It has what the stream had when it began to follow, and is known to be right; or may begin a
-  /// stream.
+  /// It has what the stream had when it began to follow, and is known to be right; or may found.
   bool ready() const noexcept {
-    return phase_ == Phase::seed || (phase_ == Phase::following && caught_up_ && replica_ &&
-                                     replica_->proven() && !replica_->has_rest());
+    return may_found() || (phase_ == Phase::following && caught_up_ && replica_ &&
+                           replica_->proven() && !replica_->has_rest());
   }
+  /// The stream has nothing, and this node may begin it.
+  bool may_found() const noexcept { return phase_ == Phase::founding && founding_.may(); }
+  /// In Phase::founding: why it may not, for people.
+  const std::string& why_not_found() const noexcept { return founding_.verdict().why; }
+  /// What other nodes say of what they hold may have changed.
+  void others_changed() { founding_.others_changed(); }
+  /// What this node's record is to say of the database.
+  HeldDatabase held() const;
+  /// The same, as far as it is known before begin(), and when this node has led.
+  void note_held(HeldDatabase held) { last_held_ = std::move(held); }
+  /// The stream is not empty any more: looks at all anew.
+  void begun_by_another() { open(); }
   /// Where it stands, when nothing is under way; nothing also when that is not known.
   std::optional<CopyPosition> position() const;
   /// It has all of the stream up to there.
@@ -173,7 +188,11 @@ class DatabaseCopy {
   void opened(std::shared_ptr<Replica> replica);
   void look_in_stream(const nats::StreamState& stream);
   void recognise(const PositionRecord& record);
-  void seed();
+  void found(const nats::StreamState& stream);
+  void founding_changed();
+  HeldDatabase held_here() const;
+  void leave_history(const std::string& here);
+  void unusable(const Error& error);
   void unreadable(const Error& error);
   void watch_for_others();
   void have_anew(const nats::StreamState& stream);
@@ -243,6 +262,8 @@ class DatabaseCopy {
   std::shared_ptr<Replica> replica_;
   std::unique_ptr<WalFollower> follower_;
   StreamLag lag_;
+  Founding founding_;
+  HeldDatabase last_held_;  // while nothing newer is known
   std::unique_ptr<nats::OrderedConsumer> others_;
   std::unique_ptr<NewestRecord> newest_;
   bool caught_up_ = false;
@@ -268,5 +289,8 @@ class DatabaseCopy {
 };
 
 const char* to_text(DatabaseCopy::Phase phase);
+
+/// What a look at the files alone tells: nothing, unread or unusable. May block.
+HeldDatabase look_for_database(const std::vector<std::string>& paths);
 
 }  // namespace cluster::sqlite

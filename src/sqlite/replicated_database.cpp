@@ -74,7 +74,8 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
       copy_(loop, strands, jetstream,
             {options_.app, options_.node, options_.path, options_.replica, stream_,
              options_.platform + "." + options_.app + ".wal", options_.wal_limit,
-             restore_from(snapshots_, stream_), events_.audit},
+             restore_from(snapshots_, stream_), events_.audit,
+             "KV_" + options_.platform + "_members", options_.alone, options_.others},
             {[this] { copy_changed(); }, [this] { make_missing_stream(); }}),
       verifier_(strands.strand()),
       files_(strands.strand()) {
@@ -98,8 +99,10 @@ void ReplicatedDatabase::make_folders() {
     trouble_ = why;
     timer_ = loop_.after(kFolderRetry, [this] { make_folders(); });
   };
-  auto made = [this, alive = alive_, again](const std::string& why) {
+  auto made = [this, alive = alive_, again](const std::string& why, HeldDatabase held) {
     if (!*alive || stopped_) return;
+    copy_.note_held(std::move(held));
+    tell_held();
     if (!why.empty()) return again(why);
     trouble_.clear();
     ensure_stream();
@@ -113,7 +116,9 @@ void ReplicatedDatabase::make_folders() {
     } catch (const std::exception& error) {
       why = error.what();
     }
-    loop.post([made, why] { made(why); });
+    loop.post([made, why, held = look_for_database({path, replica.empty() ? path : replica})] {
+      made(why, held);
+    });
   };
   if (!files_->post(std::move(task))) again("there is no thread to look at its folder with");
 }
@@ -167,8 +172,8 @@ void ReplicatedDatabase::ensure_stream() {
                                              {{"stream", stream_},
                                               {"means",
                                                "somebody has deleted it; it is made again, empty: "
-                                               "the next leader begins it with its whole "
-                                               "database"}});
+                                               "the node that has the most of the same history "
+                                               "begins it with its whole database"}});
                              // With another configuration it is there already, and stays as it is;
                              // who may not make it may use it.
                              if (state || (state.error().errc() != Errc::invalid_argument &&
@@ -182,9 +187,31 @@ void ReplicatedDatabase::copy_changed() {
   if (role_ == Role::promoting && copy_.refused()) finish_promotion(copy_.refused());
   if (role_ == Role::promoting) try_to_take_over();
   if (events_.moved) events_.moved();
+  tell_held();
   const bool ready = copy_.ready();
   if (std::exchange(was_ready_, ready) != ready && role_ == Role::standby && events_.ready_changed)
     events_.ready_changed(ready);
+}
+
+HeldDatabase ReplicatedDatabase::held() const {
+  if (!primary_) return copy_.held();
+  HeldDatabase held;
+  held.stream = copy_.history();
+  held.txid = primary_->status().committed;
+  held.what = held.txid == 0 ? HeldDatabase::What::nothing : HeldDatabase::What::copy;
+  held.history = held.stream;
+  held.epoch = epoch_;
+  return held;
+}
+
+// How far a copy is, the record says from time to time anyhow.
+void ReplicatedDatabase::tell_held() {
+  HeldDatabase now = held();
+  if (now.what == HeldDatabase::What::copy && now.history == now.stream)
+    now.hash = now.epoch = now.txid = 0;
+  if (now == told_held_) return;
+  told_held_ = std::move(now);
+  if (events_.held_changed) events_.held_changed();
 }
 
 // ---- promotion
@@ -270,9 +297,16 @@ void ReplicatedDatabase::lose(const Error& error) {
 // Once the fence stands, and all before it is here.
 void ReplicatedDatabase::try_to_take_over() {
   if (role_ != Role::promoting || !promoted_ || !fence_ || handing_over_) return;
-  if (copy_.phase() == DatabaseCopy::Phase::seed) {
-    if (fence_->last == 0) return take_over({});
-    return copy_.start_over({"the stream has transactions", true, Txid{0}});
+  if (copy_.phase() == DatabaseCopy::Phase::founding) {
+    if (fence_->last > 0) return copy_.begun_by_another();
+    if (!copy_.may_found())
+      return finish_promotion(Error(Errc::unavailable, "stream " + stream_ +
+                                                           " is empty, and this node may not begin "
+                                                           "it: " +
+                                                           copy_.why_not_found()));
+    journal_.info("database_founded",
+                  {{"epoch", epoch_}, {"stream", stream_}, {"with", text_of(copy_.held())}});
+    return take_over({});
   }
   const auto at = copy_.position();
   if (!at) return;
@@ -541,6 +575,7 @@ void ReplicatedDatabase::stand_by() {
                                                 {"bytes", left_.bytes},
                                                 {"why", left_.why}});
   }
+  if (primary_) copy_.note_held(held());
   primary_.reset();
   // Those who still waited have their errors now.
   commits_.reset();

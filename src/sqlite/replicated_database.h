@@ -47,12 +47,16 @@ class ReplicatedDatabase {
     int stream_replicas = 1;
     std::size_t wal_limit = std::size_t{16} * 1024 * 1024;
     SnapshotOptions snapshots{};
+    bool alone = false;                                   ///< as Founding::Options
+    std::function<std::vector<FoundingNode>()> others{};  ///< the same
   };
   struct Events {
     /// Whether this node may lead has changed.
     std::function<void(bool)> ready_changed{};
     /// The position has moved on.
     std::function<void()> moved{};
+    /// Others should know what held() says now.
+    std::function<void()> held_changed{};
     /// This node leads and can't any more: demote it. `fenced`: at once, somebody else leads.
     std::function<void(const Error& why, bool fenced)> lost{};
     AuditSink audit{};
@@ -142,6 +146,10 @@ class ReplicatedDatabase {
   /// told besides; 0: of none.
   void verify(std::shared_ptr<VerifyProgress> progress, Txid at, Callback<Verified> done);
   Status status() const;
+  /// What the record of this node is to say of the database.
+  HeldDatabase held() const;
+  /// What the records of other nodes say may have changed.
+  void others_changed() { copy_.others_changed(); }
   /// Where the socket for commits that wait is while this node leads; empty: nowhere now.
   std::string commit_folder() const { return commits_ ? commits_->folder() : ""; }
   /// Somebody may have removed a database from quarantine: looks, for the status.
@@ -155,6 +163,7 @@ class ReplicatedDatabase {
   nats::StreamConfig stream_config() const;
   void make_missing_stream();
   void copy_changed();
+  void tell_held();
   void try_to_take_over();
   void take_over(std::optional<Txid> ahead);
   void lead(DatabaseState known, bool trusted, Txid numbered);
@@ -185,6 +194,7 @@ class ReplicatedDatabase {
   bool left_over_at_least_ = false;  // what this lead began with may be more than is known
   std::uint64_t history_ = 0;
   bool was_ready_ = false;
+  HeldDatabase told_held_;
   bool handing_over_ = false;
   bool stopped_ = false;  // for good
   bool making_stream_ = false;

@@ -119,6 +119,10 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
   return record;
 }
 
+bool has_transactions(const StreamRecord& newest) {
+  return newest.fence || newest.final ? newest.last > 0 : newest.first > 1;
+}
+
 std::size_t most_part(const std::string& writer, std::int64_t max_payload) {
   if (max_payload <= 0) return kMostPart;
   const auto payload = static_cast<std::size_t>(max_payload);

@@ -22,6 +22,10 @@ Result<StreamRecord> stream_record_from(const std::vector<nats::Header>& headers
 /// nodes pass over it alike.
 inline bool is_foreign(const Error& error) { return error.errc() == Errc::corrupt; }
 
+/// Whether a stream has a transaction, when this is its newest record. Fences of leaders that have
+/// committed nothing yet are no history, nor is a first transaction that was never sent to its end.
+bool has_transactions(const StreamRecord& newest);
+
 /// Bytes of a file that one message of `writer` may have, so that a server takes it that takes
 /// `max_payload` bytes (0: not known); 0: that is too little for any.
 std::size_t most_part(const std::string& writer, std::int64_t max_payload);

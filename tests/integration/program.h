@@ -31,7 +31,8 @@ inline std::string text_of(const std::string& file) {
   return text.str();
 }
 
-/// With nothing of this test's environment but PATH and what sanitizers are told.
+/// With nothing of this test's environment but PATH, what sanitizers are told, and how long new
+/// platforms wait.
 class Program {
  public:
   enum class Errors { to_file, to_terminal };
@@ -42,8 +43,9 @@ class Program {
     arguments.insert(arguments.begin(), built::kProgram);
     environment.push_back(std::string("PATH=") + getenv("PATH") + ":/usr/sbin");
     environment.push_back("HOME=" + folder.path().string());
-    for (const char* name : {"ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS",
-                             "ASAN_SYMBOLIZER_PATH", "TSAN_SYMBOLIZER_PATH"})
+    for (const char* name :
+         {"ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "ASAN_SYMBOLIZER_PATH",
+          "TSAN_SYMBOLIZER_PATH", "CPP_CLUSTER_FOUNDING_WAIT"})
       if (const char* value = getenv(name)) environment.push_back(std::string(name) + "=" + value);
     std::vector<char*> argv, envp;
     for (auto& a : arguments) argv.push_back(a.data());
