@@ -15,6 +15,7 @@
 #include "core/duration.h"
 #include "core/ids.h"
 #include "core/json_fields.h"
+#include "core/names.h"
 #include "ops/audit_entry.h"
 
 namespace cluster::cli {
@@ -366,6 +367,17 @@ Exit Client::show(const OutputFlags& output, const std::function<std::string()>&
     if (!text.empty()) print(terminal ? kClear + text : text + (output.json ? "" : "\n"));
     loop_.run_until([] { return false; }, output.interval);
   }
+}
+
+const SeenMember& member_or_fail(const Snapshot& snapshot, const std::string& node) {
+  if (const SeenMember* member = find_member(snapshot, node)) return *member;
+  std::vector<std::string> names;
+  for (const auto& member : snapshot.members) names.push_back(member.node);
+  const std::string near = nearest_name(node, names);
+  throw CommandError(
+      Exit::not_found,
+      "platform " + snapshot.platform + " has no node \"" + node + "\"" +
+          (near.empty() ? "; see cpp-cluster node list" : "; did you mean \"" + near + "\"?"));
 }
 
 }  // namespace cluster::cli

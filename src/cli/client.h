@@ -94,4 +94,7 @@ class Client {
   std::unique_ptr<nats::JetStream> jetstream_{};
 };
 
+/// The member of that name. Throws CommandError{not_found}, with a name that is like it.
+const SeenMember& member_or_fail(const Snapshot& snapshot, const std::string& node);
+
 }  // namespace cluster::cli

@@ -217,6 +217,13 @@ std::string text_or_input(const std::string& argument) {
   return all.str();
 }
 
+bool confirmed(const std::string& question) {
+  std::cerr << question << " [y/N] " << std::flush;
+  std::string answer;
+  std::getline(std::cin, answer);
+  return answer == "y" || answer == "yes";
+}
+
 void complain(const std::string& text) { std::cerr << "cpp-cluster: " << text << std::endl; }
 
 std::unique_ptr<CLI::App> make_commands(Chosen& chosen) {

@@ -89,6 +89,8 @@ void print(const std::string& text);
 std::pair<std::string, std::string> json_bytes(const std::string& name, const std::string& bytes);
 /// What an argument says; `-`: all of standard input.
 std::string text_or_input(const std::string& argument);
+/// Asks a person; only "y" and "yes" are a yes.
+bool confirmed(const std::string& question);
 /// To standard error, behind the program's name.
 void complain(const std::string& text);
 
@@ -106,6 +108,7 @@ void add_snapshot(CLI::App& root, Chosen& chosen);
 void add_db(CLI::App& root, Chosen& chosen);
 /// Below `db`.
 void add_quarantine(CLI::App& db, Chosen& chosen);
+void add_found(CLI::App& db, Chosen& chosen);
 void add_kv(CLI::App& root, Chosen& chosen);
 void add_lock(CLI::App& root, Chosen& chosen);
 void add_call(CLI::App& root, Chosen& chosen);

@@ -1,5 +1,6 @@
 // cpp-cluster db: where the databases of apps stand on each node, and whether the copies are whole
-// and the same. What is in quarantine: quarantine_commands.cpp.
+// and the same. Who begins a history: found_command.cpp. What is in quarantine:
+// quarantine_commands.cpp.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -475,6 +476,7 @@ void add_db(CLI::App& root, Chosen& chosen) {
       "  cpp-cluster db verify database\n"
       "  cpp-cluster db verify database --output json | jq '.nodes[] | select(.wrong != \"\")'");
 
+  add_found(group, chosen);
   add_quarantine(group, chosen);
 }
 

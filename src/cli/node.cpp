@@ -6,7 +6,6 @@
 #include "cli/client.h"
 #include "cli/command.h"
 #include "core/ids.h"
-#include "core/names.h"
 
 namespace cluster::cli {
 namespace {
@@ -24,17 +23,6 @@ Exit list(const NodeArguments& options) {
     return options.output.json ? nodes_json(snapshot, options.output.watch)
                                : nodes_text(snapshot, use_colour());
   });
-}
-
-const SeenMember& member_or_fail(const Snapshot& snapshot, const std::string& node) {
-  if (const SeenMember* member = find_member(snapshot, node)) return *member;
-  std::vector<std::string> names;
-  for (const auto& member : snapshot.members) names.push_back(member.node);
-  const std::string near = nearest_name(node, names);
-  throw CommandError(
-      Exit::not_found,
-      "platform " + snapshot.platform + " has no node \"" + node + "\"" +
-          (near.empty() ? "; see cpp-cluster node list" : "; did you mean \"" + near + "\"?"));
 }
 
 Exit status(const NodeArguments& options) {

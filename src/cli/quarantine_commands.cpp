@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <iostream>
 #include <memory>
 #include <optional>
 
@@ -450,13 +449,6 @@ Exit export_quarantined(const QuarantineArguments& options) {
 }
 
 // ---- delete
-
-bool confirmed(const std::string& question) {
-  std::cerr << question << " [y/N] " << std::flush;
-  std::string answer;
-  std::getline(std::cin, answer);
-  return answer == "y" || answer == "yes";
-}
 
 Exit delete_quarantined(const QuarantineArguments& options) {
   check_name(options.name);
