@@ -16,5 +16,6 @@ const char* const kE2eNode = CLUSTER_E2E_NODE;
 const char* const kE2eBackend = CLUSTER_E2E_BACKEND;
 const char* const kWallClock = CLUSTER_WALL_CLOCK;
 const char* const kHeldFiles = CLUSTER_HELD_FILES;
+const char* const kFailingReads = CLUSTER_FAILING_READS;
 
 }  // namespace cluster::built

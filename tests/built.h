@@ -18,5 +18,6 @@ extern const char* const kE2eNode;
 extern const char* const kE2eBackend;
 extern const char* const kWallClock;  ///< for LD_PRELOAD, as the next
 extern const char* const kHeldFiles;
+extern const char* const kFailingReads;
 
 }  // namespace cluster::built

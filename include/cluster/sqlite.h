@@ -44,6 +44,12 @@ struct Sqlite {
   /// How long the stream keeps what those files have: nodes that were away for so long need not
   /// fetch a snapshot
   std::chrono::milliseconds stream_window{std::chrono::hours(1)};
+  /// Between scrubs: each node reads all of its database's file in the background and compares it
+  /// with what was written. A second to 10,000 hours; 0: only when `cpp-cluster db scrub` asks for
+  /// it
+  std::chrono::milliseconds scrub_interval{std::chrono::hours(168)};
+  /// Bytes a second that a scrub reads at most: 64 KiB to 16 GiB
+  std::uint64_t scrub_rate = 16 * 1024 * 1024;
   bool operator==(const Sqlite&) const = default;
 };
 

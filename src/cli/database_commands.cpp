@@ -34,6 +34,7 @@ struct DatabaseArguments {
   CommonFlags common{};
   OutputFlags output{};
   std::string app{};
+  std::string node{};
   milliseconds limit{600'000};
 };
 
@@ -137,6 +138,25 @@ std::string quarantine_text(const OrderedJson& database) {
   return shown;
 }
 
+// "41 %", "2 wrong", or when it was complete: "2025-06-01 09:30".
+Cell scrub_cell(const OrderedJson& database) {
+  if (!database.contains("scrub") || !database["scrub"].is_object()) return "";
+  const OrderedJson& scrub = database["scrub"];
+  if (scrub.contains("wrong") && scrub["wrong"].is_array() && !scrub["wrong"].empty())
+    return {std::to_string(scrub["wrong"].size()) + " wrong", Colour::bad};
+  if (!text(scrub, "begun").empty()) {
+    const auto all = number_at(scrub, "of");
+    return all == 0 ? "begun"
+                    : std::to_string(std::min(all, number_at(scrub, "pages")) * 100 / all) + " %";
+  }
+  constexpr std::size_t kToMinutes = 16;
+  std::string when = text(scrub, "completed").substr(0, kToMinutes);
+  std::replace(when.begin(), when.end(), 'T', ' ');
+  if (scrub.contains("overdue") && scrub["overdue"] == true)
+    return {when.empty() ? "overdue" : "overdue: " + when, Colour::bad};
+  return when;
+}
+
 std::vector<std::string> named_in_quarantine(const OrderedJson& database) {
   std::vector<std::string> paths;
   if (!database.is_object() || !database.contains("quarantine")) return paths;
@@ -165,12 +185,13 @@ std::string status_text(const OrderedJson& of, bool colour) {
            size_text(number_at(snapshots, "bytes")) + " in all\n";
   else
     out += "none\n";
-  Table table({"NODE", "ROLE", "STATE", "EPOCH", "TXID", "LAG", "WAL", "QUARANTINE", "TROUBLE"});
+  Table table(
+      {"NODE", "ROLE", "STATE", "EPOCH", "TXID", "LAG", "WAL", "SCRUB", "QUARANTINE", "TROUBLE"});
   for (const auto& one : of["nodes"]) {
     const OrderedJson& d = one["database"];
     if (!d.is_object()) {
       table.add(
-          {text(one, "node"), "", "", "", "", "", "", "", {text(one, "problem"), Colour::bad}});
+          {text(one, "node"), "", "", "", "", "", "", "", "", {text(one, "problem"), Colour::bad}});
       continue;
     }
     const std::string role = text(d, "role");
@@ -186,6 +207,7 @@ std::string status_text(const OrderedJson& of, bool colour) {
                std::to_string(number_at(d, "txid")),
                lag_text(d),
                size_text(number_at(d, "wal_bytes")),
+               scrub_cell(d),
                quarantine_text(d),
                {trouble, Colour::bad}});
   }
@@ -424,6 +446,37 @@ Exit verify(const DatabaseArguments& options) {
   return Exit::ok;
 }
 
+// ---- scrub
+
+Exit scrub(const DatabaseArguments& options) {
+  Client client(options.common);
+  check_app(client, options.app);
+  auto nodes = nodes_to_verify(client, options.app);
+  if (!options.node.empty()) {
+    if (std::ranges::count(nodes, options.node) == 0)
+      throw CommandError(Exit::not_found,
+                         "no live node \"" + options.node + "\" runs app \"" + options.app + "\"");
+    nodes = {options.node};
+  }
+  OrderedJson json{{"v", 1}, {"app", options.app}, {"nodes", OrderedJson::array()}};
+  Table table({"NODE", "SCRUB"});
+  bool all = true;
+  for (const auto& node : nodes) {
+    std::string problem;
+    try {
+      client.request(node, "scrub", OrderedJson{{"v", 1}, {"app", options.app}}.dump(),
+                     options.common.timeout);
+    } catch (const CommandError& error) {
+      problem = error.what();
+    }
+    all = all && problem.empty();
+    json["nodes"].push_back({{"node", node}, {"problem", problem}});
+    table.add({node, problem.empty() ? Cell("under way") : Cell(problem, Colour::bad)});
+  }
+  print(options.output.json ? indented(json, false) : table.text(use_colour()));
+  return all ? Exit::ok : Exit::failed;
+}
+
 }  // namespace
 
 void add_db(CLI::App& root, Chosen& chosen) {
@@ -432,7 +485,8 @@ void add_db(CLI::App& root, Chosen& chosen) {
   group.footer(
       "Examples:\n"
       "  cpp-cluster db status\n"
-      "  cpp-cluster db verify database");
+      "  cpp-cluster db verify database\n"
+      "  cpp-cluster db scrub database");
   const auto options = std::make_shared<DatabaseArguments>();
   const auto add = [&](const char* name, const char* help, Exit (*run)(const DatabaseArguments&)) {
     CLI::App& app = *group.add_subcommand(name, help);
@@ -453,6 +507,7 @@ void add_db(CLI::App& root, Chosen& chosen) {
   add_watch_flag(look, options->output);
   look.footer(
       "LAG: of a primary, what JetStream has not acknowledged; of a standby, what it lacks.\n"
+      "SCRUB: when all of the file was read and compared last, or how far that is.\n"
       "QUARANTINE: databases that a node could not go on with, kept beside its own: see\n"
       "cpp-cluster db quarantine --help.\n"
       "Exit status: 0 shown, 3 NATS unreachable, 4 no such app.\n\n"
@@ -477,6 +532,19 @@ void add_db(CLI::App& root, Chosen& chosen) {
       "  cpp-cluster db verify database --output json | jq '.nodes[] | select(.wrong != \"\")'");
 
   add_found(group, chosen);
+  CLI::App& read = *add("scrub", "Have nodes read all of their file now, and compare it", scrub);
+  read.add_option("APP", options->app, "The app")->required();
+  read.add_option("--node", options->node, "Only this one; without it, all that run the app");
+  read.footer(
+      "Each node does that by itself every sqlite.scrub_interval. It reads no more than\n"
+      "sqlite.scrub_rate a second; db status shows how far it is. A standby has pages that are\n"
+      "wrong from the node that leads; a primary's are reported.\n"
+      "Exit status: 0 begun, or under way already, 1 a node has refused, 4 no such app or node, 5\n"
+      "no node runs the app.\n\n"
+      "Examples:\n"
+      "  cpp-cluster db scrub database\n"
+      "  cpp-cluster db scrub database --node node-2");
+
   add_quarantine(group, chosen);
 }
 

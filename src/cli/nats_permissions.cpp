@@ -147,6 +147,7 @@ NatsUser confined_user(const std::string& platform, const std::string& app, std:
       {"tell a node that it has got a lock", {shared + "locks.*"}},
       {"is there another node of my name? ask a leader for a snapshot, and who can lead next",
        {shared + "node.*.ping", shared + "node.*.snapshot", shared + "node.*.lead"}},
+      {"ask the app's nodes for pages of its database", {shared + "node.*.peer." + app}},
       {"the audit log: write", {shared + "audit.>"}},
       {"answers to whoever asks", {"_INBOX.>"}},
   };

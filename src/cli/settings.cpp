@@ -76,6 +76,20 @@ Setting duration(std::string path, Place<milliseconds> place) {
       [](const milliseconds& value) { return format_duration(value); });
 }
 
+// Also `off`, which is no time at all.
+Setting duration_or_off(std::string path, Place<milliseconds> place) {
+  Setting setting = duration(std::move(path), std::move(place));
+  setting.set = [set = std::move(setting.set)](const Value& v) {
+    return set(v.items.at(0) == "off" ? one("0s") : v);
+  };
+  setting.get = [get = std::move(setting.get)]() -> std::optional<Value> {
+    auto value = get();
+    if (value && value->items.at(0) == format_duration(milliseconds(0))) value = one("off");
+    return value;
+  };
+  return setting;
+}
+
 template <typename T>
 Setting number(std::string path, Place<T> place) {
   return scalar<T>(
@@ -374,6 +388,8 @@ Settings app_settings(AppOptions& app) {
   all.push_back(
       duration(file("snapshot_merge_interval"), in(sqlite, &Sqlite::snapshot_merge_interval)));
   all.push_back(duration(file("stream_window"), in(sqlite, &Sqlite::stream_window)));
+  all.push_back(duration_or_off(file("scrub_interval"), in(sqlite, &Sqlite::scrub_interval)));
+  all.push_back(number<std::uint64_t>(file("scrub_rate"), in(sqlite, &Sqlite::scrub_rate)));
   all.push_back(section<HandlerOptions>("calls", at(app.calls)));
   all.push_back(number<int>("calls.concurrency", at(app.calls.concurrency)));
   all.push_back(section<KvOptions>("kv", at(app.kv)));

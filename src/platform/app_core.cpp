@@ -29,6 +29,10 @@ constexpr std::chrono::milliseconds kAskNode{2'000};
 constexpr Duration kStopReserve = std::chrono::seconds(2);
 /// A program that waits for its node's answer gets it a little later than the node's own limit.
 constexpr std::chrono::milliseconds kAnswerPatience{5'000};
+constexpr Duration kPeerLimit = std::chrono::seconds(10);
+/// Between two hand-overs because of wrong pages, and what a standby may lack to take part.
+constexpr Duration kUnsoundHandOver = std::chrono::hours(1);
+constexpr std::uint64_t kMostLagRecords = 1'000;
 
 std::int64_t in_ms(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
@@ -125,6 +129,10 @@ void App::Core::make_database() {
       std::min<Duration>(o.snapshots.least_window, options.sqlite.stream_window);
   o.alone = host.alone();
   o.others = [this] { return host.others_with(options.name); };
+  o.scrub = {options.sqlite.scrub_interval, options.sqlite.scrub_rate};
+  o.ask_for_page = [this](const sqlite::PageRequest& request, Callback<std::string> done) {
+    ask_leader_for_page(request, std::move(done));
+  };
   sqlite::ReplicatedDatabase::Events events;
   events.ready_changed = [this](bool ready) { ready_changed(ready); };
   events.moved = [this] {
@@ -132,6 +140,7 @@ void App::Core::make_database() {
     check_position_waiters();
   };
   events.held_changed = [this] { host.held_changed(); };
+  events.unsound = [this](const std::string& why) { database_is_unsound(why); };
   events.audit = audit_;
   events.lost = [this](const Error& error, bool fenced) {
     last_error_ = error.what();
@@ -144,6 +153,52 @@ void App::Core::make_database() {
                                                            host.jetstream(), o, std::move(events));
   database_->start();
   snapshots_core->open();
+}
+
+void App::Core::ask_peer(const std::string& node, const PeerRequest& request,
+                         Callback<std::string> done) {
+  const std::string subject = host.platform_name() + "._.node." + node + ".peer." + options.name;
+  host.connection().request(
+      {.subject = subject, .data = text_of(request)}, kPeerLimit,
+      [node, done = std::move(done)](Result<nats::Message> answer) {
+        if (!answer) return done(answer.error());
+        nats::Message& message = answer.value();
+        if (message.header("Nats-Service-Error-Code").empty()) return done(std::move(message.data));
+        done(Error(Errc::unavailable, "node " + node + " refuses: " +
+                                          std::string(message.header("Nats-Service-Error"))));
+      });
+}
+
+void App::Core::ask_leader_for_page(const sqlite::PageRequest& request,
+                                    Callback<std::string> done) {
+  const auto leads = leader();
+  if (!leads || leads->node == host.node_name())
+    return done(Error(Errc::unavailable, "no other node leads app \"" + options.name + "\" now"));
+  ask_peer(leads->node, {PeerRequest::Op::page, request}, std::move(done));
+}
+
+// The program reads what is wrong. A node that has it right should lead; where that does not help,
+// it is not tried again and again.
+void App::Core::database_is_unsound(const std::string& why) {
+  const Time now = BootClock::now();
+  if (handed_over_unsound_ != Time{} && now < handed_over_unsound_ + kUnsoundHandOver) return;
+  auto others = host.nodes_with(options.name);
+  std::erase(others, host.node_name());
+  const auto ask = [this](const std::string& node, const PeerRequest& request,
+                          Callback<std::string> done) { ask_peer(node, request, std::move(done)); };
+  find_sound_standby(
+      ask, others, kMostLagRecords, [this, alive = alive_, why, now](const std::string& node) {
+        if (!*alive || !is_leader()) return;
+        if (node.empty())
+          return log::warn("database_no_sound_standby",
+                           {{"app", options.name}, {"node", host.node_name()}, {"why", why}});
+        handed_over_unsound_ = now;
+        transitions_.warn("unsound_step_down", {{"epoch", epoch.load()},
+                                                {"why", why},
+                                                {"target", node},
+                                                {"means", "a node with a sound copy is to lead"}});
+        step_down({.target = node}, [](const Result<SteppedDown>&) {});
+      });
 }
 
 // A node whose copy is being had anew does not stand for election.

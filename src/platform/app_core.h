@@ -31,6 +31,7 @@
 #include "platform/hand_over.h"
 #include "platform/lead_messages.h"
 #include "platform/lock_service.h"
+#include "platform/peer_requests.h"
 #include "platform/step_times.h"
 #include "platform/tell.h"
 #include "platform/transition.h"
@@ -70,7 +71,7 @@ class AppHost {
   virtual bool is_live(const std::string& node) const = 0;
   /// How many live nodes with that app come before this one, by their names.
   virtual std::size_t rank_among(const std::string& app) const = 0;
-  /// Live nodes with that app.
+  /// Live nodes with that app, this one among them. Any thread.
   virtual std::vector<std::string> nodes_with(const std::string& app) const = 0;
   virtual void app_is_down(const std::string& app) = 0;  ///< after stop(): its on_stop is done
   /// Until when a node that stops may take its time.
@@ -178,6 +179,9 @@ struct App::Core {
   void make_database();
   void ready_changed(bool ready);
   void check_position_waiters();
+  void ask_peer(const std::string& node, const PeerRequest& request, Callback<std::string> done);
+  void ask_leader_for_page(const sqlite::PageRequest& request, Callback<std::string> done);
+  void database_is_unsound(const std::string& why);
   std::vector<StepPlan> plan() const;
   void carry_out(Transition::Output& out);
   void step(const std::function<void(Transition&, Time, Transition::Output&)>& event);
@@ -232,6 +236,7 @@ struct App::Core {
   };
   std::map<std::uint64_t, PositionWaiter> position_waiters_;
   std::uint64_t last_waiter_ = 0;
+  Time handed_over_unsound_{};  // when that was last tried
   pid_t group_ = 0;
   bool in_force_ = false;  // the node has a session
   bool start_hooks_done_ = false;

@@ -72,6 +72,15 @@ ControlService::ControlService(nats::Connection& connection, const std::string& 
                         [this](nats::Message request, nats::Responder responder) {
                           verify(request, std::move(responder));
                         });
+  service_.add_endpoint("scrub", subject(platform, node, "scrub"),
+                        [this](nats::Message request, nats::Responder responder) {
+                          scrub(request, std::move(responder));
+                        });
+  // The app is a part of the subject, so that a user of one app can be kept from another one's.
+  service_.add_endpoint("peer", subject(platform, node, "peer.*"),
+                        [this](nats::Message request, nats::Responder responder) {
+                          peer(request, std::move(responder));
+                        });
   service_.add_endpoint("quarantine", subject(platform, node, "quarantine"),
                         [this](nats::Message request, nats::Responder responder) {
                           quarantine(request, std::move(responder));
@@ -193,6 +202,28 @@ void ControlService::verify(const nats::Message& request, nats::Responder respon
   else
     out["progress"] = {{"pages", a.pages}, {"of", a.of}, {"txid", a.txid}};
   responder.reply(out.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+void ControlService::scrub(const nats::Message& request, nats::Responder responder) const {
+  const auto json = Json::parse(request.data, nullptr, false);
+  const std::string app = text_in(json, "app");
+  if (app.empty())
+    return responder.fail(
+        400, R"(scrub: the request is no JSON object with "app": {"v":1,"app":"NAME"})");
+  if (const auto failure = answers_.scrub(app))
+    return responder.fail(code_of(*failure), failure->what());
+  responder.reply(Json{{"v", 1}, {"app", app}}.dump());
+}
+
+void ControlService::peer(const nats::Message& request, nats::Responder responder) const {
+  auto asked = peer_request_from(request.data);
+  if (!asked) return responder.fail(code_of(asked.error()), asked.error().what());
+  const std::string app = request.subject.substr(request.subject.rfind('.') + 1);
+  auto answer = std::make_shared<nats::Responder>(std::move(responder));
+  answers_.peer(app, std::move(asked.value()), [answer](Result<std::string> result) {
+    if (!result) return answer->fail(code_of(result.error()), result.error().what());
+    answer->reply(std::move(result.value()));
+  });
 }
 
 void ControlService::quarantine(const nats::Message& request, nats::Responder responder) const {

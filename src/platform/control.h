@@ -1,5 +1,5 @@
 // A node's control service on NATS, a micro-service that `nats micro ls` shows: ping, status,
-// lead, stepdown, snapshot, verify, quarantine.
+// lead, stepdown, snapshot, verify, scrub, quarantine; peer for the nodes of an app among themselves.
 #pragma once
 
 #include <chrono>
@@ -11,6 +11,7 @@
 #include "nats/micro_service.h"
 #include "platform/app_core.h"
 #include "platform/lead_messages.h"
+#include "platform/peer_requests.h"
 #include "platform/quarantine_requests.h"
 #include "platform/snapshot_requests.h"
 #include "platform/verify_requests.h"
@@ -35,6 +36,11 @@ class ControlService {
     std::function<Result<VerifyRequests::Answer>(const std::string& app, const std::string& id,
                                                  std::uint64_t at)>
         verify{};
+    /// Scrubs the app's database here, from now on; whether it is under way already is no matter.
+    std::function<Failure(const std::string& app)> scrub{};
+    /// What another node of the app asks of its database here.
+    std::function<void(const std::string& app, PeerRequest request, Callback<std::string> done)>
+        peer{};
     /// Of the app's databases in quarantine here: as QuarantineRequests::ask.
     std::function<void(QuarantineRequest request, Callback<std::string> done)> quarantine{};
   };
@@ -53,7 +59,9 @@ class ControlService {
   void step_down(const nats::Message& request, nats::Responder responder) const;
   void snapshot(const nats::Message& request, nats::Responder responder) const;
   void verify(const nats::Message& request, nats::Responder responder) const;
+  void scrub(const nats::Message& request, nats::Responder responder) const;
   void quarantine(const nats::Message& request, nats::Responder responder) const;
+  void peer(const nats::Message& request, nats::Responder responder) const;
 
   nats::Connection& connection_;
   std::string node_;

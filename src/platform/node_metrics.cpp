@@ -179,6 +179,28 @@ constexpr auto kDatabaseMetrics = std::to_array<DatabaseMetric>({
        if (!d.verified) return std::nullopt;
        return d.verified->sound() ? 1 : 0;
      }},
+    {"cluster_database_scrub_completed_timestamp_seconds", "gauge",
+     "When all of its file had been scrubbed last",
+     [](const Database& d) -> std::optional<double> {
+       if (d.scrub.record.ended_ms == 0) return std::nullopt;
+       return static_cast<double>(d.scrub.record.ended_ms) / 1000;
+     }},
+    {"cluster_database_scrub_running", "gauge", "1 while it is scrubbed",
+     [](const Database& d) -> std::optional<double> {
+       return d.scrub.record.under_way() ? 1 : 0;
+     }},
+    {"cluster_database_scrub_overdue", "gauge",
+     "1 when all of it has not been scrubbed for twice sqlite.scrub_interval",
+     [](const Database& d) -> std::optional<double> { return d.scrub.overdue ? 1 : 0; }},
+    {"cluster_database_scrub_pages_total", "counter", "Pages that were read and compared",
+     [](const Database& d) -> std::optional<double> { return real(d.scrub.compared); }},
+    {"cluster_database_scrub_wrong_pages", "gauge", "Pages that are known to be wrong now",
+     [](const Database& d) -> std::optional<double> { return real(d.scrub.wrong.size()); }},
+    {"cluster_database_scrub_wrong_pages_total", "counter", "Pages that were found wrong",
+     [](const Database& d) -> std::optional<double> { return real(d.scrub.found); }},
+    {"cluster_database_scrub_repaired_pages_total", "counter",
+     "Of these, pages that were had from the leader",
+     [](const Database& d) -> std::optional<double> { return real(d.scrub.repaired); }},
     {"cluster_database_snapshot_txid", "gauge", "Transaction of the newest snapshot",
      [](const Database& d) {
        return of_snapshots(d, [](const auto& s) -> std::optional<double> {

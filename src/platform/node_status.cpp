@@ -62,6 +62,29 @@ Json json_of(const sqlite::Verified& v, std::int64_t time_ms) {
           {"damage", v.damage}};
 }
 
+Json json_of(const sqlite::Scrub::Status& s) {
+  const auto time = [](std::int64_t ms) {
+    return ms == 0 ? Json() : Json(nats::rfc3339_from(ms * 1'000'000));
+  };
+  const auto& r = s.record;
+  Json json{{"on", s.on},
+            {"since", time(r.since_ms)},
+            {"completed", time(r.ended_ms)},
+            {"completed_pages", r.last_pages},
+            {"begun", time(r.begun_ms)},
+            {"pages", r.under_way() ? r.next - 1 : 0},
+            {"of", s.pages},
+            {"compared", s.compared},
+            {"found", s.found},
+            {"repaired", s.repaired},
+            {"overdue", s.overdue},
+            {"wrong", Json::array()},
+            {"waiting", s.waiting},
+            {"trouble", s.trouble}};
+  for (const auto& page : s.wrong) json["wrong"].push_back(page.number);
+  return json;
+}
+
 Json json_of(const sqlite::QuarantineSummary& q) {
   Json json{{"newest", q.newest}};
   for (const auto kind : sqlite::kQuarantineKinds)
@@ -107,6 +130,7 @@ Json json_of(const sqlite::ReplicatedDatabase::Status& d) {
             {"stream_ends_lost", c.copy.stream_ends_lost}}},
           {"divergences", c.copy.divergences},
           {"quarantine", json_of(d.quarantine)},
+          {"scrub", json_of(d.scrub)},
           {"verified", d.verified ? json_of(*d.verified, d.verified_ms) : Json()},
           {"trouble", d.trouble},
           {"snapshots", d.snapshots ? json_of(*d.snapshots) : Json()}};

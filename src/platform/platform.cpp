@@ -150,6 +150,7 @@ struct Platform::Core final : AppHost {
         std::count_if(nodes.begin(), nodes.end(),
                       [this](const std::string& node) { return node < options.node; }));
   }
+  std::vector<std::string> nodes_with(const std::string& app) const override;
   void app_is_down(const std::string&) override { leave_when_all_are_down(); }
   Time stop_by() const override { return stop_by_; }
   bool alone() const override;
@@ -178,7 +179,6 @@ struct Platform::Core final : AppHost {
   App::Core* find_app(const std::string& name);
   Error no_app(const std::string& app) const;
   NodeStatus status() const;
-  std::vector<std::string> nodes_with(const std::string& app) const override;  ///< any thread
   HttpReply answer(const std::string& path);
 
   void start_nats();
@@ -202,6 +202,7 @@ struct Platform::Core final : AppHost {
   coord::HeldDatabase held_by(const App::Core& app) const;
   void ask_for_load();
   ControlService::Answers control_answers();
+  std::size_t most_answer_bytes() const;
 
   PlatformOptions options;
   std::vector<std::function<void(const Member&)>> join_hooks, leave_hooks;
@@ -1153,6 +1154,13 @@ HttpReply Platform::Core::answer(const std::string& path) {
   return {health.ok ? 200 : 503, "application/json", health.json + "\n"};
 }
 
+// Headers take some of a message.
+std::size_t Platform::Core::most_answer_bytes() const {
+  constexpr std::int64_t kHeaders = 4096;
+  return static_cast<std::size_t>(std::max(connection_->server().max_payload, 2 * kHeaders) -
+                                  kHeaders);
+}
+
 ControlService::Answers Platform::Core::control_answers() {
   ControlService::Answers answers;
   answers.status = [this](const std::string& after, std::size_t most) {
@@ -1192,6 +1200,27 @@ ControlService::Answers Platform::Core::control_answers() {
     if (!database) return database.error();
     return verify_requests_.ask(id, at, database.value());
   };
+  answers.scrub = [database_of](const std::string& app) -> Failure {
+    const auto database = database_of(app);
+    if (!database) return database.error();
+    if (database.value() == nullptr)
+      return Error(Errc::unavailable,
+                   "scrub: this node has no database of the app before it has a session");
+    database.value()->scrub();
+    return std::nullopt;
+  };
+  answers.peer = [this, database_of](const std::string& app, PeerRequest request,
+                                     const Callback<std::string>& done) {
+    const auto database = database_of(app);
+    if (!database) return done(database.error());
+    if (database.value() == nullptr)
+      return done(Error(Errc::unavailable, "peer: this node has no database of the app yet"));
+    if (request.op == PeerRequest::Op::state)
+      return done(text_of(peer_state_of(database.value()->status())));
+    request.page.size =
+        static_cast<std::uint32_t>(std::min<std::size_t>(request.page.size, most_answer_bytes()));
+    database.value()->read_page(request.page, done);
+  };
   answers.quarantine = [this, database_of](QuarantineRequest request, Callback<std::string> done) {
     const std::string app = request.app;
     const auto database = database_of(app);
@@ -1200,11 +1229,8 @@ ControlService::Answers Platform::Core::control_answers() {
     std::vector<std::string> paths{sqlite.path};
     if (!sqlite.replica.empty()) paths.push_back(sqlite.replica);
     const bool removes = request.op == QuarantineRequest::Op::remove;
-    // Headers take some of a message.
-    constexpr std::int64_t kHeaders = 4096;
-    const auto most = std::max(connection_->server().max_payload, 2 * kHeaders) - kHeaders;
     quarantine_requests_.ask(
-        std::move(request), std::move(paths), static_cast<std::size_t>(most),
+        std::move(request), std::move(paths), most_answer_bytes(),
         [this, app, removes, done = std::move(done)](Result<std::string> answer) {
           auto* core = find_app(app);
           if (removes && core && core->replicated()) core->replicated()->look_at_quarantine();

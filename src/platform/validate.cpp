@@ -271,6 +271,13 @@ void check_sqlite(const AppOptions& options, Faults& faults) {
   faults.at_least("sqlite.snapshot_merge_interval", sqlite.snapshot_merge_interval,
                   milliseconds(100));
   faults.at_least("sqlite.stream_window", sqlite.stream_window, milliseconds(0));
+  if (sqlite.scrub_interval.count() != 0) {
+    faults.at_least("sqlite.scrub_interval", sqlite.scrub_interval, milliseconds(1'000));
+    faults.at_most("sqlite.scrub_interval", sqlite.scrub_interval, std::chrono::hours(10'000));
+  }
+  faults.add_unless(sqlite.scrub_rate >= 64 * 1024 && sqlite.scrub_rate <= std::uint64_t{16} << 30,
+                    "sqlite.scrub_rate",
+                    "it must be 64 KiB (65536) to 16 GiB (17179869184) a second");
   faults.add_unless(sqlite.snapshots_kept >= 1 && sqlite.snapshots_kept <= 1'000,
                     "sqlite.snapshots_kept", "it must be 1 to 1000");
   faults.add_unless(sqlite.wal_limit >= 64 * 1024 && sqlite.wal_limit <= 1024 * 1024 * 1024,

@@ -208,7 +208,7 @@ bool Capture::move_to_file() {
   next.on_file = true;
   newest_ = 1 - newest_;
   older().held.drop();
-  frames_.clear();
+  forget_frames();
   return true;
 }
 
@@ -423,7 +423,7 @@ void Capture::begin_run(const WalIndexHeader& header) {
     return compare_all();
   }
   position_ = newest().at = {header.salts(), 0, {}};
-  frames_.clear();
+  forget_frames();
 }
 
 void Capture::follow_frames(const WalIndexHeader& header) {
@@ -457,7 +457,7 @@ void Capture::take_transaction() {
 // Takes what stands in the WAL as seen, without counting it as changed: pages_ is of that already,
 // or is compared with it next.
 void Capture::scan_run(const WalIndexHeader& header) {
-  frames_.clear();
+  forget_frames();
   transaction_.clear();
   position_ = {header.salts(), 0, {}};
   commit_ = pages_of(header);
@@ -472,6 +472,12 @@ void Capture::scan_run(const WalIndexHeader& header) {
       position_ = frame.end;
     });
   }
+}
+
+// All pages are in the database file now, or about to be looked for in the WAL.
+void Capture::forget_frames() {
+  frames_.clear();
+  ++runs_;
 }
 
 // pages_ are as they were when the WAL ended there.
@@ -647,6 +653,23 @@ PageNumber Capture::each_page(const std::function<void(PageNumber, std::string_v
   for (PageNumber n = 1; n <= commit_; ++n)
     if (n != lock_page(page_size_)) visit(n, page(n));
   return commit_;
+}
+
+// As page() finds them: what the run of the WAL does not have is in the file, and nothing newer can
+// get there before it was followed.
+std::optional<ExpectedPages> Capture::expected(PageNumber first, PageNumber count) {
+  std::lock_guard lock(mutex_);
+  if (!hashing_) return std::nullopt;
+  ExpectedPages pages{runs_, inode_, page_size_, pages_.size(), {}};
+  for (PageNumber n = first; n - first < count; ++n)
+    pages.hashes.push_back(frames_.contains(n) ? 0 : pages_.at(n));
+  return pages;
+}
+
+std::optional<std::string> Capture::page_with(PageNumber number, std::uint64_t hash) {
+  std::lock_guard lock(mutex_);
+  if (!hashing_ || hash == 0 || pages_.at(number) != hash) return std::nullopt;
+  return std::string(page(number));
 }
 
 bool Capture::replaced() const { return inode_of(options_.path) != inode_; }

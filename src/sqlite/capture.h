@@ -33,6 +33,7 @@
 #include "sqlite/page_hash.h"
 #include "sqlite/page_set.h"
 #include "sqlite/read_mark.h"
+#include "sqlite/scrub_step.h"
 #include "sqlite/wal_file.h"
 #include "sqlite/wal_format.h"
 #include "sqlite/wal_index.h"
@@ -136,6 +137,13 @@ class Capture {
   /// The same, page by page, without the lock page; returns how many pages the database has.
   PageNumber each_page(const std::function<void(PageNumber, std::string_view)>& visit);
 
+  /// What pages of the database's file must be, as long as nobody goes around SQLite. Nothing when
+  /// the hashes of its pages are not kept. Any thread; waits while a file is written.
+  std::optional<ExpectedPages> expected(PageNumber first, PageNumber count);
+  /// The page, if it is the one with that hash now. What is read is not compared with it. Any
+  /// thread; waits as expected() does. Throws Error{system}, Error{corrupt}.
+  std::optional<std::string> page_with(PageNumber number, std::uint64_t hash);
+
   /// Whether the database's file at the path is another one than that which is open, or gone.
   bool replaced() const;
 
@@ -208,6 +216,7 @@ class Capture {
   void compare_all();
   void take_transaction();
   void begin_at(const WalPosition& end);
+  void forget_frames();
   void note_mark();
   void note_ahead();
   void forget_mark();
@@ -255,6 +264,7 @@ class Capture {
   PageHashes pages_;                   // at position_
   std::vector<PageHash> transaction_;  // of frames behind it, whose transaction is not whole yet
   std::unordered_map<PageNumber, std::uint32_t> frames_;  // the newest of each page in this run
+  std::uint64_t runs_ = 0;                                // how often frames_ has begun anew
   PageSet marked_;                                        // pages to be written
   std::string hashes_failed_;                             // why it could not be noted
   std::uint64_t before_ = 0;  // hash of the database that the next file is for

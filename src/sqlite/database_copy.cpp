@@ -27,6 +27,7 @@ constexpr Duration kLastRetry = milliseconds(5'000);
 constexpr int kMostFailures = 3;  // of one record, before another way is tried
 constexpr Duration kProofRetry = milliseconds(500);
 constexpr Duration kForeignToldAgain = std::chrono::minutes(1);
+constexpr const char* kSuspect = "scrubbing has found pages of its file wrong";
 
 }  // namespace
 
@@ -146,6 +147,7 @@ void DatabaseCopy::next_turn() {
   proving_ = false;
   origin_noted_ = false;
   founding_.end();
+  settle_ = false;
 }
 
 void DatabaseCopy::open() {
@@ -680,15 +682,17 @@ void DatabaseCopy::failed(const Error& error, std::uint64_t sequence) {
 }
 
 void DatabaseCopy::checkpoint() {
-  if (checkpointing_ || !replica_->wants_checkpoint()) return;
+  const bool in_full = settle_ && replica_->proven() && !replica_->has_rest();
+  if (checkpointing_ || (!in_full && !replica_->wants_checkpoint())) return;
+  settle_ = false;
   checkpointing_ = checkpoints_->post([this, alive = alive_, &loop = loop_, replica = replica_,
-                                       stop = stop_.get_token()]() mutable {
+                                       in_full, stop = stop_.get_token()]() mutable {
     std::string failure;
     {
       std::lock_guard lock(files_);
       try {
         // Else the database may be the leader's by now.
-        if (!stop.stop_requested()) replica->checkpoint();
+        if (!stop.stop_requested()) in_full ? replica->settle() : replica->checkpoint();
       } catch (const Error& error) {
         failure = error.what();
       }
@@ -698,6 +702,7 @@ void DatabaseCopy::checkpoint() {
       if (!*alive) return;
       checkpointing_ = false;
       look_for_proof();
+      if (settle_) settle();
       if (failure.empty()) return;
       if (trouble_ != failure)
         log::error("checkpoint_failed",
@@ -927,14 +932,15 @@ void DatabaseCopy::hand_over(std::optional<Txid> since, std::uint64_t epoch,
   caught_up_ = false;
   auto replica = std::make_shared<std::shared_ptr<Replica>>(std::move(replica_));
   work<HandedOver>(
-      [this, replica, since, epoch] {
+      [this, replica, since, epoch, suspect = suspect_] {
         wait_for_scan();
         std::lock_guard lock(files_);
         HandedOver handed;
         if (*replica && (*replica)->exists()) {
           // This lead may end before any of it is sent: its own fence must not condemn it then.
           if (since) (*replica)->claim(epoch);
-          if (auto damage = (*replica)->check()) {
+          auto damage = suspect ? std::optional<std::string>(kSuspect) : (*replica)->check();
+          if (damage) {
             handed.damage = *damage;
             replica->reset();
             return handed;
@@ -1037,10 +1043,7 @@ void DatabaseCopy::wait_for_scan() {
 
 void DatabaseCopy::verify(std::shared_ptr<VerifyProgress> progress, Txid at,
                           Callback<Verified> done) {
-  if (phase_ != Phase::following || !replica_)
-    return done(Error(Errc::unavailable, "database " + place() + " can't be verified while it is " +
-                                             to_text(phase_) + (trouble_.empty() ? "" : ": ") +
-                                             trouble_));
+  if (phase_ != Phase::following || !replica_) return done(not_following("verified"));
   if (verifying_)
     return done(Error(Errc::unavailable, "database " + place() + " is being verified already"));
   verifying_ = true;
@@ -1081,6 +1084,79 @@ void DatabaseCopy::verify(std::shared_ptr<VerifyProgress> progress, Txid at,
     }
   };
   if (!strand_->post(std::move(scan))) answer(Error(Errc::system, "too much waits for its strand"));
+}
+
+// ---- scrubbing
+
+template <typename T>
+std::function<void(Result<T>)> DatabaseCopy::to_loop(Callback<T> done) {
+  return [alive = alive_, &loop = loop_, done = std::move(done)](Result<T> result) {
+    loop.post([alive, done, result = std::move(result)] {
+      if (*alive) done(result);
+    });
+  };
+}
+
+Error DatabaseCopy::not_following(const char* what) const {
+  return Error(Errc::unavailable, "database " + place() + " can't be " + what + " while it is " +
+                                      to_text(phase_) + (trouble_.empty() ? "" : ": ") + trouble_);
+}
+
+// In turn with what is applied and verified: so that who moves the files knows when it has ended.
+void DatabaseCopy::scrub(PageNumber first, std::size_t bytes, Callback<ScrubStep> done) {
+  if (phase_ != Phase::following || !replica_) return done(not_following("scrubbed"));
+  auto answer = to_loop(std::move(done));
+  auto begin = [this, replica = replica_, stop = stop_.get_token(), first, bytes,
+                answer]() mutable {
+    auto over = std::make_shared<std::promise<void>>();
+    scan_over_ = over->get_future();
+    auto scan = [replica = std::move(replica), over, stop, first, bytes, answer]() mutable {
+      Result<ScrubStep> step = ScrubStep{};
+      try {
+        const auto expect = [&](PageNumber from, PageNumber count) {
+          return replica->expected(from, count);
+        };
+        step = scrub_some(replica->path(), first, bytes, expect, stop);
+      } catch (const Error& error) {
+        step = error;
+      } catch (const std::exception& error) {
+        step = Error(Errc::system, error.what());
+      }
+      replica.reset();
+      over->set_value();
+      answer(std::move(step));
+    };
+    if (!scans_->post(std::move(scan)))
+      answer(Error(Errc::unavailable, "there is no thread to scrub the database with"));
+  };
+  if (!strand_->post(std::move(begin)))
+    answer(Error(Errc::unavailable, "too much waits for the database's strand"));
+}
+
+void DatabaseCopy::repair(PageNumber number, std::string page, Callback<bool> done) {
+  if (phase_ != Phase::following || !replica_) return done(not_following("repaired"));
+  auto answer = to_loop(std::move(done));
+  auto write = [replica = replica_, number, page = std::move(page), answer] {
+    try {
+      answer(replica->repair(number, page));
+    } catch (const Error& error) {
+      answer(error);
+    } catch (const std::exception& error) {
+      answer(Error(Errc::system, error.what()));
+    }
+  };
+  if (!strand_->post(std::move(write)))
+    answer(Error(Errc::unavailable, "too much waits for the database's strand"));
+}
+
+void DatabaseCopy::settle() {
+  settle_ = true;
+  if (phase_ == Phase::following && replica_) checkpoint();
+}
+
+void DatabaseCopy::suspect(bool wrong) {
+  suspect_ = wrong;
+  if (events_.changed) events_.changed();
 }
 
 DatabaseCopy::Status DatabaseCopy::status() const {

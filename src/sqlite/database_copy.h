@@ -26,6 +26,7 @@
 #include "sqlite/position_log.h"
 #include "sqlite/quarantine.h"
 #include "sqlite/replica.h"
+#include "sqlite/scrub_step.h"
 #include "sqlite/stream_lag.h"
 #include "sqlite/verify.h"
 #include "sqlite/wal_follower.h"
@@ -120,7 +121,7 @@ class DatabaseCopy {
   /// It has what the stream had when it began to follow, and is known to be right; or may found.
   bool ready() const noexcept {
     return may_found() || (phase_ == Phase::following && caught_up_ && replica_ &&
-                           replica_->proven() && !replica_->has_rest());
+                           replica_->proven() && !replica_->has_rest() && !suspect_);
   }
   /// The stream has nothing, and this node may begin it.
   bool may_found() const noexcept { return phase_ == Phase::founding && founding_.may(); }
@@ -172,6 +173,16 @@ class DatabaseCopy {
   /// wrong with it, or nothing. It is started over then. Errors: unavailable (it is not ready, or
   /// has just become so), system.
   void check(Callback<std::string> done);
+  /// Compares some pages of its file, while it follows, as scrub_some(). `done` on the loop,
+  /// always.
+  void scrub(PageNumber first, std::size_t bytes, Callback<ScrubStep> done);
+  /// Writes a page of its file anew, as Replica::repair(). `done` on the loop, always. Errors:
+  /// unavailable (it does not follow now, or somebody else has written to it), system, corrupt.
+  void repair(PageNumber number, std::string page, Callback<bool> done);
+  /// What its WAL has is moved into its file, whatever there is.
+  void settle();
+  /// Pages of its file are wrong, or are no more: while they are it does not lead.
+  void suspect(bool wrong);
 
   struct HandedOver {
     DatabaseState state{};  ///< of txid 0 when there is none, or it is not known
@@ -236,6 +247,9 @@ class DatabaseCopy {
   std::string place() const;
   void list_set_aside();
   void wait_for_scan();
+  Error not_following(const char* what) const;
+  template <typename T>
+  std::function<void(Result<T>)> to_loop(Callback<T> done);
   template <typename T>
   void work(std::function<T()> task, std::function<void(Result<T>)> done);
 
@@ -269,6 +283,8 @@ class DatabaseCopy {
   bool caught_up_ = false;
   bool hold_ = false;
   bool checkpointing_ = false;
+  bool settle_ = false;   // the next checkpoint is wanted whatever there is
+  bool suspect_ = false;  // pages of its file are known to be wrong
   bool verifying_ = false;
   bool origin_noted_ = false;    // that all of it is from the stream
   bool proving_ = false;         // all of it is read, since somebody else has written to its file

@@ -67,6 +67,8 @@ class HashFile {
 
   /// The page is another one than at mark().
   void touch(PageNumber number) { touched_.add(number); }
+  /// Whether touch() has been called for it since the hashes were written.
+  bool touched(PageNumber number) const { return touched_.has(number); }
   /// Writes the hashes of the pages touched since mark(), and the new mark. `all`: the hashes at
   /// that mark. With no mark before it, or one of another page size, all are written. Throws
   /// Error{system} (no room, say): then there is no mark.

@@ -28,6 +28,7 @@ class PageSet {
     for (const PageNumber number : numbers_) is_in_[number] = false;
     numbers_.clear();
   }
+  bool has(PageNumber number) const { return number < is_in_.size() && is_in_[number]; }
   const std::vector<PageNumber>& numbers() const noexcept { return numbers_; }
   std::size_t size() const noexcept { return numbers_.size(); }
 

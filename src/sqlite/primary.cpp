@@ -348,6 +348,11 @@ Primary::Status Primary::status() const {
   return status;
 }
 
+std::weak_ptr<Capture> Primary::capture() const {
+  std::lock_guard lock(mutex_);
+  return capture_;
+}
+
 // ---- on the thread that follows
 
 void Primary::run() {

@@ -114,6 +114,8 @@ class Primary {
   void stop(const DrainLimits& limits, std::function<void()> done);
 
   Status status() const;
+  /// Through which its pages can be asked for, as long as it is open; nothing while it is not.
+  std::weak_ptr<Capture> capture() const;
 
  private:
   using SyncId = std::uint64_t;

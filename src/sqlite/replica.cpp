@@ -232,6 +232,7 @@ void Replica::note_mark() {
   if (!file || !position_) return;
   if (proven_) file_ = file;
   unmarked_ = true;
+  ++generation_;
   // No file is as an empty state says: such a mark vouches for none.
   hashes_.note({log_.history(), *position_, state_.pages.size(), file_.value_or(FileState{})},
                state_.pages);
@@ -374,6 +375,40 @@ std::optional<WalPosition> Replica::end() const {
   const auto header = WalIndex(handle_).header();
   if (!header || header->change != changes_) return std::nullopt;
   return end_of(*header);
+}
+
+// Between two checkpoints the pages that have been written since the mark are those in the WAL.
+std::optional<ExpectedPages> Replica::expected(PageNumber first, PageNumber count) const {
+  std::lock_guard lock(writing_);
+  const auto& mark = hashes_.mark();
+  if (!exists() || !position_ || !proven_ || has_rest_ || !mark ||
+      mark->at.page_size != state_.page_size)
+    return std::nullopt;
+  ExpectedPages pages{generation_, inode_, state_.page_size, state_.pages.size(), {}};
+  for (PageNumber n = first; n - first < count; ++n)
+    pages.hashes.push_back(hashes_.touched(n) ? 0 : state_.pages.at(n));
+  return pages;
+}
+
+bool Replica::repair(PageNumber number, std::string_view page) {
+  std::lock_guard lock(writing_);
+  if (!exists() || !position_ || has_rest_ || replaced() || page.size() != state_.page_size ||
+      hashes_.touched(number) || state_.pages.at(number) == 0 ||
+      page_hash(number, page) != state_.pages.at(number))
+    return false;
+  WalTransaction transaction(guard_, state_.page_size);
+  if (transaction.changes() != changes_)
+    throw Error(Errc::unavailable, "database " + path_ + ": another process has written to it");
+  transaction.add(number, page);
+  PositionRecord record = *position_;
+  record.end = transaction.finish(state_.pages.size());
+  log_.append(record);
+  transaction.commit();
+  ++changes_;
+  wal_bytes_ = wal_length(record.end.frame, state_.page_size);
+  hashes_.touch(number);
+  position_ = record;
+  return true;
 }
 
 // Nobody else has written to it, neither by SQLite's means nor to the file.

@@ -9,12 +9,14 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "sqlite/capture.h"
 #include "sqlite/handle.h"
 #include "sqlite/hash_file.h"
 #include "sqlite/ltx.h"
 #include "sqlite/position_log.h"
+#include "sqlite/scrub_step.h"
 #include "sqlite/wal_index.h"
 #include "sqlite/writer_guard.h"
 
@@ -101,6 +103,15 @@ class Replica {
   /// What it holds, which no record was found of, is what `record` says. Throws Error{system}.
   void recognised(const PositionRecord& record);
 
+  /// What pages of its file must be. Nothing while that is not known for sure: there is no mark of
+  /// it, or it is not proven. Any thread, but not while put() or the destructor runs.
+  std::optional<ExpectedPages> expected(PageNumber first, PageNumber count) const;
+  /// Writes a page of its file anew, by way of the WAL, as a transaction that changes nothing: it
+  /// stands where it stood. False when `page` is not what the page must be, or the WAL has a newer
+  /// version of it. Throws Error{system}, Error{corrupt} (its wal-index), Error{unavailable} when
+  /// somebody else has written to it.
+  bool repair(PageNumber number, std::string_view page);
+
   /// What is wrong with the database, or nothing. Its WAL is verified; of its file each page is
   /// compared with its hash, but only where somebody else has written to it since it was opened.
   std::optional<std::string> check();
@@ -157,7 +168,8 @@ class Replica {
   std::atomic<std::uint64_t> wal_bytes_{0};
   std::optional<WalPosition> verified_;  // its WAL is as it was written, up to there
   Time verified_since_{};                // the oldest part of that
-  std::mutex writing_;                   // applying, and the part of a checkpoint that stops it
+  std::uint64_t generation_ = 0;         // of its file: how often a checkpoint was complete
+  mutable std::mutex writing_;           // applying, and the part of a checkpoint that stops it
 };
 
 }  // namespace cluster::sqlite

@@ -23,6 +23,7 @@ using std::chrono::milliseconds;
 constexpr Duration kStreamRetry = milliseconds(500);
 constexpr Duration kFolderRetry = std::chrono::seconds(1);
 constexpr auto kDuplicateWindow = std::chrono::seconds(30);
+constexpr std::size_t kMostPageTasks = 64;
 
 DatabaseCopy::Restore restore_from(SnapshotStore& store, const std::string& stream) {
   return [&store, stream](const std::string& into, std::uint64_t first,
@@ -78,7 +79,12 @@ ReplicatedDatabase::ReplicatedDatabase(Loop& loop, StrandPool& strands, nats::Je
              "KV_" + options_.platform + "_members", options_.alone, options_.others},
             {[this] { copy_changed(); }, [this] { make_missing_stream(); }}),
       verifier_(strands.strand()),
-      files_(strands.strand()) {
+      files_(strands.strand()),
+      pages_(strands.strand(kMostPageTasks)),
+      scrub_(loop, strands,
+             {options_.app, options_.node, scrub_record_path(options_.path), options_.scrub,
+              events_.audit},
+             scrub_work()) {
   jetstream.connection().on_state(alive_, [this](nats::ConnectionState state, const std::string&) {
     // Where it is too small now for anything, what is sent next says so.
     if (state == nats::ConnectionState::connected && primary_)
@@ -91,7 +97,10 @@ ReplicatedDatabase::~ReplicatedDatabase() {
   verifier_stop_.request_stop();
 }
 
-void ReplicatedDatabase::start() { make_folders(); }
+void ReplicatedDatabase::start() {
+  make_folders();
+  scrub_.start();
+}
 
 void ReplicatedDatabase::make_folders() {
   auto again = [this](const std::string& why) {
@@ -594,6 +603,7 @@ void ReplicatedDatabase::stand_by() {
 
 void ReplicatedDatabase::stop(std::function<void()> done) {
   timer_.reset();
+  scrub_.stop();
   stopped_ = true;
   if (role_ == Role::standby) return copy_.end(std::move(done));
   // A demotion that was given up still uses the database: it is let go of behind that.
@@ -681,6 +691,106 @@ void ReplicatedDatabase::verified(Result<Verified> result, const Callback<Verifi
     copy_.start_over({"verifying has found it wrong", true}, true);
 }
 
+// ---- scrubbing
+
+Scrub::Work ReplicatedDatabase::scrub_work() {
+  Scrub::Work work;
+  work.compare = [this](PageNumber first, std::size_t bytes, Callback<ScrubStep> done) {
+    compare(first, bytes, std::move(done));
+  };
+  work.leads = [this] { return role_ == Role::primary; };
+  work.repair = [this](const WrongPage& page, std::uint32_t page_size, Callback<bool> done) {
+    repair(page, page_size, std::move(done));
+  };
+  work.settle = [this] { copy_.settle(); };
+  work.give_up = [this](const std::string& why) { return give_copy_up(why); };
+  work.unsound = [this](const std::string& why) {
+    if (events_.unsound) events_.unsound(why);
+  };
+  work.changed = [this] { copy_.suspect(scrub_.found_wrong()); };
+  return work;
+}
+
+void ReplicatedDatabase::compare(PageNumber first, std::size_t bytes, Callback<ScrubStep> done) {
+  if (role_ == Role::primary) return compare_of_primary(first, bytes, std::move(done));
+  if (role_ == Role::standby) return copy_.scrub(first, bytes, std::move(done));
+  done(Error(Errc::unavailable, "database " + options_.path +
+                                    " can't be scrubbed while this node " + "is " +
+                                    to_text(role_)));
+}
+
+// Where reading pages of the primary may take long.
+template <typename T>
+void ReplicatedDatabase::beside(std::function<T()> task, Callback<T> done) {
+  auto answer = [alive = alive_, &loop = loop_, done](Result<T> result) {
+    loop.post([alive, done, result = std::move(result)] {
+      if (*alive) done(result);
+    });
+  };
+  const bool queued = pages_->post([task = std::move(task), answer] {
+    try {
+      answer(task());
+    } catch (const Error& error) {
+      answer(error);
+    } catch (const std::exception& error) {
+      answer(Error(Errc::system, error.what()));
+    }
+  });
+  if (!queued)
+    answer(Error(Errc::unavailable,
+                 "database " + options_.path + ": too much is asked of its pages at once"));
+}
+
+// It may end its lead meanwhile, and waits for nobody who looks at its pages.
+void ReplicatedDatabase::compare_of_primary(PageNumber first, std::size_t bytes,
+                                            Callback<ScrubStep> done) {
+  auto task = [path = options_.path, first, bytes, capture = primary_->capture(),
+               stop = verifier_stop_.get_token()] {
+    const auto expect = [&](PageNumber from, PageNumber count) {
+      const auto open = capture.lock();
+      return open ? open->expected(from, count) : std::nullopt;
+    };
+    return scrub_some(path, first, bytes, expect, stop);
+  };
+  beside<ScrubStep>(std::move(task), std::move(done));
+}
+
+void ReplicatedDatabase::read_page(const PageRequest& request, Callback<std::string> done) {
+  if (role_ != Role::primary || !primary_)
+    return done(Error(Errc::not_leader, "this node does not lead database " + options_.path));
+  auto task = [path = options_.path, request, capture = primary_->capture()] {
+    const auto open = capture.lock();
+    if (!open) throw Error(Errc::unavailable, "database " + path + " can't be read now");
+    const auto page = open->page_with(request.page, request.hash);
+    if (!page)
+      throw Error(Errc::not_found, "page " + std::to_string(request.page) + " of database " + path +
+                                       " is another one on the node that leads by now");
+    return request.part_of(*page);
+  };
+  beside<std::string>(std::move(task), std::move(done));
+}
+
+void ReplicatedDatabase::repair(const WrongPage& page, std::uint32_t page_size,
+                                Callback<bool> done) {
+  if (!options_.ask_for_page)
+    return done(Error(Errc::unavailable, "there is no node to have the page from"));
+  fetch_page(options_.ask_for_page, page.number, page.hash, page_size,
+             [this, alive = alive_, number = page.number, done](const Result<std::string>& bytes) {
+               if (!*alive) return;
+               if (!bytes) return done(bytes.error());
+               if (role_ != Role::standby)
+                 return done(Error(Errc::unavailable, "this node does not follow any more"));
+               copy_.repair(number, bytes.value(), done);
+             });
+}
+
+bool ReplicatedDatabase::give_copy_up(const std::string& why) {
+  if (role_ != Role::standby || stopped_ || copy_.phase() != DatabaseCopy::Phase::following)
+    return false;
+  copy_.start_over({"scrubbing has found it wrong: " + why, true}, true);
+  return true;
+}
+
 bool ReplicatedDatabase::has(std::uint64_t epoch, Txid txid, std::uint64_t sequence) const {
   const Status now = status();
   // A sequence is of the one history; without it, epochs tell which transaction is meant.
@@ -701,7 +811,10 @@ ReplicatedDatabase::Status ReplicatedDatabase::status() const {
   status.verified = verified_;
   status.verified_ms = verified_ms_;
   status.ready = copy_.ready();
-  status.trouble = trouble_.empty() ? copy.trouble : trouble_;
+  status.scrub = scrub_.status();
+  status.trouble = !trouble_.empty()       ? trouble_
+                   : !copy.trouble.empty() ? copy.trouble
+                                           : status.scrub.trouble;
   if (!primary_) {
     status.epoch = copy.position.epoch;
     status.txid = copy.position.txid;

@@ -18,7 +18,9 @@
 #include "nats/jetstream.h"
 #include "sqlite/commit_service.h"
 #include "sqlite/database_copy.h"
+#include "sqlite/page_request.h"
 #include "sqlite/primary.h"
+#include "sqlite/scrub.h"
 #include "sqlite/snapshot_keeper.h"
 #include "sqlite/verify.h"
 #include "sqlite/wal_leader.h"
@@ -49,6 +51,9 @@ class ReplicatedDatabase {
     SnapshotOptions snapshots{};
     bool alone = false;                                   ///< as Founding::Options
     std::function<std::vector<FoundingNode>()> others{};  ///< the same
+    ScrubOptions scrub{};
+    /// Asks the node that leads for a part of a page: its read_page(). Empty: nobody can be asked.
+    AskForPage ask_for_page{};
   };
   struct Events {
     /// Whether this node may lead has changed.
@@ -59,6 +64,9 @@ class ReplicatedDatabase {
     std::function<void()> held_changed{};
     /// This node leads and can't any more: demote it. `fenced`: at once, somebody else leads.
     std::function<void(const Error& why, bool fenced)> lost{};
+    /// This node leads, and pages of its database's file are wrong: a sound standby should. Called
+    /// again while that is so, once a minute.
+    std::function<void(const std::string& why)> unsound{};
     AuditSink audit{};
   };
   enum class Role {
@@ -96,8 +104,9 @@ class ReplicatedDatabase {
     bool ready = false;
     std::string trouble{};
     QuarantineSummary quarantine{};
-    std::optional<Verified> verified{};                 ///< by the newest verify()
-    std::int64_t verified_ms = 0;                       ///< when that ended, since 1970
+    std::optional<Verified> verified{};  ///< by the newest verify()
+    std::int64_t verified_ms = 0;        ///< when that ended, since 1970
+    Scrub::Status scrub{};
     std::optional<SnapshotKeeper::Status> snapshots{};  ///< of a primary
   };
 
@@ -145,6 +154,11 @@ class ReplicatedDatabase {
   /// system (no room for the copy). `at`: what a standby has noted of that earlier transaction is
   /// told besides; 0: of none.
   void verify(std::shared_ptr<VerifyProgress> progress, Txid at, Callback<Verified> done);
+  /// Begins to scrub at once, unless that is under way.
+  void scrub() { scrub_.begin_now(); }
+  /// A part of a page, of the node that leads. Errors: not_leader; not_found (the page is another
+  /// one by now); invalid_argument; unavailable (not now), system, corrupt.
+  void read_page(const PageRequest& request, Callback<std::string> done);
   Status status() const;
   /// What the record of this node is to say of the database.
   HeldDatabase held() const;
@@ -175,6 +189,13 @@ class ReplicatedDatabase {
   void serve_commits();
   void refuse_commits(const std::string& why);
   void verify_image_of_primary(std::shared_ptr<VerifyProgress> progress, Callback<Verified> done);
+  Scrub::Work scrub_work();
+  void compare(PageNumber first, std::size_t bytes, Callback<ScrubStep> done);
+  void compare_of_primary(PageNumber first, std::size_t bytes, Callback<ScrubStep> done);
+  void repair(const WrongPage& page, std::uint32_t page_size, Callback<bool> done);
+  bool give_copy_up(const std::string& why);
+  template <typename T>
+  void beside(std::function<T()> task, Callback<T> done);
   void verified(Result<Verified> result, const Callback<Verified>& done);
   WalLeader::Events leader_events();
   Primary::Events primary_events();
@@ -214,10 +235,12 @@ class ReplicatedDatabase {
   Counts counts_;
   std::unique_ptr<Strand> verifier_;
   std::shared_ptr<Strand> files_;  // for the socket's file, and folders
+  std::unique_ptr<Strand> pages_;  // for what reads pages of the primary
   std::stop_source verifier_stop_;
   bool verifying_ = false;
   std::optional<Verified> verified_;
   std::int64_t verified_ms_ = 0;
+  Scrub scrub_;
   LoopSource timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -1,4 +1,4 @@
-// WAL files, by their first byte, and position logs: what is on a disk may be anything.
+// WAL files, by their first byte, position logs and scrub files: what is on a disk may be anything.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -10,6 +10,7 @@
 #include "cluster/error.h"
 #include "fuzz/expect.h"
 #include "sqlite/position_log.h"
+#include "sqlite/scrub_record.h"
 #include "sqlite/wal_format.h"
 
 using namespace cluster;
@@ -50,6 +51,7 @@ void read_wal(std::string_view bytes) {
 
 // Whatever it held, records can be added and are there again.
 void read_log(std::string_view bytes) {
+  if (const auto scrub = scrub_record_from(bytes)) expect(bytes_of(*scrub) == bytes);
   static const std::string path =
       std::filesystem::temp_directory_path() / ("wal_fuzz-" + std::to_string(::getpid()));
   std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;

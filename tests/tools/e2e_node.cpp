@@ -186,6 +186,8 @@ cluster::App& add_app(cluster::Platform& platform, const Journal& journal, const
     ms("snapshot_merge_interval_ms", options.sqlite.snapshot_merge_interval);
     ms("snapshot_retention_ms", options.sqlite.snapshot_retention);
     ms("stream_window_ms", options.sqlite.stream_window);
+    ms("scrub_interval_ms", options.sqlite.scrub_interval);
+    options.sqlite.scrub_rate = o.at("sqlite").value("scrub_rate", options.sqlite.scrub_rate);
   }
   cluster::App& app = platform.add_app(options);
   auto hook = [&](const char* name) {

@@ -295,6 +295,23 @@ TEST_F(ConfigFile, EachFaultIsNamedWithItsPlace) {
   }
 }
 
+TEST_F(ConfigFile, AScrubCanBeSwitchedOff) {
+  const auto app = [this](const std::string& interval) {
+    const Config c =
+        load("platform: a\napps: {x: {sqlite: {path: /a.db, scrub_interval: " + interval +
+             ", scrub_rate: 1000000}}}\n");
+    EXPECT_EQ(c.apps.front().sqlite.scrub_rate, 1'000'000U);
+    const std::string shown = to_yaml(c, false);
+    EXPECT_NE(shown.find("scrub_interval: " + interval), std::string::npos) << shown;
+    return c.apps.front().sqlite;
+  };
+  EXPECT_EQ(app("off").scrub_interval, 0ms);
+  EXPECT_EQ(app("24h").scrub_interval, 24h);
+  EXPECT_EQ(
+      faults("platform: a\napps: {x: {sqlite: {path: /a.db, scrub_interval: never}}}\n").size(),
+      1U);
+}
+
 TEST_F(ConfigFile, AllFaultsComeAtOnce) {
   EXPECT_EQ(faults("platform: A\nnoode: x\nhttp: x\ntiming: {drift: 9, cooldown: 1}\n"
                    "apps: {x: {process: {}}}\n")

@@ -165,6 +165,31 @@ TEST(Validate, EachFaultOfAnAppIsFoundAtItsPath) {
   }
 }
 
+TEST(Validate, AScrubHasBounds) {
+  const auto faults = [](std::chrono::milliseconds interval, std::uint64_t rate) {
+    AppOptions app = good_app();
+    app.sqlite.path = "/a.db";
+    app.sqlite.scrub_interval = interval;
+    app.sqlite.scrub_rate = rate;
+    return faults_of(app);
+  };
+  constexpr std::uint64_t kLeast = 64 * 1024, kMost = std::uint64_t{16} << 30;
+  for (const auto interval : {0ms, 1'000ms, std::chrono::milliseconds(10'000h)})
+    for (const auto rate : {kLeast, kMost})
+      EXPECT_EQ(faults(interval, rate), std::vector<std::string>{});
+  for (const auto interval : {-1ms, 1ms, 999ms, std::chrono::milliseconds(10'000h) + 1ms}) {
+    const auto found = faults(interval, kLeast);
+    EXPECT_EQ(found.size(), 1U) << interval.count();
+    EXPECT_TRUE(has(found, "apps.database.sqlite.scrub_interval: ")) << faults_text(found);
+  }
+  for (const auto rate : {std::uint64_t{0}, kLeast - 1, kMost + 1}) {
+    const auto found = faults(1h, rate);
+    EXPECT_EQ(found.size(), 1U) << rate;
+    EXPECT_TRUE(has(found, "apps.database.sqlite.scrub_rate: it must be 64 KiB (65536) to 16 GiB"))
+        << faults_text(found);
+  }
+}
+
 TEST(Validate, AllFaultsComeAtOnce) {
   PlatformOptions options{.name = "X", .node = "!", .http = "x"};
   options.timing.drift = 9;
