@@ -243,7 +243,7 @@ TEST_F(Isolation, WhatIsAnotherAppsIsRefusedAndNamed) {
         "$JS.API.CONSUMER.CREATE.shop_bank_wal.x", "$JS.API.STREAM.PURGE.shop_bank_wal",
         "$O.shop_bank_snapshots.M.x", "$JS.API.STREAM.MSG.DELETE.OBJ_shop_bank_snapshots",
         "shop.bank.events.paid", "shop.bank.calls.any.price.bank", "shop.bank.calls.node.n.price._",
-        "$KV.shop_leases.bank", "$KV.shop_locks.bank.l"})
+        "$KV.shop_leases.bank", "$KV.shop_locks.bank.l", "shop._.node.node-1.peer.bank"})
     EXPECT_TRUE(denied(client.ask(subject), '"' + std::string(subject) + '"')) << subject;
   for (const char* subject : {"shop.bank.calls.>", "shop.>", ">", "_INBOX.>", "$KV.>"})
     EXPECT_TRUE(denied(client.listen(subject), '"' + std::string(subject) + '"')) << subject;
