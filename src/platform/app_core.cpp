@@ -171,10 +171,10 @@ void App::Core::ask_peer(const std::string& node, const PeerRequest& request,
 
 void App::Core::ask_leader_for_page(const sqlite::PageRequest& request,
                                     Callback<std::string> done) {
-  const auto leads = leader();
-  if (!leads || leads->node == host.node_name())
+  const auto now_leads = leader();
+  if (!now_leads || now_leads->node == host.node_name())
     return done(Error(Errc::unavailable, "no other node leads app \"" + options.name + "\" now"));
-  ask_peer(leads->node, {PeerRequest::Op::page, request}, std::move(done));
+  ask_peer(now_leads->node, {PeerRequest::Op::page, request}, std::move(done));
 }
 
 // The program reads what is wrong. A node that has it right should lead; where that does not help,
