@@ -45,7 +45,7 @@ struct Sqlite {
   /// fetch a snapshot
   std::chrono::milliseconds stream_window{std::chrono::hours(1)};
   /// Between scrubs: each node reads all of its database's file in the background and compares it
-  /// with what was written. A second to 10,000 hours; 0: only when `cpp-cluster db scrub` asks for
+  /// with what was written. A second to a year; 0: only when `cpp-cluster db scrub` asks for
   /// it
   std::chrono::milliseconds scrub_interval{std::chrono::hours(168)};
   /// Bytes a second that a scrub reads at most: 64 KiB to 16 GiB

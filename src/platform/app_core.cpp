@@ -27,6 +27,8 @@ constexpr std::size_t kMostPositionWaiters = 4096;
 constexpr std::chrono::milliseconds kAskNode{2'000};
 /// Of the time for the end in order, what is left for the steps behind the database's.
 constexpr Duration kStopReserve = std::chrono::seconds(2);
+/// So long a node that stops waits for the release of a lease.
+constexpr Duration kReleaseLimit = std::chrono::seconds(5);
 /// A program that waits for its node's answer gets it a little later than the node's own limit.
 constexpr std::chrono::milliseconds kAnswerPatience{5'000};
 constexpr Duration kPeerLimit = std::chrono::seconds(10);
@@ -502,9 +504,21 @@ void App::Core::standby_reached(const std::optional<std::string>& failure) {
   if (singleton() && host.holds(options.name)) {
     host.set_candidate(options.name, false, Time{});
     host.release(options.name, target_);
+    if (stopping_) end_without_release();
   } else {
     lease_gone();
   }
+}
+
+// Nothing of the app runs here. Whoever is to lead next waits until the lease has expired then.
+void App::Core::end_without_release() {
+  release_limit_ = host.loop().after(kReleaseLimit, [this] {
+    if (!held.load() || transition_.phase() != Transition::Phase::standby) return;
+    leases_.warn("lease_not_released",
+                 {{"epoch", epoch.load()}, {"why", "JetStream has not answered"}});
+    held.store(false);
+    lease_gone();
+  });
 }
 
 void App::Core::lease_gone() {
@@ -919,12 +933,15 @@ void App::Core::stop() {
   }
   if (transition_.phase() != Transition::Phase::standby)
     step([](Transition& t, Time now, Transition::Output& out) { t.demote(false, now, out); });
-  else if (!held.load())
+  else if (held.load())
+    end_without_release();
+  else
     finish_stop();
 }
 
 void App::Core::finish_stop() {
   if (stopped_) return;
+  release_limit_.reset();
   stopped_ = true;
   methods->close_doors();
   auto close = [this] {

@@ -209,6 +209,7 @@ struct App::Core {
   std::vector<std::string> candidates() const;
   LeadState lead_state_now(std::uint64_t sequence) const;
   std::string why_not_ready() const;
+  void end_without_release();
   sqlite::DrainLimits drain_limits() const;
   void answer_step_down(const Result<SteppedDown>& result);
   void arm();
@@ -266,7 +267,7 @@ struct App::Core {
   LoopSource hook_limit_;
   LoopSource timer_;
   LoopSource cooldown_;
-  LoopSource stop_limit_;
+  LoopSource stop_limit_, release_limit_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 
   mutable std::mutex mutex_;  // over what other threads wait for

@@ -1,5 +1,6 @@
 // A node's control service on NATS, a micro-service that `nats micro ls` shows: ping, status,
-// lead, stepdown, snapshot, verify, scrub, quarantine; peer for the nodes of an app among themselves.
+// lead, stepdown, snapshot, verify, scrub, quarantine; peer for the nodes of an app among
+// themselves.
 #pragma once
 
 #include <chrono>

@@ -87,6 +87,10 @@ std::string HandOver::reasons() const {
   return text;
 }
 
+Error HandOver::nobody_is_ready() const {
+  return Error(Errc::unavailable, "no node is ready to lead it: " + reasons());
+}
+
 void HandOver::look() {
   ask_all({.check = true}, [this] {
     if (const auto node = ready_one()) {
@@ -98,7 +102,7 @@ void HandOver::look() {
       timer_ = loop_.after(kAskAgain, [this] { look(); });
       return;
     }
-    or_call_off(Error(Errc::unavailable, "no node is ready to lead it: " + reasons()));
+    or_call_off(nobody_is_ready());
   });
 }
 
@@ -145,8 +149,7 @@ void HandOver::look_at_followers() {
     }
     if (std::exchange(moved_, moved) != moved) moved_at_ = now;
     const bool late = now - moved_at_ >= options_.quiet || (live() && now >= options_.until);
-    if (!some || late)
-      return or_call_off(Error(Errc::unavailable, "no node is ready to lead it: " + reasons()));
+    if (!some || late) return or_call_off(nobody_is_ready());
     timer_ = loop_.after(kAskAgain, [this] { look_at_followers(); });
   });
 }
@@ -214,7 +217,7 @@ void HandOver::call_off(const Error& why) {
 
 bool HandOver::call_off_now(const Error& why) {
   if (!live()) return false;
-  call_off(why);
+  call_off(stage_ == Stage::looking ? nobody_is_ready() : why);
   return true;
 }
 

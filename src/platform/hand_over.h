@@ -92,6 +92,7 @@ class HandOver {
   void ask_all(const LeadQuery& query, std::function<void()> then);
   std::optional<std::string> ready_one() const;
   std::string reasons() const;
+  Error nobody_is_ready() const;
   void look();
   void drain();
   void drained(const Failure& failure, Duration took);

@@ -273,7 +273,6 @@ void check_sqlite(const AppOptions& options, Faults& faults) {
   faults.at_least("sqlite.stream_window", sqlite.stream_window, milliseconds(0));
   if (sqlite.scrub_interval.count() != 0) {
     faults.at_least("sqlite.scrub_interval", sqlite.scrub_interval, milliseconds(1'000));
-    faults.at_most("sqlite.scrub_interval", sqlite.scrub_interval, std::chrono::hours(10'000));
   }
   faults.add_unless(sqlite.scrub_rate >= 64 * 1024 && sqlite.scrub_rate <= std::uint64_t{16} << 30,
                     "sqlite.scrub_rate",

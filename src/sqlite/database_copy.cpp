@@ -857,6 +857,10 @@ QuarantineNote DatabaseCopy::note_of(const WalFollower::Stuck& why, const CopyPo
   note.why = why.why;
   note.epoch = was.epoch;
   if (was.txid == 0 && !log_->records().empty()) note.epoch = log_->records().back().epoch;
+  if (was.txid == 0 && log_->records().empty() && log_->former()) {
+    note.history = log_->former()->history;
+    note.epoch = log_->former()->epoch;
+  }
   // What a node has noted nothing of holds more than nothing.
   if (why.common && was.txid > *why.common) {
     note.first = *why.common + 1;
@@ -897,7 +901,7 @@ void DatabaseCopy::check(Callback<std::string> done) {
                      (trouble_.empty() ? "" : ", " + trouble_));
   };
   if (!ready()) return done(not_ready());
-  if (phase_ == Phase::seed) return done(std::string());
+  if (phase_ == Phase::founding) return done(std::string());
   auto answer = [this, alive = alive_, turn = turn_, done, not_ready](Result<std::string> wrong) {
     if (!*alive) return;
     if (turn != turn_) return done(not_ready());

@@ -30,7 +30,7 @@ namespace cluster::sqlite {
 /// What was committed and JetStream has not acknowledged: that of one lead.
 struct Unsent {
   std::uint64_t epoch = 0;
-  Txid first = 0, last = 0;  ///< transactions; `last` before `first`: none
+  Txid first = 1, last = 0;  ///< transactions; `last` before `first`: none
   std::uint64_t bytes = 0;   ///< about
   std::string why{};         ///< the last thing that was in the way, if that is known
 

@@ -53,7 +53,7 @@ struct ScrubbedPair {
       at = its.rfind(filler);
       for (const auto& node : d.nodes) {
         if (read_file(d.file(node)).rfind(filler) != at) return false;
-        if (read_file(d.file(node) + "-wal").find(filler) != std::string::npos) return false;
+        if (live_wal(d.file(node)).find(filler) != std::string::npos) return false;
       }
       return at != std::string::npos;
     }));
@@ -94,20 +94,11 @@ struct ScrubbedPair {
   }
 };
 
-void flip_one_bit(const std::string& path, std::uint64_t offset) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(static_cast<std::streamoff>(offset));
-  char byte = 0;
-  ASSERT_TRUE(file.get(byte)) << path << " is shorter than " << offset;
-  file.seekp(static_cast<std::streamoff>(offset));
-  ASSERT_TRUE(file.put(static_cast<char>(byte ^ 0x10)).flush());
-}
-
 TEST(DatabaseScrub, AFlippedBitOnAStandbyIsFoundAndThatPageIsHadFromTheLeader) {
   ScrubbedPair p;
   const auto at = p.place_at_rest();
   const auto position = p.d.status(p.standby).at("txid");
-  flip_one_bit(p.d.file(p.standby), at);
+  flip_bit(p.d.file(p.standby), at);
   p.scrub_now(p.standby);
   ASSERT_TRUE(p.wait_repaired(p.standby, 1));
   EXPECT_EQ(p.d.status(p.standby).at("txid"), position);
@@ -147,7 +138,8 @@ TEST(DatabaseScrub, APageThatCanNotBeReadOnAStandbyIsWrittenAnew) {
 TEST(DatabaseScrub, ALeaderWhosePageIsWrongAsWellIsNotBelieved) {
   ScrubbedPair p;
   const auto at = p.place_at_rest();
-  for (const auto& node : p.d.nodes) flip_one_bit(p.d.file(node), at);
+  flip_bit(p.d.file(p.standby), at);
+  rot_bit(p.d, p.leader, at);
   p.scrub_now(p.standby);
   std::string trouble;
   ASSERT_TRUE(p.d.c.wait_for("the leader's page to be refused", [&] {
@@ -156,7 +148,7 @@ TEST(DatabaseScrub, ALeaderWhosePageIsWrongAsWellIsNotBelieved) {
   })) << trouble;
   EXPECT_EQ(p.count(p.standby, "repaired"), 0U);
   EXPECT_FALSE(p.d.status(p.standby).at("ready"));
-  flip_one_bit(p.d.file(p.leader), at);
+  rot_bit(p.d, p.leader, at);
   ASSERT_TRUE(p.wait_repaired(p.standby, 1));
   p.check_not_quarantined();
   p.d.resume();
@@ -167,7 +159,7 @@ TEST(DatabaseScrub, AFlippedBitInTheLeadersFileIsReportedAndASoundStandbyTakesOv
   ScrubbedPair p;
   const auto at = p.place_at_rest();
   const auto epoch = p.d.c.epoch();
-  flip_one_bit(p.d.file(p.leader), at);
+  rot_bit(p.d, p.leader, at);
   p.scrub_now(p.leader);
   EXPECT_TRUE(
       p.d.c.wait_for("an audit entry", [&] { return p.d.audited("scrub_wrong_page") == 1; }));

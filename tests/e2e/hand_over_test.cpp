@@ -114,7 +114,7 @@ TEST_F(HandOver, ByForceSaysWhatItLeaves) {
 TEST_F(HandOver, ARestThatCantBeSentHasTheAppStartedAgain) {
   start(2);
   const pid_t backend = d.c.backend_pid(leader);
-  Handle other(d.file(leader));
+  Handle other(d.file(leader), Handle::Access::read_write);
   sqlite::wait_for_locks(other.get(), 60'000);
   other.exec("BEGIN IMMEDIATE");
   const auto refused = stepdown();

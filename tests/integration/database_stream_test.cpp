@@ -161,7 +161,7 @@ TEST_F(DatabaseStream, IsBegunByNoMessageOfOthers) {
   database->stop([] {});
   database.reset();
   ASSERT_NO_FATAL_FAILURE(start());
-  EXPECT_EQ(database->status().copy, DatabaseCopy::Phase::seed);
+  EXPECT_EQ(database->status().copy, DatabaseCopy::Phase::founding);
   ASSERT_NO_FATAL_FAILURE(lead(1));
 }
 

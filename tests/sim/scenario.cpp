@@ -127,7 +127,7 @@ class Chaos {
       default: break;
     }
     // What a stopped or cut-off owner may still do shows best when its record is changing.
-    if (random_.chance(0.2)) world_.facts_changed(node);
+    if (world_.options().locks == 0 && random_.chance(0.2)) world_.facts_changed(node);
     if (random_.chance(0.1)) world_.pause(any_node(), random_.between(timeout / 4, timeout));
   }
 

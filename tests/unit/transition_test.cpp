@@ -21,7 +21,7 @@ Time at(Duration d) { return Time(d); }
 
 struct Driven {
   Transition transition{kPlan};
-  Transition::Output out;
+  Transition::Output out{};
   Transition::Output take() { return std::exchange(out, {}); }
   const Transition::Command& only() {
     EXPECT_EQ(out.commands.size(), 1u);
@@ -294,7 +294,7 @@ RC_GTEST_PROP(TransitionProperty, WhatGoesUpComesDown, ()) {
   auto steps = *rc::gen::container<std::vector<int>>(rc::gen::inRange(0, 7));
   for (int what : steps) {
     now += 500ms;
-    Transition::Output out;
+    Transition::Output out{};
     switch (what) {
       case 0:
         if (transition.phase() == Phase::standby && !transition.stuck())
