@@ -46,8 +46,9 @@ struct Sqlite {
   std::chrono::milliseconds stream_window{std::chrono::hours(1)};
   /// Between scrubs: each node reads all of its database's file in the background and compares it
   /// with what was written. A second to a year; 0: only when `cpp-cluster db scrub` asks for
-  /// it
-  std::chrono::milliseconds scrub_interval{std::chrono::hours(168)};
+  /// it. A page that a leader's program has just given up, by VACUUM say, may be told of though it
+  /// is right
+  std::chrono::milliseconds scrub_interval{0};
   /// Bytes a second that a scrub reads at most: 64 KiB to 16 GiB
   std::uint64_t scrub_rate = 16 * 1024 * 1024;
   bool operator==(const Sqlite&) const = default;

@@ -265,14 +265,16 @@ TEST_F(ScrubReplicaTest, AnotherFileInItsPlaceIsNotTakenForIt) {
 // What a program may do to its database, at random.
 class RandomProgram {
  public:
-  RandomProgram(const std::string& path, unsigned seed)
-      : db_(path, Handle::Access::read_write), random_(seed) {
+  RandomProgram(const std::string& path, unsigned seed, bool vacuums = true)
+      : db_(path, Handle::Access::read_write), random_(seed), vacuums_(vacuums) {
     db_.exec("PRAGMA synchronous=OFF; PRAGMA busy_timeout=60000");
   }
   void act() {
     switch (pick(12)) {
       case 0: db_.exec("DELETE FROM t WHERE id % 3 = " + std::to_string(pick(3))); break;
-      case 1: db_.exec("VACUUM"); break;
+      case 1:
+        if (vacuums_) db_.exec("VACUUM");
+        break;
       case 2: checkpoint("PASSIVE"); break;
       case 3: checkpoint("TRUNCATE"); break;
       case 4: checkpoint("FULL"); break;
@@ -295,6 +297,7 @@ class RandomProgram {
   }
   Handle db_;
   std::mt19937 random_;
+  const bool vacuums_;
 };
 
 constexpr int kScrubs = 150;
@@ -306,14 +309,16 @@ bool scrubs_go_on(int done, std::uint64_t compared, Time begun) {
 }
 
 // The leader's side: program, capture, its checkpoints, and scrubs.
-TEST_F(ScrubFileTest, NothingIsWrongWhileAProgramWritesVacuumsAndCheckpoints) {
+TEST_F(ScrubFileTest, NothingIsWrongWhileAProgramWritesAndCheckpoints) {
   for (const char* page_size : {"512", "4096"}) {
     const std::string name = std::string("p") + page_size;
     create(name, std::string("PRAGMA page_size=") + page_size);
     auto capturing = capture(name);
     std::atomic<bool> over{false};
     std::thread program([&] {
-      RandomProgram acts(path(name), 7);
+      // Without VACUUM: a page that is cut off and comes back without being written holds what
+      // nobody has defined, and a scrub may tell of it.
+      RandomProgram acts(path(name), 7, false);
       while (!over) acts.act();
     });
     std::thread follows([&] {
